@@ -1,0 +1,54 @@
+#include "base/log.h"
+
+#include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include "base/error.h"
+
+namespace mgm::log {
+namespace {
+
+struct Sinks {
+  std::shared_ptr<spdlog::sinks::stderr_color_sink_mt> console =
+      std::make_shared<spdlog::sinks::stderr_color_sink_mt>();
+  spdlog::logger logger{"mgm", console};
+  Sinks() {
+    logger.set_level(spdlog::level::debug);
+    console->set_level(spdlog::level::info);
+    console->set_pattern("%^%H:%M:%S %L%$ %v");
+    logger.flush_on(spdlog::level::warn);
+  }
+};
+
+Sinks& sinks() {
+  static Sinks instance;
+  return instance;
+}
+
+}  // namespace
+
+void debug(std::string_view message) { sinks().logger.debug("{}", message); }
+void info(std::string_view message) { sinks().logger.info("{}", message); }
+void warn(std::string_view message) { sinks().logger.warn("{}", message); }
+void error(std::string_view message) { sinks().logger.error("{}", message); }
+
+void add_file(const std::string& path) {
+  try {
+    auto file = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path, /*truncate=*/false);
+    file->set_pattern("%Y-%m-%dT%H:%M:%S.%e %L %v");
+    sinks().logger.sinks().push_back(std::move(file));
+  } catch (const spdlog::spdlog_ex& e) {
+    throw InternalError("cannot open the log file ", path, ": ", e.what());
+  }
+}
+
+void set_verbose(bool on) {
+  sinks().console->set_level(on ? spdlog::level::debug : spdlog::level::info);
+}
+void set_quiet(bool on) {
+  sinks().console->set_level(on ? spdlog::level::warn : spdlog::level::info);
+}
+void flush() { sinks().logger.flush(); }
+
+}  // namespace mgm::log

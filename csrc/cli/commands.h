@@ -1,0 +1,19 @@
+// One function per sub-command: it declares its options on `app` and sets the callback that runs it.
+// Callbacks throw typed errors; main.cpp is the only place that turns them into exit codes.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+namespace mgm::cli {
+
+// A callback that ends with an exit code other than 0 without an error message (for example a check
+// that has printed its findings) throws this.
+struct Exit {
+  int code;
+};
+
+void add_config(CLI::App& app);      // config show|check|diff|help
+void add_render(CLI::App& app);      // render
+void add_tokenize(CLI::App& app);    // tokenize
+
+}  // namespace mgm::cli

@@ -1,0 +1,39 @@
+// mgm: trains, finetunes, evaluates and runs Mini-Gemini models.
+#include <cstdio>
+#include <exception>
+#include <iostream>
+
+#include "base/error.h"
+#include "cli/commands.h"
+
+namespace {
+
+int run(int argc, char** argv) {
+  CLI::App app{"mgm: trains, finetunes, evaluates and runs Mini-Gemini vision-language models"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "mgm " MGM_VERSION);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    // --help and --version end here too, with code 0.
+    const int code = app.exit(e);
+    return code == 0 ? 0 : static_cast<int>(mgm::ExitCode::kConfig);
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const mgm::cli::Exit& e) {
+    return e.code;
+  } catch (const mgm::Error& e) {
+    std::cerr << "error: " << e.what() << "\n";
+    return static_cast<int>(e.code());
+  } catch (const std::exception& e) {
+    std::cerr << "internal error: " << e.what() << "\n";
+    return static_cast<int>(mgm::ExitCode::kInternal);
+  }
+}

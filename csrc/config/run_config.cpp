@@ -1,0 +1,397 @@
+#include "config/run_config.h"
+
+#include <utility>
+
+#include "base/strings.h"
+#include "config/image_geometry.h"
+
+namespace mgm {
+
+// ---- names of enumerations, in the order of their declaration -----------------------------------
+#define MGM_ENUM_NAMES(E, ...)                                        \
+  template <>                                                         \
+  struct EnumNames<E> {                                               \
+    static std::vector<std::string> names() { return {__VA_ARGS__}; } \
+  }
+MGM_ENUM_NAMES(ModelInit, "pretrained", "random");
+MGM_ENUM_NAMES(LlmArch, "llama", "gemma", "mixtral");
+MGM_ENUM_NAMES(Activation, "silu", "gelu", "gelu_tanh");
+MGM_ENUM_NAMES(HrEncoder, "none", "convnext", "convnext_base", "convnext_large",
+               "convnext_xxlarge");
+MGM_ENUM_NAMES(SelectFeature, "patch", "cls_patch");
+MGM_ENUM_NAMES(MiningKernel, "absorbed", "reference");
+MGM_ENUM_NAMES(ImageAspect, "pad", "square");
+MGM_ENUM_NAMES(HrSource, "native", "upsampled_lr");
+MGM_ENUM_NAMES(MarkerPolicy, "error", "collapse");
+MGM_ENUM_NAMES(Grouping, "none", "modality_length");
+MGM_ENUM_NAMES(OnError, "stop", "skip");
+MGM_ENUM_NAMES(ScheduleKind, "cosine", "linear", "constant");
+MGM_ENUM_NAMES(DeviceKind, "auto", "cpu", "cuda");
+MGM_ENUM_NAMES(DtypeKind, "auto", "float32", "bfloat16");
+MGM_ENUM_NAMES(LossNorm, "global_tokens", "micro_batch");
+MGM_ENUM_NAMES(RecomputePolicy, "none", "full", "selective");
+MGM_ENUM_NAMES(RulePreset, "none", "stage1", "stage2", "optimize_vision_tower",
+               "optimize_vision_tower_aux");
+#undef MGM_ENUM_NAMES
+
+// ---- fields
+// ---------------------------------------------------------------------------------------
+void LlmConfig::describe(FieldVisitor& v) {
+  v.field("path", path, "Hugging Face directory with the LLM's weights and tokenizer");
+  v.choice("arch", arch, "block architecture");
+  v.field("vocab_size", vocab_size, "rows of the embedding", at_least(1));
+  v.field("hidden_size", hidden_size, "width", at_least(1));
+  v.field("intermediate_size", intermediate_size, "width of the MLP", at_least(1));
+  v.field("num_layers", num_layers, "decoder blocks", at_least(1));
+  v.field("num_heads", num_heads, "query heads", at_least(1));
+  v.field("num_kv_heads", num_kv_heads, "key and value heads (grouped-query attention)",
+          at_least(1));
+  v.field("head_dim", head_dim, "width of a head; 0: hidden_size / num_heads", at_least(0));
+  v.field("rope_theta", rope_theta, "base of the rotary position embedding", at_least(1));
+  v.field("norm_eps", norm_eps, "epsilon of RMSNorm", between(0, 1));
+  v.field("max_positions", max_positions, "longest sequence the model was made for", at_least(1));
+  v.choice("activation", activation, "activation of the MLP");
+  v.field("tie_embeddings", tie_embeddings, "lm_head shares the embedding's weight");
+  v.field("num_experts", num_experts, "experts per MoE block; 0: dense", at_least(0));
+  v.field("experts_per_token", experts_per_token, "experts a token visits", at_least(1));
+  v.field("init_std", init_std,
+          "standard deviation of random initialisation; 0: 1 / sqrt(fan_in) per matrix",
+          at_least(0));
+}
+
+void VisionTowerConfig::describe(FieldVisitor& v) {
+  v.field("path", path, "Hugging Face directory of the CLIP vision tower");
+  v.field("image_size", image_size, "side of one LR view, pixels", at_least(1));
+  v.field("patch_size", patch_size, "side of a patch, pixels", at_least(1));
+  v.field("hidden_size", hidden_size, "width", at_least(1));
+  v.field("intermediate_size", intermediate_size, "width of the MLP", at_least(1));
+  v.field("num_layers", num_layers, "transformer blocks", at_least(1));
+  v.field("num_heads", num_heads, "attention heads", at_least(1));
+  v.field("norm_eps", norm_eps, "epsilon of LayerNorm", between(0, 1));
+  v.field("select_layer", select_layer,
+          "which of the num_layers + 1 hidden states is the feature; negative counts from the end");
+  v.choice("select_feature", select_feature, "patch drops the class token, cls_patch keeps it");
+}
+
+void ConvnextConfig::describe(FieldVisitor& v) {
+  v.field("path", path, "OpenCLIP directory of the ConvNeXt tower");
+  v.field("depths", depths, "blocks per stage (set by hr_encoder unless it is convnext)",
+          at_least(1));
+  v.field("dims", dims, "channels per stage (set by hr_encoder unless it is convnext)",
+          at_least(1));
+  v.field("norm_eps", norm_eps, "epsilon of LayerNorm", between(0, 1));
+  v.field("drop_path", drop_path,
+          "stochastic depth rate of the last block in training, rising linearly from 0; also "
+          "active in the "
+          "frozen tower, as published (0 switches it off: the `nodp` recipes)",
+          between(0, 0.999));
+  v.field("layer_scale", layer_scale, "initial value of gamma for model.init: random",
+          between(0, 10));
+}
+
+void MiningConfig::describe(FieldVisitor& v) {
+  v.choice("kernel", kernel,
+           "absorbed: key and value projections moved off the HR positions (same function, 60 "
+           "times fewer "
+           "operations); reference: the literal form");
+}
+
+void ProjectorConfig::describe(FieldVisitor& v) {
+  v.field("type", type, "linear, mlpNx_gelu (N >= 1) or identity");
+  v.field("path", path,
+          "mm_projector.bin written by stage 1: projector and mining weights to start from");
+}
+
+void ModelConfig::describe(FieldVisitor& v) {
+  v.choice("init", init,
+           "pretrained: from the directories named by path keys; random: from train.seed");
+  v.field("path", path,
+          "directory of a complete model (as mgm export writes it); overrides llm.path");
+  v.section("llm", llm, "the language model");
+  v.section("vision_tower", vision_tower, "the LR encoder, a CLIP ViT");
+  v.choice("hr_encoder", hr_encoder,
+           "the HR encoder: a published ConvNeXt, `convnext` with free sizes, or none (plain LLaVA "
+           "path, no "
+           "mining parameters)");
+  v.section("convnext", convnext, "sizes of the HR encoder");
+  v.section("mining", mining, "patch info mining");
+  v.section("projector", projector, "from LR width to LLM width");
+}
+
+void ImageConfig::describe(FieldVisitor& v) {
+  v.field("hr_size", hr_size, "side of the square HR canvas, pixels (image_size_aux)",
+          at_least(32));
+  v.field("grid", grid, "LR tiles per side (image_grid)", between(1, 16));
+  v.field("global", global,
+          "one more LR view of the whole picture beside the tiles (image_global)");
+  v.choice("aspect", aspect,
+           "pad: paste on a square of the mean colour; square: centre crop of the short side");
+  v.choice("hr_source", hr_source,
+           "native: the HR canvas; upsampled_lr: the LR view enlarged again (ablation: no detail)");
+  v.field("mean", mean, "channel means of the normalisation, RGB");
+  v.field("std", std, "channel standard deviations of the normalisation, RGB");
+}
+
+void TextConfig::describe(FieldVisitor& v) {
+  v.field("template", template_name,
+          "conversation template (see `mgm render --help` for the names)");
+  v.field("tokenizer", tokenizer,
+          "tokenizer.model or a directory holding it; empty: the directory of the model");
+  v.field("max_length", max_length, "longest sample in tokens, visual tokens included",
+          at_least(1));
+  v.choice("markers", markers,
+           "several image markers in one message: error unless they match the images; collapse "
+           "keeps one, as "
+           "the reference does, and counts it");
+}
+
+void PathRewrite::describe(FieldVisitor& v) {
+  v.field("match", match, "only for image paths that contain this");
+  v.field("from", from, "text to replace in the path");
+  v.required("from");
+  v.field("to", to, "replacement; used when the rewritten file exists");
+  v.required("to");
+}
+
+void DataSource::describe(FieldVisitor& v) {
+  v.field("annotations", annotations, "JSON array of LLaVA records");
+  v.required("annotations");
+  v.field("images", images, "folder that the records' image paths are relative to");
+  v.list("rewrites", rewrites,
+         "path fixes for known layouts, tried in order when a file is missing");
+}
+
+void DataConfig::describe(FieldVisitor& v) {
+  v.list("sources", sources, "annotation files; their records are concatenated in this order");
+  v.choice(
+      "grouping", grouping,
+      "none: a plain shuffle; modality_length: every global batch of one modality, similar lengths "
+      "together");
+  v.field("shuffle", shuffle, "draw a new order per epoch from train.seed");
+  v.choice("on_error", on_error,
+           "a bad sample (missing image, cut by max_length, no supervised token, ...): stop with "
+           "its name, or "
+           "skip it, leaving a counted hole in its batch");
+  v.field("workers", workers, "threads that decode and tokenise; 0: in the training thread",
+          between(0, 1024));
+  v.field("prefetch", prefetch, "micro-batches prepared ahead", between(1, 1024));
+  v.field(
+      "expected_samples", expected_samples,
+      "number of records, for --plan without the data; checked against the data when it is there",
+      at_least(0));
+}
+
+void OptimizerConfig::describe(FieldVisitor& v) {
+  v.field("lr", lr, "base learning rate", at_least(0));
+  v.field("betas", betas, "AdamW moment decay rates", between(0, 0.999999));
+  v.field("eps", eps, "AdamW epsilon", between(0, 1));
+  v.field("weight_decay", weight_decay, "decoupled weight decay; never on biases and norm weights",
+          at_least(0));
+  v.field("clip_norm", clip_norm, "largest global gradient norm; 0: no clipping", at_least(0));
+}
+
+void ScheduleConfig::describe(FieldVisitor& v) {
+  v.choice("kind", kind, "shape after the warm-up");
+  v.field("warmup_ratio", warmup_ratio, "share of all steps with rising rate, rounded up",
+          between(0, 1));
+  v.field("warmup_steps", warmup_steps, "steps with rising rate; above 0 overrides warmup_ratio",
+          at_least(0));
+  v.field("min_ratio", min_ratio, "rate at the end as a share of lr", between(0, 1));
+}
+
+void TrainRule::describe(FieldVisitor& v) {
+  v.choice("preset", preset,
+           "a named set of patterns: stage1 (projector and mining), stage2 (stage1 and the LLM), "
+           "optimize_vision_tower (last half of the CLIP blocks), optimize_vision_tower_aux (last "
+           "ConvNeXt "
+           "block of each stage)");
+  v.field("match", match, "parameter names, with * and ?; one that matches nothing is an error");
+  v.field("train", train, "false freezes what matches");
+  v.field("lr_scale", lr_scale, "factor on the learning rate", at_least(0));
+  v.field("weight_decay", weight_decay, "instead of optimizer.weight_decay; below 0: not set");
+}
+
+void RecomputeRule::describe(FieldVisitor& v) {
+  v.field("match", match, "block names, with * and ? (listed by mgm train --plan)");
+  v.required("match");
+  v.choice("policy", policy,
+           "none: keep activations; full: keep the block's input and run it again in backward; "
+           "selective: "
+           "full, but attention outputs are kept");
+}
+
+void TrainConfig::describe(FieldVisitor& v) {
+  v.field("epochs", epochs, "passes over the data", at_least(1));
+  v.field("max_steps", max_steps, "optimizer steps; above 0 overrides epochs, in both directions",
+          at_least(0));
+  v.field("global_batch", global_batch, "samples per optimizer step over all ranks", at_least(1));
+  v.field("micro_batch", micro_batch, "samples per forward on one rank; accumulation follows",
+          at_least(1));
+  v.field("seed", seed, "fixes initialisation, order and drop path", at_least(0));
+  v.choice("device", device, "auto: cuda where there is one");
+  v.choice("dtype", dtype, "of weights and activations; auto: float32 on cpu, bfloat16 on cuda");
+  v.field("deterministic", deterministic,
+          "the same bits from run to run on cuda too (on cpu always)");
+  v.choice(
+      "loss_norm", loss_norm,
+      "global_tokens: sum over all targets of the step / their number; micro_batch: mean of the "
+      "micro-batch means, as the reference");
+  v.list("rules", rules,
+         "what trains: applied in order, the last match wins; nothing trains by default");
+  v.list("recompute", recompute, "activation recomputation per block: the last match wins");
+}
+
+void CheckpointConfig::describe(FieldVisitor& v) {
+  v.field("every_steps", every_steps, "save after so many steps; 0: not by step", at_least(0));
+  v.field("every_minutes", every_minutes, "save after so many minutes; 0: not by time",
+          at_least(0));
+  v.field("keep", keep, "newest checkpoints kept", at_least(1));
+  v.field("at_end", at_end, "save after the last step");
+}
+
+void LogConfig::describe(FieldVisitor& v) {
+  v.field("every_steps", every_steps,
+          "progress line after so many steps (metrics.jsonl gets every step)", at_least(1));
+  v.field("tensorboard", tensorboard, "write TensorBoard event files into the run folder");
+}
+
+void RunSection::describe(FieldVisitor& v) {
+  v.field("dir", dir, "folder of this run: config, metrics, logs, checkpoints");
+}
+
+void RunConfig::describe(FieldVisitor& v) {
+  v.section("run", run, "where results go");
+  v.section("model", model, "architecture and weights");
+  v.section("image", image, "image geometry and preprocessing");
+  v.section("text", text, "template and tokenizer");
+  v.section("data", data, "training records");
+  v.section("optimizer", optimizer, "AdamW");
+  v.section("schedule", schedule, "learning rate over time");
+  v.section("train", train, "the loop");
+  v.section("checkpoint", checkpoint, "saving and keeping");
+  v.section("log", log, "progress and metrics");
+}
+
+// ---- rules that span fields
+// -----------------------------------------------------------------------
+namespace {
+
+// Sizes of the published OpenCLIP ConvNeXts.
+void apply_convnext_preset(ModelConfig& model) {
+  ConvnextConfig& c = model.convnext;
+  switch (model.hr_encoder) {
+    case HrEncoder::kConvnextBase:
+      c.depths = {3, 3, 27, 3}, c.dims = {128, 256, 512, 1024}, c.norm_eps = 1e-6;
+      break;
+    case HrEncoder::kConvnextLarge:
+      c.depths = {3, 3, 27, 3}, c.dims = {192, 384, 768, 1536}, c.norm_eps = 1e-6;
+      break;
+    case HrEncoder::kConvnextXxlarge:
+      c.depths = {3, 4, 30, 3}, c.dims = {384, 768, 1536, 3072}, c.norm_eps = 1e-5;
+      break;
+    case HrEncoder::kConvnext:
+    case HrEncoder::kNone:
+      break;
+  }
+}
+
+class Checks {
+ public:
+  template <class... Args>
+  void expect(bool ok, const char* key, const Args&... message) {
+    if (!ok) problems.push_back({key, cat(message...)});
+  }
+  std::vector<ConfigProblem> problems;
+};
+
+void check_model(const ModelConfig& model, Checks& checks) {
+  const LlmConfig& llm = model.llm;
+  checks.expect(llm.head_dim > 0 || llm.hidden_size % llm.num_heads == 0, "model.llm.num_heads",
+                llm.num_heads, " heads do not divide hidden_size ", llm.hidden_size,
+                "; set head_dim if that is meant");
+  checks.expect(llm.num_heads % llm.num_kv_heads == 0, "model.llm.num_kv_heads", llm.num_kv_heads,
+                " key heads do not divide ", llm.num_heads, " query heads");
+  const int64_t head_dim = llm.head_dim > 0 ? llm.head_dim : llm.hidden_size / llm.num_heads;
+  checks.expect(head_dim % 2 == 0, "model.llm.head_dim",
+                "rotary embedding needs an even head width, got ", head_dim);
+  checks.expect(llm.arch != LlmArch::kMixtral || llm.num_experts >= llm.experts_per_token,
+                "model.llm.num_experts", llm.num_experts,
+                " experts for arch mixtral; needs at least ", llm.experts_per_token);
+
+  const VisionTowerConfig& tower = model.vision_tower;
+  checks.expect(tower.hidden_size % tower.num_heads == 0, "model.vision_tower.num_heads",
+                tower.num_heads, " heads do not divide hidden_size ", tower.hidden_size);
+  checks.expect(
+      tower.select_layer >= -(tower.num_layers + 1) && tower.select_layer <= tower.num_layers,
+      "model.vision_tower.select_layer", tower.select_layer, " is outside the ",
+      tower.num_layers + 1, " hidden states (", -(tower.num_layers + 1), " .. ", tower.num_layers,
+      ")");
+  if (model.hr_encoder != HrEncoder::kNone) {
+    checks.expect(model.convnext.depths.size() == 4, "model.convnext.depths",
+                  "needs 4 stages, got ", model.convnext.depths.size());
+    checks.expect(model.convnext.dims.size() == 4, "model.convnext.dims", "needs 4 stages, got ",
+                  model.convnext.dims.size());
+  }
+  const std::string& type = model.projector.type;
+  const bool mlp = glob_match("mlp*x_gelu", type) && type.size() > 9 &&
+                   type.find_first_not_of("0123456789", 3) == type.size() - 6 && type[3] != '0';
+  checks.expect(type == "linear" || type == "identity" || mlp, "model.projector.type", "'", type,
+                "' is not linear, identity or mlpNx_gelu");
+  checks.expect(type != "identity" || tower.hidden_size == llm.hidden_size, "model.projector.type",
+                "identity needs vision_tower.hidden_size ", tower.hidden_size,
+                " = llm.hidden_size ", llm.hidden_size);
+}
+
+void check_training(const RunConfig& config, Checks& checks) {
+  const TrainConfig& train = config.train;
+  if (train.global_batch % train.micro_batch != 0) {
+    int64_t below = train.micro_batch, above = train.micro_batch;
+    while (below > 1 && train.global_batch % below != 0) --below;
+    while (above < train.global_batch && train.global_batch % above != 0) ++above;
+    const int64_t multiple = train.global_batch / train.micro_batch * train.micro_batch;
+    checks.expect(false, "train.micro_batch", train.micro_batch, " does not divide global_batch ",
+                  train.global_batch, "; nearest: micro_batch ", below, " or ", above,
+                  ", or global_batch ", multiple > 0 ? cat(multiple, " or ") : std::string(),
+                  multiple + train.micro_batch);
+  }
+  checks.expect(config.optimizer.betas.size() == 2, "optimizer.betas", "needs 2 numbers, got ",
+                config.optimizer.betas.size());
+  for (size_t i = 0; i < train.rules.size(); ++i) {
+    const TrainRule& rule = train.rules[i];
+    const std::string key = cat("train.rules[", i, "]");
+    if (rule.match.empty() == (rule.preset == RulePreset::kNone)) {
+      checks.expect(false, key.c_str(), "needs either match or preset");
+    }
+  }
+  checks.expect(config.image.mean.size() == 3, "image.mean", "needs 3 numbers, got ",
+                config.image.mean.size());
+  checks.expect(config.image.std.size() == 3, "image.std", "needs 3 numbers, got ",
+                config.image.std.size());
+  for (const double std : config.image.std) {
+    checks.expect(std > 0, "image.std", "must be above 0, got ", std);
+  }
+}
+
+}  // namespace
+
+std::vector<ConfigProblem> resolve_and_check(RunConfig& config) {
+  apply_convnext_preset(config.model);
+  Checks checks;
+  check_model(config.model, checks);
+  check_training(config, checks);
+  const auto geometry =
+      make_geometry(config.image, config.model.vision_tower, config.model.hr_encoder);
+  if (const auto* problem = std::get_if<ConfigProblem>(&geometry)) {
+    checks.problems.push_back(*problem);
+  } else {
+    const int64_t tokens = std::get<ImageGeometry>(geometry).tokens();
+    checks.expect(tokens < config.text.max_length, "text.max_length", config.text.max_length,
+                  " leaves no room for text beside ", tokens, " visual tokens");
+    checks.expect(config.text.max_length <= config.model.llm.max_positions, "text.max_length",
+                  config.text.max_length, " is above model.llm.max_positions ",
+                  config.model.llm.max_positions);
+  }
+  return std::move(checks.problems);
+}
+
+}  // namespace mgm
