@@ -1,5 +1,5 @@
-// A packed micro-batch: several samples in one token stream, one segment each. Positions restart per
-// segment and attention never crosses one. T = tokens in the stream, visual tokens included.
+// A packed micro-batch: several samples in one token stream, one segment each. Positions restart
+// per segment and attention never crosses one. T = tokens in the stream, visual tokens included.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -33,17 +33,17 @@ struct SampleInfo {
 };
 
 struct Batch {
-  at::Tensor input_ids;    // int64 [T]; kImageTokenIndex at rows that visual tokens fill
-  at::Tensor positions;    // int64 [T]
+  at::Tensor input_ids;  // int64 [T]; kImageTokenIndex at rows that visual tokens fill
+  at::Tensor positions;  // int64 [T]
   SeqInfo seq;
-  at::Tensor images;       // uint8 [N, S, S, 3], HR canvases, RGB; undefined when N = 0
-  at::Tensor image_rows;   // int64 [N * tokens per image], rows of the stream, in image order
+  at::Tensor images;      // uint8 [N, S, S, 3], HR canvases, RGB; undefined when N = 0
+  at::Tensor image_rows;  // int64 [N * tokens per image], rows of the stream, in image order
   std::vector<uint64_t> image_keys;  // [N], identify a picture within a step, for drop path
-  at::Tensor target_rows;  // int64 [M], rows whose logits predict a supervised token
-  at::Tensor targets;      // int64 [M]
+  at::Tensor target_rows;            // int64 [M], rows whose logits predict a supervised token
+  at::Tensor targets;                // int64 [M]
   std::vector<SampleInfo> samples;
-  int64_t holes = 0;       // samples of this batch left out by data.on_error: skip, or past the end
-  int64_t text_only = 0;   // segments without an image
+  int64_t holes = 0;      // samples of this batch left out by data.on_error: skip, or past the end
+  int64_t text_only = 0;  // segments without an image
 
   int64_t num_images() const { return images.defined() ? images.size(0) : 0; }
   int64_t num_targets() const { return targets.defined() ? targets.size(0) : 0; }

@@ -1,6 +1,6 @@
 // Parameters before and after they have storage. A module first declares ParamSpecs (nothing is
-// allocated); the run then binds tensors to them, so that a model can be described, counted, planned and
-// sharded without existing anywhere.
+// allocated); the run then binds tensors to them, so that a model can be described, counted,
+// planned and sharded without existing anywhere.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -31,6 +31,13 @@ struct ParamSpec {
     for (const int64_t size : shape) n *= size;
     return n;
   }
+};
+
+// What a run does with a parameter (the resolved train.rules).
+struct ParamPolicy {
+  bool train = false;
+  double lr_scale = 1;
+  double weight_decay = 0;
 };
 
 // A declared parameter. `value` is undefined until bound; modules look it up at call time.

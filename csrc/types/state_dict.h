@@ -1,4 +1,5 @@
-// Named tensors and named blobs (tokenizer files, JSON): what checkpoints hand to assembly and back.
+// Named tensors and named blobs (tokenizer files, JSON): what checkpoints hand to assembly and
+// back.
 #pragma once
 
 #include <ATen/core/Tensor.h>

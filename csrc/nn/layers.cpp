@@ -1,0 +1,72 @@
+#include "nn/layers.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+namespace mgm {
+
+Init constant_init(double value) { return {InitKind::kConstant, value}; }
+Init normal_init(double std) { return {InitKind::kNormal, std}; }
+Init uniform_init(double bound) { return {InitKind::kUniform, bound}; }
+Init torch_linear_init(int64_t fan_in) {
+  return uniform_init(1.0 / std::sqrt(static_cast<double>(fan_in)));
+}
+
+Linear::Linear(const std::string& prefix, const std::string& group, int64_t in, int64_t out,
+               bool bias, Inits inits)
+    : Module(prefix, group), weight_(declare("weight", {out, in}, inits.weight, true)) {
+  if (bias) bias_ = &declare("bias", {out}, inits.bias, false);
+}
+
+at::Tensor Linear::operator()(const at::Tensor& x) const {
+  return at::linear(x, weight_.value, bias_ ? bias_->value : at::Tensor());
+}
+
+LayerNorm::LayerNorm(const std::string& prefix, const std::string& group, int64_t width, double eps)
+    : Module(prefix, group),
+      width_(width),
+      eps_(eps),
+      weight_(declare("weight", {width}, constant_init(1), false)),
+      bias_(declare("bias", {width}, constant_init(0), false)) {}
+
+at::Tensor LayerNorm::operator()(const at::Tensor& x) const {
+  return at::layer_norm(x, {width_}, weight_.value, bias_.value, eps_);
+}
+
+RmsNorm::RmsNorm(const std::string& prefix, const std::string& group, int64_t width, double eps)
+    : Module(prefix, group),
+      width_(width),
+      eps_(eps),
+      weight_(declare("weight", {width}, constant_init(1), false)) {}
+
+at::Tensor RmsNorm::operator()(const at::Tensor& x) const {
+  return at::rms_norm(x, {width_}, weight_.value, eps_);
+}
+
+Embedding::Embedding(const std::string& prefix, const std::string& group, int64_t rows,
+                     int64_t width, Init init)
+    : Module(prefix, group), weight_(declare("weight", {rows, width}, init, true)) {}
+
+at::Tensor Embedding::operator()(const at::Tensor& ids) const {
+  return at::embedding(weight_.value, ids);
+}
+
+Conv2d::Conv2d(const std::string& prefix, const std::string& group, Shape shape, Init init)
+    : Module(prefix, group),
+      shape_(shape),
+      weight_(declare("weight", {shape.out, shape.in / shape.groups, shape.kernel, shape.kernel},
+                      init, true)) {
+  if (shape.bias) bias_ = &declare("bias", {shape.out}, constant_init(0), false);
+}
+
+at::Tensor Conv2d::operator()(const at::Tensor& x_NHWC) const {
+  // The NCHW view of an NHWC tensor is channels_last, which cuDNN and oneDNN take as it is.
+  const at::Tensor y =
+      at::conv2d(x_NHWC.permute({0, 3, 1, 2}), weight_.value, bias_ ? bias_->value : at::Tensor(),
+                 shape_.stride, shape_.padding,
+                 /*dilation=*/1, shape_.groups);
+  return y.permute({0, 2, 3, 1}).contiguous();
+}
+
+}  // namespace mgm

@@ -1,0 +1,88 @@
+// The small building blocks: linear, convolution, norms, embedding. Each declares its parameters
+// under its published name and applies one ATen operation. Shapes: ... any leading dimensions.
+#pragma once
+
+#include "nn/module.h"
+
+namespace mgm {
+
+Init constant_init(double value);
+Init normal_init(double std);
+Init uniform_init(double bound);
+Init torch_linear_init(
+    int64_t fan_in);  // U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch.nn.Linear's default
+
+// y = x W^T (+ b). weight [out, in], bias [out].
+class Linear : public Module {
+ public:
+  struct Inits {
+    Init weight, bias;
+  };
+  Linear(const std::string& prefix, const std::string& group, int64_t in, int64_t out, bool bias,
+         Inits inits);
+  at::Tensor operator()(const at::Tensor& x) const;
+  const Param& weight() const { return weight_; }
+  const Param& bias() const { return *bias_; }
+
+ private:
+  Param& weight_;
+  Param* bias_ = nullptr;
+};
+
+// Over the last dimension, with weight and bias.
+class LayerNorm : public Module {
+ public:
+  LayerNorm(const std::string& prefix, const std::string& group, int64_t width, double eps);
+  at::Tensor operator()(const at::Tensor& x) const;
+  const Param& weight() const { return weight_; }
+  const Param& bias() const { return bias_; }
+  double eps() const { return eps_; }
+
+ private:
+  int64_t width_;
+  double eps_;
+  Param& weight_;
+  Param& bias_;
+};
+
+// x / sqrt(mean(x^2) + eps) * w over the last dimension, statistics in fp32 (HF LlamaRMSNorm).
+class RmsNorm : public Module {
+ public:
+  RmsNorm(const std::string& prefix, const std::string& group, int64_t width, double eps);
+  at::Tensor operator()(const at::Tensor& x) const;
+
+ private:
+  int64_t width_;
+  double eps_;
+  Param& weight_;
+};
+
+// rows of weight [rows, width] for int64 ids.
+class Embedding : public Module {
+ public:
+  Embedding(const std::string& prefix, const std::string& group, int64_t rows, int64_t width,
+            Init init);
+  at::Tensor operator()(const at::Tensor& ids) const;
+  const Param& weight() const { return weight_; }
+
+ private:
+  Param& weight_;
+};
+
+// x NHWC [N, h, w, in] -> [N, h', w', out]; weight [out, in / groups, k, k].
+class Conv2d : public Module {
+ public:
+  struct Shape {
+    int64_t in, out, kernel, stride, padding, groups;
+    bool bias;
+  };
+  Conv2d(const std::string& prefix, const std::string& group, Shape shape, Init init);
+  at::Tensor operator()(const at::Tensor& x_NHWC) const;
+
+ private:
+  Shape shape_;
+  Param& weight_;
+  Param* bias_ = nullptr;
+};
+
+}  // namespace mgm
