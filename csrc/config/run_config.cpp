@@ -232,6 +232,9 @@ void TrainConfig::describe(FieldVisitor& v) {
   v.choice("dtype", dtype, "of weights and activations; auto: float32 on cpu, bfloat16 on cuda");
   v.field("deterministic", deterministic,
           "the same bits from run to run on cuda too (on cpu always)");
+  v.field("threads", threads,
+          "CPU threads of one operation; 0: all cores. On cpu the bits of a run depend on it",
+          between(0, 1024));
   v.choice(
       "loss_norm", loss_norm,
       "global_tokens: sum over all targets of the step / their number; micro_batch: mean of the "

@@ -181,6 +181,7 @@ struct TrainConfig {
   DeviceKind device = DeviceKind::kAuto;
   DtypeKind dtype = DtypeKind::kAuto;
   bool deterministic = false;
+  int64_t threads = 0;  // 0: all cores
   LossNorm loss_norm = LossNorm::kGlobalTokens;
   std::vector<TrainRule> rules;
   std::vector<RecomputeRule> recompute;
