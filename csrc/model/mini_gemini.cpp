@@ -1,0 +1,119 @@
+// Shape suffixes: N images, V views of all images, T rows of the token stream, H LLM width, C LR
+// width.
+#include "model/mini_gemini.h"
+
+#include <ATen/ATen.h>
+
+#include <numeric>
+
+#include "base/error.h"
+#include "model/image_views.h"
+
+namespace mgm {
+namespace {
+
+ImageGeometry require_geometry(const ModelConfig& model, const ImageConfig& image) {
+  const auto made = make_geometry(image, model.vision_tower, model.hr_encoder);
+  if (const auto* problem = std::get_if<ConfigProblem>(&made)) {
+    throw ConfigError(problem->key, ": ", problem->message);
+  }
+  return std::get<ImageGeometry>(made);
+}
+
+// [N, views, 3, s, s] -> [V, 3, s, s] in the encoder's order: the tiles of all images, then the
+// global views (MGM mgm_arch.py encode_images).
+at::Tensor encoder_order(const at::Tensor& views, const ImageGeometry& geometry) {
+  const int64_t tiles = geometry.grid * geometry.grid;
+  const at::Tensor local = views.narrow(1, 0, tiles).flatten(0, 1);
+  return geometry.global ? at::cat({local, views.select(1, tiles)}, 0) : local;
+}
+
+}  // namespace
+
+MiniGemini::MiniGemini(const ModelConfig& model, const ImageConfig& image)
+    : model_(model), image_(image), geometry_(require_geometry(model, image)) {
+  decoder_ = std::make_unique<Decoder>(model.llm);
+  clip_ =
+      std::make_unique<ClipVit>("model.vision_tower.vision_tower.vision_model", model.vision_tower);
+  const int64_t lr_width = model.vision_tower.hidden_size;
+  if (model.hr_encoder != HrEncoder::kNone) {
+    const std::vector<int64_t>& dims = model.convnext.dims;
+    convnext_ = std::make_unique<Convnext>("model.vision_tower_aux", model.convnext);
+    mining_ = std::make_unique<PatchMining>(lr_width,
+                                            std::accumulate(dims.begin(), dims.end(), int64_t{0}),
+                                            geometry_, model.mining.kernel);
+  }
+  projector_ = std::make_unique<Projector>(model.projector.type, lr_width, model.llm.hidden_size);
+}
+
+std::vector<Param*> MiniGemini::params() const {
+  std::vector<Param*> out;
+  for (const Module* part : std::initializer_list<const Module*>{
+           decoder_.get(), clip_.get(), convnext_.get(), mining_.get(), projector_.get()}) {
+    if (!part) continue;
+    const std::vector<Param*> params = part->params();
+    out.insert(out.end(), params.begin(), params.end());
+  }
+  return out;
+}
+
+at::ScalarType MiniGemini::dtype() const { return decoder_->params().front()->value.scalar_type(); }
+at::Device MiniGemini::device() const { return decoder_->params().front()->value.device(); }
+
+at::Tensor MiniGemini::encode_images(const at::Tensor& canvases, const std::vector<uint64_t>& keys,
+                                     const ForwardContext& ctx) const {
+  const at::ScalarType dtype = this->dtype();
+  const auto nhwc = [dtype](const at::Tensor& x) {
+    return x.permute({0, 2, 3, 1}).contiguous().to(dtype);
+  };
+  at::Tensor hr = normalise(canvases, image_);
+  const at::Tensor lr = lr_views(hr, geometry_);
+  if (image_.hr_source == HrSource::kUpsampledLr) hr = upsampled_lr(hr, geometry_);
+  ctx.record("hr", hr);
+  ctx.record("lr", lr);
+
+  const at::Tensor lr_VNC = (*clip_)(nhwc(encoder_order(lr, geometry_)), ctx);
+  const ops::MiningGeometry order = mining_geometry(geometry_);
+  at::Tensor tokens_NNC = ops::arrange_tokens(lr_VNC, order);
+  ctx.record("lr_features", tokens_NNC);
+  if (mining_) {
+    const std::vector<at::Tensor> maps = (*convnext_)(nhwc(hr), keys, ctx);
+    for (size_t s = 0; s < maps.size() && ctx.trace; ++s) {
+      ctx.record(cat("hr_stage", s).c_str(), maps[s].permute({0, 3, 1, 2}));
+    }
+    const Tensors mined = (*mining_)(lr_VNC, maps, ctx);
+    ctx.record("mined", mined[0]);
+    ctx.record("attention", mined[1]);
+    tokens_NNC = tokens_NNC + mined[0];
+  }
+  const at::Tensor visual = (*projector_)(tokens_NNC, ctx);
+  ctx.record("visual_tokens", visual);
+  return visual;
+}
+
+at::Tensor MiniGemini::embed(const Batch& batch, const ForwardContext& ctx) const {
+  at::Tensor x_TH = decoder_->embed(batch.input_ids, ctx);
+  if (batch.num_images() > 0) {
+    const at::Tensor visual = encode_images(batch.images, batch.image_keys, ctx).flatten(0, 1);
+    MGM_CHECK(visual.size(0) == batch.image_rows.size(0), visual.size(0), " visual tokens for ",
+              batch.image_rows.size(0), " rows");
+    x_TH = x_TH.index_copy(0, batch.image_rows, visual);
+  }
+  ctx.record("inputs_embeds", x_TH);
+  return x_TH;
+}
+
+at::Tensor MiniGemini::hidden(const Batch& batch, const ForwardContext& ctx, KvCache* cache) const {
+  const at::Tensor hidden =
+      decoder_->blocks(embed(batch, ctx), batch.positions, batch.seq, ctx, cache);
+  ctx.record("hidden", hidden);
+  return hidden;
+}
+
+at::Tensor MiniGemini::loss_sum(const Batch& batch, const ForwardContext& ctx) const {
+  if (batch.num_targets() == 0) return {};
+  const at::Tensor rows = hidden(batch, ctx).index_select(0, batch.target_rows);
+  return decoder_->loss_sum(rows, batch.targets, ctx);
+}
+
+}  // namespace mgm

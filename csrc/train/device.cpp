@@ -1,0 +1,73 @@
+#include "train/device.h"
+
+#include <ATen/ATen.h>
+#include <ATen/DeviceAccelerator.h>
+#include <ATen/Parallel.h>
+#include <c10/core/AutogradState.h>
+#include <sys/resource.h>
+
+#include <cstdlib>
+#include <thread>
+
+#include "base/error.h"
+
+namespace mgm {
+
+DeviceSetup setup_device(const TrainConfig& config) {
+  DeviceSetup setup;
+  const bool want_cuda = config.device == DeviceKind::kCuda ||
+                         (config.device == DeviceKind::kAuto && at::hasCUDA() &&
+                          at::globalContext().deviceCount(at::kCUDA) > 0);
+  if (want_cuda) {
+    if (!at::hasCUDA() || at::globalContext().deviceCount(at::kCUDA) == 0) {
+      throw ConfigError("train.device: cuda, but ",
+                        at::hasCUDA() ? "no GPU is visible" : "this build has no CUDA",
+                        "; use --set train.device=cpu, or check nvidia-smi and CUDA_VISIBLE_DEVICES");
+    }
+    setup.device = at::Device(at::kCUDA, 0);
+  }
+  switch (config.dtype) {
+    case DtypeKind::kAuto:
+      setup.dtype = want_cuda ? at::kBFloat16 : at::kFloat;
+      break;
+    case DtypeKind::kFloat32:
+      setup.dtype = at::kFloat;
+      break;
+    case DtypeKind::kBfloat16:
+      setup.dtype = at::kBFloat16;
+      break;
+  }
+  const auto threads = config.threads > 0 ? static_cast<int>(config.threads)
+                                          : static_cast<int>(std::thread::hardware_concurrency());
+  at::set_num_threads(threads < 1 ? 1 : threads);
+  at::Context& context = at::globalContext();
+  context.setAllowTF32CuBLAS(false);  // fp32 means fp32; bf16 runs do not use TF32
+  context.setAllowTF32CuDNN(false);
+  if (config.deterministic && want_cuda) {
+    ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+    context.setDeterministicAlgorithms(true, /*warn_only=*/false);
+    context.setDeterministicFillUninitializedMemory(false);
+    context.setBenchmarkCuDNN(false);
+  } else if (want_cuda) {
+    context.setBenchmarkCuDNN(true);  // fixed image sizes: the search pays once
+  }
+  // Hooks and recomputation then run on the thread that called backward, with its settings.
+  c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
+  return setup;
+}
+
+int64_t peak_memory_bytes(at::Device device) {
+  if (device.is_cpu()) {
+    struct rusage usage {};
+    ::getrusage(RUSAGE_SELF, &usage);
+    return static_cast<int64_t>(usage.ru_maxrss) * 1024;
+  }
+  return at::getDeviceAllocator(device.type())->getDeviceStats(device.index()).allocated_bytes[0].peak;
+}
+
+std::string device_name(at::Device device) {
+  if (device.is_cpu()) return cat("cpu, ", at::get_num_threads(), " threads");
+  return device.str();
+}
+
+}  // namespace mgm

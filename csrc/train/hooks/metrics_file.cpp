@@ -1,0 +1,57 @@
+#include "train/hooks/metrics_file.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/json.h"
+
+namespace mgm {
+
+MetricsFile::MetricsFile(const fs::path& path, int64_t offset) : path_(path), offset_(offset) {
+  const int64_t size = fs::exists(path) ? static_cast<int64_t>(fs::file_size(path)) : 0;
+  if (size < offset) {
+    throw CheckpointError(path.string(), ": has ", size, " bytes, the checkpoint was written at ",
+                          offset,
+                          ": the file was cut since. Restore it, or start in a new run.dir.");
+  }
+  file_ = std::fopen(path.c_str(), "ab");
+  if (!file_ || ::ftruncate(::fileno(file_), offset) != 0) {
+    throw InternalError(path.string(), ": cannot open for appending: ", std::strerror(errno));
+  }
+}
+
+MetricsFile::~MetricsFile() {
+  if (file_) std::fclose(file_);
+}
+
+void MetricsFile::on_step(const StepReport& r) {
+  const OrderedJson line = {{"step", r.step},
+                            {"loss", r.loss},
+                            {"lr", r.lr},
+                            {"grad_norm", r.grad_norm},
+                            {"num_targets", r.num_targets},
+                            {"tokens", r.tokens},
+                            {"images", r.images},
+                            {"samples", r.samples},
+                            {"text_only", r.text_only},
+                            {"holes", r.holes}};
+  const std::string text = line.dump() + "\n";
+  if (std::fwrite(text.data(), 1, text.size(), file_) != text.size()) {
+    throw InternalError(path_.string(), ": cannot write: ", std::strerror(errno));
+  }
+  offset_ += static_cast<int64_t>(text.size());
+}
+
+void MetricsFile::sync() {
+  if (std::fflush(file_) != 0 || ::fsync(::fileno(file_)) != 0) {
+    throw InternalError(path_.string(), ": cannot write to disk: ", std::strerror(errno));
+  }
+}
+
+void MetricsFile::on_checkpoint(int64_t) { sync(); }
+void MetricsFile::on_end() { sync(); }
+
+}  // namespace mgm

@@ -1,0 +1,57 @@
+#include "train/metrics_drain.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <cmath>
+
+#include "base/error.h"
+
+namespace mgm {
+
+void MetricsDrain::push(StepReport report, const StepResult& result) {
+  Pending pending;
+  pending.report = std::move(report);
+  const at::Tensor values =
+      at::stack({result.loss.to(at::kDouble), result.grad_norm.to(at::kDouble)});
+  if (values.is_cuda()) {
+    pending.values = at::empty({2}, at::TensorOptions(at::kDouble).pinned_memory(true));
+    pending.values.copy_(values, /*non_blocking=*/true);
+    pending.arrived.emplace(values.device().type());
+    const c10::impl::VirtualGuardImpl guard(values.device().type());
+    pending.arrived->record(guard.getStream(values.device()));
+  } else {
+    pending.values = values;
+  }
+  pending_.push_back(std::move(pending));
+}
+
+void MetricsDrain::drain(size_t max_pending) {
+  while (!pending_.empty()) {
+    Pending& oldest = pending_.front();
+    if (oldest.arrived && !oldest.arrived->query()) {
+      if (pending_.size() <= max_pending) return;
+      oldest.arrived->synchronize();
+    }
+    StepReport report = std::move(oldest.report);
+    report.loss = oldest.values[0].item<double>();
+    report.grad_norm = oldest.values[1].item<double>();
+    pending_.pop_front();
+    if (!std::isfinite(report.loss) || !std::isfinite(report.grad_norm)) {
+      constexpr size_t kShown = 8;
+      std::vector<std::string> ids(
+          report.sample_ids.begin(),
+          report.sample_ids.begin() +
+              static_cast<ptrdiff_t>(std::min(kShown, report.sample_ids.size())));
+      throw NonFiniteError("step ", report.step, ": loss ", report.loss, ", gradient norm ",
+                           report.grad_norm, " (lr ", report.lr, ", ", report.num_targets,
+                           " targets). Samples of the step: ", join(ids, ", "),
+                           report.sample_ids.size() > kShown ? ", ..." : "",
+                           ". The weights were not updated by this step; continue from the last "
+                           "checkpoint with a lower lr or without these samples.");
+    }
+    for (Hook* hook : hooks_) hook->on_step(report);
+  }
+}
+
+}  // namespace mgm

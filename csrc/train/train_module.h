@@ -1,0 +1,48 @@
+// Model and optimizer as the trainer sees them: one global batch in, one optimizer step out. The
+// trainer knows no model, this knows no loop.
+#pragma once
+
+#include <memory>
+
+#include "data/loader.h"
+#include "dist/param_store.h"
+#include "dist/process_group.h"
+#include "model/mini_gemini.h"
+#include "optim/adamw.h"
+
+namespace mgm {
+
+// Device scalars of a step; reading them waits for the device.
+struct StepResult {
+  at::Tensor
+      loss;  // fp32: sum of cross entropies / targets of the global batch (or loss_norm's mean)
+  at::Tensor grad_norm;  // fp32, before clipping; not finite if any gradient is not
+  int64_t num_targets = 0;
+};
+
+class TrainModule {
+ public:
+  TrainModule(const RunConfig& config, MiniGemini& model, ParamStore& store,
+              std::unique_ptr<BlockRunner> runner, ProcessGroup& ranks);
+
+  // Forward and backward of every micro-batch, then one AdamW step at rate `lr`. A gradient that is
+  // not finite leaves weights and moments untouched and shows in grad_norm.
+  StepResult step(const std::vector<Batch>& micro_batches, int64_t step, double lr);
+
+  // Gradients only, for tests: as step() leaves them before the optimizer.
+  StepResult forward_backward(const std::vector<Batch>& micro_batches, int64_t step);
+
+  ParamStore& store() { return store_; }
+  AdamW& optimizer() { return optimizer_; }
+  MiniGemini& model() { return model_; }
+
+ private:
+  const RunConfig& config_;
+  MiniGemini& model_;
+  ParamStore& store_;
+  std::unique_ptr<BlockRunner> runner_;
+  ProcessGroup& ranks_;
+  AdamW optimizer_;
+};
+
+}  // namespace mgm

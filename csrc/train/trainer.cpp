@@ -1,0 +1,93 @@
+#include "train/trainer.h"
+
+#include <csignal>
+
+#include "base/log.h"
+#include "base/signal.h"
+#include "base/timer.h"
+#include "train/device.h"
+#include "train/metrics_drain.h"
+
+namespace mgm {
+namespace {
+
+constexpr size_t kPendingSteps = 4;  // how far the host may run ahead of the device's numbers
+
+StepReport describe(const StepBatches& batches, int64_t step, int64_t total_steps) {
+  StepReport report;
+  report.step = step;
+  report.total_steps = total_steps;
+  for (const Batch& batch : batches.micro) {
+    report.tokens += batch.seq.total();
+    report.images += batch.num_images();
+    report.samples += static_cast<int64_t>(batch.samples.size());
+    report.text_only += batch.text_only;
+    report.holes += batch.holes;
+    for (const SampleInfo& sample : batch.samples) report.sample_ids.push_back(sample.id);
+  }
+  return report;
+}
+
+// When to save, besides the end and signals.
+class SaveClock {
+ public:
+  explicit SaveClock(const CheckpointConfig& config) : config_(config) {}
+  bool due(int64_t step) const {
+    return (config_.every_steps > 0 && step % config_.every_steps == 0) ||
+           (config_.every_minutes > 0 && since_.seconds() >= 60 * config_.every_minutes);
+  }
+  void reset() { since_.reset(); }
+
+ private:
+  const CheckpointConfig& config_;
+  Timer since_;
+};
+
+}  // namespace
+
+ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule,
+             std::vector<Hook*> hooks, const TrainLoop& loop) {
+  const StopSignals signals;
+  MetricsDrain drain(hooks);
+  SaveClock clock(loop.checkpoint);
+  Timer since_step;
+  const auto save = [&](int64_t step) {
+    drain.drain(0);
+    for (Hook* hook : hooks) hook->on_checkpoint(step);
+    const Timer timer;
+    loop.save(step);
+    clock.reset();
+    log::info(cat("checkpoint at step ", step, " (", human_seconds(timer.seconds()), ")"));
+  };
+
+  ExitCode outcome = ExitCode::kOk;
+  for (int64_t step = loop.first_step; step <= loop.total_steps; ++step) {
+    const Timer wait;
+    const std::optional<StepBatches> batches = loader.next();
+    MGM_CHECK(batches.has_value(), "the loader ended before step ", step, " of ", loop.total_steps);
+    StepReport report = describe(*batches, step, loop.total_steps);
+    report.data_wait_s = wait.seconds();
+    report.lr = schedule.at(step);
+
+    const StepResult result = module.step(batches->micro, step, report.lr);
+    report.num_targets = result.num_targets;
+    report.memory_bytes = peak_memory_bytes(module.store().device());
+    report.step_s = since_step.seconds();
+    since_step.reset();
+    drain.push(std::move(report), result);
+    drain.drain(kPendingSteps);
+
+    const int signal = stop_signal();
+    const bool last = step == loop.total_steps;
+    if (signal != 0 || (last && loop.checkpoint.at_end) || (!last && clock.due(step))) save(step);
+    if (signal != 0) {
+      outcome = signal == SIGINT ? ExitCode::kSigint : ExitCode::kSigterm;
+      break;
+    }
+  }
+  drain.drain(0);
+  for (Hook* hook : hooks) hook->on_end();
+  return outcome;
+}
+
+}  // namespace mgm

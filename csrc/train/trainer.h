@@ -1,0 +1,27 @@
+// The loop: batches in, optimizer steps out, reports to hooks, checkpoints by step, by time and on a stop
+// signal. Knows no model, no stage and no file format.
+#pragma once
+
+#include <functional>
+
+#include "base/error.h"
+#include "data/loader.h"
+#include "optim/lr_schedule.h"
+#include "train/hooks/hook.h"
+#include "train/train_module.h"
+
+namespace mgm {
+
+struct TrainLoop {
+  int64_t first_step = 1;  // 1-based; after a resume the step behind the checkpoint
+  int64_t total_steps = 0;
+  CheckpointConfig checkpoint;
+  std::function<void(int64_t step)> save;  // everything the run needs to go on after `step`
+};
+
+// Runs to the end or to a stop signal; returns kOk, kSigint or kSigterm (after a save). Throws
+// NonFiniteError, DataError, ...; what earlier steps reported has then reached the hooks.
+ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule, std::vector<Hook*> hooks,
+             const TrainLoop& loop);
+
+}  // namespace mgm
