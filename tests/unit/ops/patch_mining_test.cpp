@@ -301,6 +301,21 @@ TEST(PatchMining, NonFiniteScoresPoisonTheirQueryOnly) {
   }
 }
 
+// One score that overflows to -infinity would only get weight 0 from a plain softmax.
+TEST(PatchMining, OneOverflowedScorePoisonsItsQuery) {
+  at::manual_seed(15);
+  const Case c{"", 1, {1, false, 2, 4}, {8, 4, 2, 1}, {2, 3, 4, 5}};
+  const Tensors stages = random_stages(c, at::kFloat);
+  stages[0].select(-1, 0).fill_(0.1);
+  stages[0][0][6][2][0] = -10;  // in the window of query 2
+  at::Tensor u = at::zeros({1, 4, 14});
+  u.select(-1, 0).fill_(1e38);
+  const MiningResult result = patch_mining(stages, u, views_of(c.geometry)[0]);
+  for (int64_t q = 0; q < 4; ++q) {
+    EXPECT_EQ(result.pooled[0][q].isnan().all().item<bool>(), q == 2) << q;
+  }
+}
+
 // ---- grouping and order -------------------------------------------------------------------------
 
 // Changing one position of the stage-0 map changes exactly the query whose window holds it, and a
