@@ -36,8 +36,8 @@ class Fields {
     try {
       return json_.at(key).get<T>();
     } catch (const Json::exception&) {
-      throw CheckpointError(source_, ": field '", key, "' has an unexpected value: ",
-                            json_.at(key).dump());
+      throw CheckpointError(source_, ": field '", key,
+                            "' has an unexpected value: ", json_.at(key).dump());
     }
   }
 
@@ -57,8 +57,10 @@ class Fields {
 LlmArch read_arch(const Fields& f) {
   const auto type = f.get<std::string>("model_type");
   if (type == "llama" || type == "mgm" || type == "mini_gemini") return LlmArch::kLlama;
-  for (const auto& [suffix, arch] : {std::pair{"gemma", LlmArch::kGemma}, {"mixtral", LlmArch::kMixtral}}) {
-    if (type == suffix || type == cat("mgm_", suffix) || type == cat("mini_gemini_", suffix)) return arch;
+  for (const auto& [suffix, arch] :
+       {std::pair{"gemma", LlmArch::kGemma}, {"mixtral", LlmArch::kMixtral}}) {
+    if (type == suffix || type == cat("mgm_", suffix) || type == cat("mini_gemini_", suffix))
+      return arch;
   }
   throw CheckpointError(f.source(), ": model_type '", type,
                         "' is not supported; known: llama, gemma, mixtral and their mgm forms");
@@ -67,8 +69,10 @@ LlmArch read_arch(const Fields& f) {
 // The published ConvNeXts, by the rules of the reference on the tower's directory name.
 HrEncoder convnext_by_name(const std::string& path, const std::string& source) {
   if (path.find("xxlarge") != path.npos) return HrEncoder::kConvnextXxlarge;
-  if (path.find("large") != path.npos && path.find("d-320") != path.npos) return HrEncoder::kConvnextLarge;
-  if (path.find("base") != path.npos && path.find("w-320") != path.npos) return HrEncoder::kConvnextBase;
+  if (path.find("large") != path.npos && path.find("d-320") != path.npos)
+    return HrEncoder::kConvnextLarge;
+  if (path.find("base") != path.npos && path.find("w-320") != path.npos)
+    return HrEncoder::kConvnextBase;
   throw CheckpointError(source, ": mm_vision_tower_aux '", path,
                         "' names no known ConvNeXt (large d-320, base w-320, xxlarge)");
 }
@@ -93,8 +97,8 @@ void read_own_fields(const Fields& own, ModelDescription& d) {
     d.model.hr_encoder = HrEncoder::kNone;
   }
   d.image.hr_size = own.get<int64_t>("hr_size");
-  d.image.hr_source = own.get<std::string>("hr_source") == "native" ? HrSource::kNative
-                                                                    : HrSource::kUpsampledLr;
+  d.image.hr_source =
+      own.get<std::string>("hr_source") == "native" ? HrSource::kNative : HrSource::kUpsampledLr;
   d.image.mean = own.get<std::vector<double>>("image_mean");
   d.image.std = own.get<std::vector<double>>("image_std");
   d.text.template_name = own.get<std::string>("template");
@@ -133,7 +137,8 @@ OrderedJson to_llm_config(const LlmConfig& llm, const SpecialIds& ids, const std
   return j;
 }
 
-OrderedJson to_hf_config(const ModelDescription& d, const SpecialIds& ids, const std::string& dtype) {
+OrderedJson to_hf_config(const ModelDescription& d, const SpecialIds& ids,
+                         const std::string& dtype) {
   OrderedJson j = to_llm_config(d.model.llm, ids, dtype);
   const std::string name = llm_class(d.model.llm.arch);
   j["architectures"] = {"MGM" + name + "ForCausalLM"};
@@ -166,13 +171,11 @@ OrderedJson to_hf_config(const ModelDescription& d, const SpecialIds& ids, const
   j["tokenizer_padding_side"] = "right";
 
   OrderedJson& own = j["mgm"];
-  own["vision_tower"] = {{"image_size", v.image_size},
-                         {"patch_size", v.patch_size},
-                         {"hidden_size", v.hidden_size},
-                         {"intermediate_size", v.intermediate_size},
-                         {"num_hidden_layers", v.num_layers},
-                         {"num_attention_heads", v.num_heads},
-                         {"layer_norm_eps", v.norm_eps}};
+  own["vision_tower"] = {
+      {"image_size", v.image_size},        {"patch_size", v.patch_size},
+      {"hidden_size", v.hidden_size},      {"intermediate_size", v.intermediate_size},
+      {"num_hidden_layers", v.num_layers}, {"num_attention_heads", v.num_heads},
+      {"layer_norm_eps", v.norm_eps}};
   if (hr) own["convnext"] = {{"depths", c.depths}, {"dims", c.dims}, {"norm_eps", c.norm_eps}};
   own["hr_size"] = d.image.hr_size;
   own["hr_source"] = d.image.hr_source == HrSource::kNative ? "native" : "upsampled_lr";
@@ -200,7 +203,8 @@ void read_llm_config(const Json& json, const std::string& source, LlmConfig& llm
   llm.experts_per_token = f.get_or<int64_t>("num_experts_per_tok", 2);
   const auto act = f.get_or<std::string>("hidden_act", "silu");
   if (act != "silu" && llm.arch == LlmArch::kLlama) {
-    throw CheckpointError(source, ": hidden_act '", act, "' is not supported for llama; expected silu");
+    throw CheckpointError(source, ": hidden_act '", act,
+                          "' is not supported for llama; expected silu");
   }
   llm.activation = act == "silu" ? Activation::kSilu : Activation::kGelu;
   if (f.get_or<bool>("attention_bias", false)) {
@@ -217,7 +221,8 @@ ModelDescription read_hf_config(const Json& json, const std::string& source) {
   ModelDescription d;
   read_llm_config(json, source, d.model.llm);
   if (!f.has("mm_vision_tower")) {
-    throw CheckpointError(source, ": no mm_vision_tower: this is a language model, not a Mini-Gemini model");
+    throw CheckpointError(
+        source, ": no mm_vision_tower: this is a language model, not a Mini-Gemini model");
   }
   d.model.vision_tower.path = f.get<std::string>("mm_vision_tower");
   d.model.convnext.path = f.get_or<std::string>("mm_vision_tower_aux", "");
@@ -226,8 +231,9 @@ ModelDescription read_hf_config(const Json& json, const std::string& source) {
   const auto feature = f.get_or<std::string>("mm_vision_select_feature", "patch");
   d.model.vision_tower.select_feature =
       feature == "patch" ? SelectFeature::kPatch : SelectFeature::kClsPatch;
-  d.image.aspect = f.get_or<std::string>("image_aspect_ratio", "pad") == "pad" ? ImageAspect::kPad
-                                                                               : ImageAspect::kSquare;
+  d.image.aspect = f.get_or<std::string>("image_aspect_ratio", "pad") == "pad"
+                       ? ImageAspect::kPad
+                       : ImageAspect::kSquare;
   d.image.grid = f.get_or<int64_t>("image_grid", 1);
   d.image.global = f.get_or<bool>("image_global", false);
   d.text.max_length = f.get_or<int64_t>("tokenizer_model_max_length", 2048);

@@ -1,6 +1,6 @@
-// config.json of a model directory: the published MGM layout (HF LLM fields plus mm_* fields) and plain
-// Hugging Face language models. What the published layout does not hold (tower sizes, chat template,
-// normalisation) goes under one extra key, "mgm", which other readers ignore.
+// config.json of a model directory: the published MGM layout (HF LLM fields plus mm_* fields) and
+// plain Hugging Face language models. What the published layout does not hold (tower sizes, chat
+// template, normalisation) goes under one extra key, "mgm", which other readers ignore.
 #pragma once
 
 #include "base/json.h"
@@ -24,8 +24,8 @@ OrderedJson to_hf_config(const ModelDescription& description, const SpecialIds& 
                          const std::string& dtype);
 OrderedJson to_llm_config(const LlmConfig& llm, const SpecialIds& ids, const std::string& dtype);
 
-// Fills the LLM's sizes from a Hugging Face config.json. Throws CheckpointError naming `source` and the
-// field on anything that is missing, of a wrong type or not supported.
+// Fills the LLM's sizes from a Hugging Face config.json. Throws CheckpointError naming `source` and
+// the field on anything that is missing, of a wrong type or not supported.
 void read_llm_config(const Json& json, const std::string& source, LlmConfig& llm);
 
 // A whole model: LLM fields plus mm_* (and "mgm" where present).

@@ -22,7 +22,8 @@ int64_t sample_token(const at::Tensor& logits, const SamplingConfig& config, int
   int64_t kept = 0;
   double mass = 0;
   while (kept < n && (kept == 0 || mass < config.top_p)) mass += p[kept++];
-  double draw = mass * uniform01(rng_key(config.seed, "sample"), 0, static_cast<uint64_t>(position));
+  double draw =
+      mass * uniform01(rng_key(config.seed, "sample"), 0, static_cast<uint64_t>(position));
   for (int64_t i = 0; i < kept; ++i) {
     draw -= p[i];
     if (draw <= 0) return order.data_ptr<int64_t>()[i];

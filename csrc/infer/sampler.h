@@ -1,5 +1,5 @@
-// From logits to the next token: greedy, or sampling with temperature and top-p. Sampling draws from the
-// counter RNG, so a seed fixes the text.
+// From logits to the next token: greedy, or sampling with temperature and top-p. Sampling draws
+// from the counter RNG, so a seed fixes the text.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -15,14 +15,15 @@ namespace mgm {
 
 DeviceSetup setup_device(const TrainConfig& config) {
   DeviceSetup setup;
-  const bool want_cuda = config.device == DeviceKind::kCuda ||
-                         (config.device == DeviceKind::kAuto && at::hasCUDA() &&
-                          at::globalContext().deviceCount(at::kCUDA) > 0);
+  const bool want_cuda =
+      config.device == DeviceKind::kCuda || (config.device == DeviceKind::kAuto && at::hasCUDA() &&
+                                             at::globalContext().deviceCount(at::kCUDA) > 0);
   if (want_cuda) {
     if (!at::hasCUDA() || at::globalContext().deviceCount(at::kCUDA) == 0) {
-      throw ConfigError("train.device: cuda, but ",
-                        at::hasCUDA() ? "no GPU is visible" : "this build has no CUDA",
-                        "; use --set train.device=cpu, or check nvidia-smi and CUDA_VISIBLE_DEVICES");
+      throw ConfigError(
+          "train.device: cuda, but ",
+          at::hasCUDA() ? "no GPU is visible" : "this build has no CUDA",
+          "; use --set train.device=cpu, or check nvidia-smi and CUDA_VISIBLE_DEVICES");
     }
     setup.device = at::Device(at::kCUDA, 0);
   }
@@ -62,7 +63,10 @@ int64_t peak_memory_bytes(at::Device device) {
     ::getrusage(RUSAGE_SELF, &usage);
     return static_cast<int64_t>(usage.ru_maxrss) * 1024;
   }
-  return at::getDeviceAllocator(device.type())->getDeviceStats(device.index()).allocated_bytes[0].peak;
+  return at::getDeviceAllocator(device.type())
+      ->getDeviceStats(device.index())
+      .allocated_bytes[0]
+      .peak;
 }
 
 std::string device_name(at::Device device) {

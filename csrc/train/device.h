@@ -13,11 +13,12 @@ struct DeviceSetup {
 };
 
 // Resolves train.device and train.dtype and sets what is process-wide: threads, TF32 off for fp32,
-// deterministic algorithms, backward on the calling thread. Call once, before the first tensor on a GPU.
-// Throws ConfigError when cuda is asked for and there is none.
+// deterministic algorithms, backward on the calling thread. Call once, before the first tensor on a
+// GPU. Throws ConfigError when cuda is asked for and there is none.
 DeviceSetup setup_device(const TrainConfig& config);
 
-int64_t peak_memory_bytes(at::Device device);  // allocated on a GPU; resident set of the process on cpu
+int64_t peak_memory_bytes(
+    at::Device device);  // allocated on a GPU; resident set of the process on cpu
 std::string device_name(at::Device device);
 
 }  // namespace mgm

@@ -1,5 +1,6 @@
-// Carries device scalars (loss, gradient norm) to the host without stopping the GPU: each step's values are
-// copied to pinned memory behind an event and handed to the hooks, in order, a few steps later.
+// Carries device scalars (loss, gradient norm) to the host without stopping the GPU: each step's
+// values are copied to pinned memory behind an event and handed to the hooks, in order, a few steps
+// later.
 #pragma once
 
 #include <c10/core/Event.h>
@@ -18,8 +19,8 @@ class MetricsDrain {
   explicit MetricsDrain(std::vector<Hook*> hooks) : hooks_(std::move(hooks)) {}
 
   void push(StepReport report, const StepResult& result);
-  // Hands over what has arrived; waits for the oldest when more than `max_pending` are on their way.
-  // Throws NonFiniteError naming step and samples.
+  // Hands over what has arrived; waits for the oldest when more than `max_pending` are on their
+  // way. Throws NonFiniteError naming step and samples.
   void drain(size_t max_pending);
 
  private:

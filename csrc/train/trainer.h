@@ -1,5 +1,5 @@
-// The loop: batches in, optimizer steps out, reports to hooks, checkpoints by step, by time and on a stop
-// signal. Knows no model, no stage and no file format.
+// The loop: batches in, optimizer steps out, reports to hooks, checkpoints by step, by time and on
+// a stop signal. Knows no model, no stage and no file format.
 #pragma once
 
 #include <functional>
@@ -21,7 +21,7 @@ struct TrainLoop {
 
 // Runs to the end or to a stop signal; returns kOk, kSigint or kSigterm (after a save). Throws
 // NonFiniteError, DataError, ...; what earlier steps reported has then reached the hooks.
-ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule, std::vector<Hook*> hooks,
-             const TrainLoop& loop);
+ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule,
+             std::vector<Hook*> hooks, const TrainLoop& loop);
 
 }  // namespace mgm
