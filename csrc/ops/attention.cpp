@@ -1,0 +1,293 @@
+#include "ops/attention.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "base/error.h"
+
+namespace mgm::ops {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+using Entry = AttentionCache::Entry;
+
+thread_local AttentionCache* t_cache = nullptr;
+thread_local AttentionCacheMode t_mode = AttentionCacheMode::kRecord;
+
+struct Call {
+  std::vector<int64_t> offsets;
+  at::Tensor cu_seqlens;
+  int64_t max_length;
+  bool causal;
+  double scale;
+};
+
+struct Gradients {
+  at::Tensor q, k, v;
+};
+
+enum class Backend { kFlashVarlen, kCudnn, kCpu, kMath };
+
+// cuDNN is up to 1.8 times faster on long segments, but is called once per segment and builds a
+// plan for every new length (tens of ms), so it must have enough to do.
+constexpr int64_t kCudnnSegment = 4096;
+constexpr int64_t kCudnnSingleSegment = 1024;
+
+Backend choose_backend(const at::Tensor& q, const Call& call) {
+  if (q.scalar_type() == at::kDouble) return Backend::kMath;
+  if (!q.is_cuda()) return Backend::kCpu;
+  const int64_t width = q.size(2);
+  const bool half = q.scalar_type() == at::kBFloat16 || q.scalar_type() == at::kHalf;
+  if (!half || width % 8 != 0 || width > 256) return Backend::kMath;
+  if (at::globalContext().deterministicAlgorithms() || width > 128) return Backend::kFlashVarlen;
+  int64_t shortest = call.max_length;
+  for (size_t i = 1; i < call.offsets.size(); ++i) {
+    shortest = std::min(shortest, call.offsets[i] - call.offsets[i - 1]);
+  }
+  const int64_t enough = call.offsets.size() == 2 ? kCudnnSingleSegment : kCudnnSegment;
+  return shortest >= enough ? Backend::kCudnn : Backend::kFlashVarlen;
+}
+
+// ---- all segments at once -----------------------------------------------------------------------
+
+Entry flash_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Call& c) {
+  auto [out, lse, rng, unused, debug] = at::_flash_attention_forward(
+      q, k, v, c.cu_seqlens, c.cu_seqlens, c.max_length, c.max_length, /*dropout_p=*/0, c.causal,
+      /*return_debug_mask=*/false, c.scale);
+  return {out, {lse, rng, unused}};
+}
+
+Gradients flash_backward(const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k,
+                         const at::Tensor& v, const Entry& e, const Call& c) {
+  auto [dq, dk, dv] = at::_flash_attention_backward(
+      d_out, q, k, v, e.out, e.extra[0], c.cu_seqlens, c.cu_seqlens, c.max_length, c.max_length,
+      /*dropout_p=*/0, c.causal, e.extra[1], e.extra[2], c.scale);
+  return {dq, dk, dv};
+}
+
+// ---- segment by segment -------------------------------------------------------------------------
+
+// Rows of one segment as [1, heads, L, D].
+at::Tensor segment(const at::Tensor& x_THD, const Call& c, size_t i) {
+  return x_THD.narrow(0, c.offsets[i], c.offsets[i + 1] - c.offsets[i])
+      .transpose(0, 1)
+      .unsqueeze(0);
+}
+at::Tensor expand_heads(const at::Tensor& x_1KLD, int64_t heads) {
+  const int64_t groups = heads / x_1KLD.size(1);
+  return groups == 1 ? x_1KLD : x_1KLD.repeat_interleave(groups, 1);
+}
+at::Tensor sum_groups(const at::Tensor& d_1HLD, int64_t kv_heads) {
+  return d_1HLD.size(1) == kv_heads ? d_1HLD : d_1HLD.unflatten(1, {kv_heads, -1}).sum(2);
+}
+
+struct SegmentOps {
+  // q [1, H, L, D], k, v [1, K, L, D] -> out [1, H, L, D] and `extras` further tensors.
+  Entry (*forward)(const at::Tensor&, const at::Tensor&, const at::Tensor&, const Call&);
+  Gradients (*backward)(const at::Tensor& d_out, const at::Tensor&, const at::Tensor&,
+                        const at::Tensor&, const Entry&, const Call&);
+  size_t extras;
+};
+
+const SegmentOps kCpuOps = {
+    [](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Call& c) -> Entry {
+      auto [out, lse] = at::_scaled_dot_product_flash_attention_for_cpu(
+          q, expand_heads(k, q.size(1)), expand_heads(v, q.size(1)), /*dropout_p=*/0, c.causal,
+          /*attn_mask=*/{}, c.scale);
+      return {out, {lse}};
+    },
+    [](const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+       const Entry& e, const Call& c) -> Gradients {
+      auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
+          d_out, q, expand_heads(k, q.size(1)), expand_heads(v, q.size(1)), e.out, e.extra[0],
+          /*dropout_p=*/0, c.causal, /*attn_mask=*/{}, c.scale);
+      return {dq, sum_groups(dk, k.size(1)), sum_groups(dv, k.size(1))};
+    },
+    1};
+
+const SegmentOps kCudnnOps = {
+    [](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Call& c) -> Entry {
+      auto [out, lse, cu_q, cu_k, max_q, max_k, seed, offset, debug] =
+          at::_scaled_dot_product_cudnn_attention(q, k, v, /*attn_bias=*/{},
+                                                  /*compute_log_sumexp=*/true, /*dropout_p=*/0,
+                                                  c.causal, /*return_debug_mask=*/false, c.scale);
+      return {out, {lse, seed, offset}};
+    },
+    [](const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+       const Entry& e, const Call& c) -> Gradients {
+      auto [dq, dk, dv] = at::_scaled_dot_product_cudnn_attention_backward(
+          d_out, q, k, v, e.out, e.extra[0], e.extra[1], e.extra[2], /*attn_bias=*/{},
+          /*cum_seq_q=*/{}, /*cum_seq_k=*/{}, q.size(2), k.size(2), /*dropout_p=*/0, c.causal,
+          c.scale);
+      return {dq, dk, dv};
+    },
+    3};
+
+at::Tensor math_logits(const at::Tensor& q, const at::Tensor& k, const Call& c) {
+  const at::Tensor s = at::matmul(q, k.transpose(2, 3)) * c.scale;
+  if (!c.causal) return s;
+  const at::Tensor future = at::ones({s.size(2), s.size(3)}, s.options().dtype(at::kBool)).triu(1);
+  return s.masked_fill(future, -std::numeric_limits<double>::infinity());
+}
+
+const SegmentOps kMathOps = {
+    [](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Call& c) -> Entry {
+      const at::Tensor s = math_logits(q, expand_heads(k, q.size(1)), c);
+      const at::Tensor lse = s.logsumexp(-1, /*keepdim=*/true);
+      return {at::matmul((s - lse).exp(), expand_heads(v, q.size(1))), {lse}};
+    },
+    [](const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+       const Entry& e, const Call& c) -> Gradients {
+      const at::Tensor all_k = expand_heads(k, q.size(1)), all_v = expand_heads(v, q.size(1));
+      const at::Tensor p = (math_logits(q, all_k, c) - e.extra[0]).exp();
+      const at::Tensor dp = at::matmul(d_out, all_v.transpose(2, 3));
+      const at::Tensor ds = p * (dp - (d_out * e.out).sum(-1, /*keepdim=*/true)) * c.scale;
+      return {at::matmul(ds, all_k), sum_groups(at::matmul(ds.transpose(2, 3), q), k.size(1)),
+              sum_groups(at::matmul(p.transpose(2, 3), d_out), k.size(1))};
+    },
+    1};
+
+const SegmentOps& segment_ops(Backend backend) {
+  if (backend == Backend::kCudnn) return kCudnnOps;
+  return backend == Backend::kCpu ? kCpuOps : kMathOps;
+}
+
+bool empty_segment(const Call& c, size_t i) { return c.offsets[i] == c.offsets[i + 1]; }
+
+Entry segments_forward(const SegmentOps& ops, const at::Tensor& q, const at::Tensor& k,
+                       const at::Tensor& v, const Call& c) {
+  Entry all{at::empty_like(q, at::MemoryFormat::Contiguous), {}};
+  for (size_t i = 0; i + 1 < c.offsets.size(); ++i) {
+    if (empty_segment(c, i)) continue;
+    Entry one = ops.forward(segment(q, c, i), segment(k, c, i), segment(v, c, i), c);
+    const bool only = c.offsets[i + 1] - c.offsets[i] == q.size(0);
+    if (only) {
+      all.out = one.out.squeeze(0).transpose(0, 1).contiguous();
+    } else {
+      segment(all.out, c, i).copy_(one.out);
+    }
+    MGM_CHECK(one.extra.size() == ops.extras, one.extra.size());
+    all.extra.insert(all.extra.end(), one.extra.begin(), one.extra.end());
+  }
+  return all;
+}
+
+Gradients segments_backward(const SegmentOps& ops, const at::Tensor& d_out, const at::Tensor& q,
+                            const at::Tensor& k, const at::Tensor& v, const Entry& e,
+                            const Call& c) {
+  const auto contiguous = at::MemoryFormat::Contiguous;
+  Gradients all{at::empty_like(q, contiguous), at::empty_like(k, contiguous),
+                at::empty_like(v, contiguous)};
+  auto extra = e.extra.begin();
+  for (size_t i = 0; i + 1 < c.offsets.size(); ++i) {
+    if (empty_segment(c, i)) continue;
+    const auto next = extra + static_cast<std::ptrdiff_t>(ops.extras);
+    const Entry one{segment(e.out, c, i), {extra, next}};
+    extra = next;
+    const Gradients d = ops.backward(segment(d_out, c, i), segment(q, c, i), segment(k, c, i),
+                                     segment(v, c, i), one, c);
+    segment(all.q, c, i).copy_(d.q);
+    segment(all.k, c, i).copy_(d.k);
+    segment(all.v, c, i).copy_(d.v);
+  }
+  return all;
+}
+
+// ---- the autograd function ----------------------------------------------------------------------
+
+Entry compute(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Call& call) {
+  const Backend backend = choose_backend(q, call);
+  if (backend == Backend::kFlashVarlen) return flash_forward(q, k, v, call);
+  return segments_forward(segment_ops(backend), q, k, v, call);
+}
+
+struct PackedAttention : torch::autograd::Function<PackedAttention> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k,
+                            const at::Tensor& v, const Call& call) {
+    Entry entry;
+    if (t_cache && t_mode == AttentionCacheMode::kReplay) {
+      entry = t_cache->pop();
+      MGM_CHECK(entry.out.sizes() == q.sizes(), "stored attention is ", entry.out.sizes(),
+                ", the second run asks for ", q.sizes());
+    } else {
+      entry = compute(q, k, v, call);
+      // An alias: the output itself gets this node as its history, which must not end up in the
+      // cache.
+      if (t_cache) t_cache->push({entry.out.detach(), entry.extra});
+    }
+    variable_list saved = {q, k, v, call.cu_seqlens, entry.out};
+    saved.insert(saved.end(), entry.extra.begin(), entry.extra.end());
+    ctx->save_for_backward(saved);
+    ctx->saved_data["offsets"] = call.offsets;
+    ctx->saved_data["max_length"] = call.max_length;
+    ctx->saved_data["causal"] = call.causal;
+    ctx->saved_data["scale"] = call.scale;
+    ctx->saved_data["backend"] = static_cast<int64_t>(choose_backend(q, call));
+    return entry.out;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    const variable_list saved = ctx->get_saved_variables();
+    const Call call{ctx->saved_data["offsets"].toIntVector(), saved[3],
+                    ctx->saved_data["max_length"].toInt(), ctx->saved_data["causal"].toBool(),
+                    ctx->saved_data["scale"].toDouble()};
+    const auto backend = static_cast<Backend>(ctx->saved_data["backend"].toInt());
+    const Entry entry{saved[4], {saved.begin() + 5, saved.end()}};
+    const at::Tensor d_out = gradients[0].contiguous();
+    const Gradients d = backend == Backend::kFlashVarlen
+                            ? flash_backward(d_out, saved[0], saved[1], saved[2], entry, call)
+                            : segments_backward(segment_ops(backend), d_out, saved[0], saved[1],
+                                                saved[2], entry, call);
+    return {d.q, d.k, d.v, at::Tensor()};
+  }
+};
+
+}  // namespace
+
+AttentionCache::Entry AttentionCache::pop() {
+  MGM_CHECK(!entries_.empty(),
+            "no stored attention is left: the block attends more often when run ",
+            "again than it did in forward");
+  Entry entry = std::move(entries_.front());
+  entries_.pop_front();
+  return entry;
+}
+
+AttentionCacheGuard::AttentionCacheGuard(AttentionCache& cache, AttentionCacheMode mode)
+    : previous_cache_(t_cache), previous_mode_(t_mode) {
+  t_cache = &cache;
+  t_mode = mode;
+}
+
+AttentionCacheGuard::~AttentionCacheGuard() {
+  t_cache = previous_cache_;
+  t_mode = previous_mode_;
+}
+
+at::Tensor attention(const at::Tensor& q_THD, const at::Tensor& k_TKD, const at::Tensor& v_TKD,
+                     const SeqInfo& seq, bool causal, double scale) {
+  MGM_CHECK(q_THD.dim() == 3 && k_TKD.dim() == 3 && k_TKD.sizes() == v_TKD.sizes() &&
+                q_THD.size(0) == k_TKD.size(0) && q_THD.size(2) == k_TKD.size(2) &&
+                k_TKD.size(1) > 0 && q_THD.size(1) % k_TKD.size(1) == 0,
+            "attention takes q [T, H, D], k and v [T, K, D] with K dividing H; got ", q_THD.sizes(),
+            ", ", k_TKD.sizes(), ", ", v_TKD.sizes());
+  MGM_CHECK(seq.total() == q_THD.size(0), "segments cover ", seq.total(), " tokens, q has ",
+            q_THD.size(0));
+  MGM_CHECK(!q_THD.is_cuda() || (seq.cu_seqlens.defined() && seq.cu_seqlens.is_cuda()),
+            "attention on a GPU needs cu_seqlens there");
+  if (q_THD.size(0) == 0) return at::zeros_like(q_THD);
+  return PackedAttention::apply(q_THD, k_TKD, v_TKD,
+                                Call{seq.offsets, seq.cu_seqlens, seq.max_length, causal, scale});
+}
+
+at::Tensor attention_dense(const at::Tensor& q_BHLD, const at::Tensor& k_BHLD,
+                           const at::Tensor& v_BHLD, std::optional<double> scale) {
+  return at::scaled_dot_product_attention(q_BHLD, k_BHLD, v_BHLD, /*attn_mask=*/{},
+                                          /*dropout_p=*/0, /*is_causal=*/false, scale);
+}
+
+}  // namespace mgm::ops

@@ -1,0 +1,64 @@
+// Attention. attention() is the one entry for packed token streams (decoder), attention_dense() the
+// one for fixed-size batches (vision). Softmax statistics are fp32 (fp64 in float64). Shapes: T
+// tokens of all segments, H query heads, K key/value heads (K divides H: grouped queries), D head
+// width, B batch, L tokens of one picture.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <deque>
+#include <optional>
+#include <vector>
+
+#include "types/batch.h"
+
+namespace mgm::ops {
+
+// q [T, H, D], k and v [T, K, D] -> [T, H, D]. Attention stays inside the segments of `seq`; with
+// `causal` a token sees itself and what is before it in its segment.
+// CUDA, bfloat16 or float16: FlashAttention-2 over all segments at once, or cuDNN segment by
+// segment where that is faster and train.deterministic is off (its backward does not repeat bit for
+// bit). CPU: flash attention segment by segment, so a segment's bits depend on nothing outside it.
+// float64, and float32 on CUDA: plain products segment by segment.
+at::Tensor attention(const at::Tensor& q_THD, const at::Tensor& k_TKD, const at::Tensor& v_TKD,
+                     const SeqInfo& seq, bool causal, double scale);
+
+// q, k, v [B, H, L, D] -> [B, H, L, D], every token sees every token. Default scale 1 / sqrt(D).
+at::Tensor attention_dense(const at::Tensor& q_BHLD, const at::Tensor& k_BHLD,
+                           const at::Tensor& v_BHLD, std::optional<double> scale = std::nullopt);
+
+// Lets recomputation keep attention's results and recompute only what is around it: under a kRecord
+// guard attention() stores what its backward needs, under a kReplay guard it takes the stored
+// values back in the same order instead of computing them. For attention() alone; attention_dense()
+// is not stored.
+class AttentionCache {
+ public:
+  struct Entry {
+    at::Tensor out;                 // [T, H, D]
+    std::vector<at::Tensor> extra;  // log-sum-exp and what else the backend's backward takes
+  };
+  void push(Entry entry) { entries_.push_back(std::move(entry)); }
+  // The next stored entry; InternalError when the second run attends more often than the first did.
+  Entry pop();
+  size_t size() const { return entries_.size(); }
+
+ private:
+  std::deque<Entry> entries_;
+};
+
+enum class AttentionCacheMode { kRecord, kReplay };
+
+// Installs a cache for this thread while the guard lives; guards nest, the inner one rules.
+class AttentionCacheGuard {
+ public:
+  AttentionCacheGuard(AttentionCache& cache, AttentionCacheMode mode);
+  ~AttentionCacheGuard();
+  AttentionCacheGuard(const AttentionCacheGuard&) = delete;
+  AttentionCacheGuard& operator=(const AttentionCacheGuard&) = delete;
+
+ private:
+  AttentionCache* previous_cache_;
+  AttentionCacheMode previous_mode_;
+};
+
+}  // namespace mgm::ops
