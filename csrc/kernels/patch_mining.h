@@ -15,10 +15,11 @@
 // gathered per cell. Nothing is summed by atomics: every result repeats bit for bit.
 //
 // Cost at 768 px, 24 x 24 queries, ConvNeXt-L (192 + 384 + 768 + 1536 channels), bf16, one image:
-// the maps are 26.5 MB, read once for means and once for products (5 neighbours mostly from cache),
-// then 104 KB of cells per query window twice (60 MB from L2). Products: 50 M multiply-adds for the
-// variances, 2 x 30 M for scores and pooling, against 17 GMAC (K, V projections alone, absorbed)
-// and 212 MB for the concatenated map. u, pooled and their gradients are 6.6 MB each.
+// the maps are 26.5 MB, read once for the means and once for the products (5 neighbours, mostly
+// from cache); each query window then reads its 104 KB of cells twice (2 x 60 MB, from L2); u and
+// pooled are 6.6 MB each in fp32. Multiply-adds: 38 M for the variances, 30 M each for scores and
+// pooling. Literally it is 217 G for the K and V projections of a concatenated map of 212 MB.
+// Backward to u costs what scores and pooling do, backward to the maps about 120 M more.
 #pragma once
 
 #include <array>

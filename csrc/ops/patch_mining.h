@@ -5,7 +5,6 @@
 //
 // Shapes: B images, g grid, n LR patches per side of a view, p window side, h = g n p side of the
 // stage-0 map, C_s channels of stage s and C their sum, d mining width, V = views of all images.
-// Everything computes in fp32 (fp64 when the maps are fp64) whatever the maps' dtype is.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -84,8 +83,8 @@ struct MiningResult {
 // tiles row-major, inside a tile patches row-major. Stages 1..3 are resized to stage 0 (bilinear,
 // align_corners False, in coordinates of the whole map) on the fly. Stages NHWC contiguous, all of
 // one dtype: float32, bfloat16, on the CPU also float64. u [B, Q, C] float32 (float64 with float64
-// maps). Gradients: u and every stage; each sum runs in a fixed order, so they repeat bit for bit.
-// A non-finite score makes its whole query NaN.
+// maps), the dtype of all sums. Gradients: u and every stage; each sum runs in a fixed order, so
+// they repeat bit for bit. A non-finite score makes its whole query NaN.
 MiningResult patch_mining(const std::vector<at::Tensor>& stages, const at::Tensor& u_BQC,
                           const MiningView& view);
 

@@ -2,42 +2,12 @@
 
 #include <ATen/Parallel.h>
 
-#include <numeric>
-
 #include "base/error.h"
 #include "grad_check.h"
+#include "mining_cases.h"
 
 namespace mgm::ops {
 namespace {
-
-using Tensors = std::vector<at::Tensor>;
-
-const at::TensorOptions kDouble = at::TensorOptions(at::kDouble);
-
-struct Case {
-  const char* name;
-  int64_t batch;
-  MiningGeometry geometry;
-  std::vector<int64_t> sizes, channels;
-};
-
-std::ostream& operator<<(std::ostream& out, const Case& c) { return out << c.name; }
-
-Tensors random_stages(const Case& c, at::TensorOptions options = kDouble) {
-  Tensors stages;
-  for (size_t s = 0; s < 4; ++s) {
-    // Every stage and channel has its own offset and scale, as real features do.
-    const at::Tensor scale = at::rand({c.channels[s]}, options) + 0.5;
-    const at::Tensor offset = at::randn({c.channels[s]}, options) * 0.5 + static_cast<double>(s);
-    stages.push_back(at::randn({c.batch, c.sizes[s], c.sizes[s], c.channels[s]}, options) * scale +
-                     offset);
-  }
-  return stages;
-}
-
-int64_t sum(const std::vector<int64_t>& v) {
-  return std::accumulate(v.begin(), v.end(), int64_t{0});
-}
 
 // ---- the literal composition, from ATen operations alone ----------------------------------------
 
@@ -112,17 +82,11 @@ at::Tensor literal_mine(const at::Tensor& lr, const Tensors& stages, const Minin
 
 // ---- the kernel ---------------------------------------------------------------------------------
 
-std::vector<MiningView> views_of(const MiningGeometry& g) {
-  std::vector<MiningView> views = {{g.grid, g.patches, g.window, 1}};
-  if (g.global) views.push_back({1, g.patches, g.window, g.grid});
-  return views;
-}
-
-class Mining : public testing::TestWithParam<Case> {};
+class Mining : public testing::TestWithParam<MiningCase> {};
 
 TEST_P(Mining, KernelEqualsLiteralInFloat64) {
   at::manual_seed(7);
-  const Case& c = GetParam();
+  const MiningCase& c = GetParam();
   Tensors inputs = random_stages(c);
   for (const MiningView& view : views_of(c.geometry)) {
     inputs.resize(4);
@@ -147,7 +111,7 @@ TEST_P(Mining, KernelEqualsLiteralInFloat64) {
 // statistics, scores and sums are all float32, so only the maps' gradients carry bfloat16's 2^-9.
 TEST_P(Mining, KernelInFloat32AndBfloat16) {
   at::manual_seed(8);
-  const Case& c = GetParam();
+  const MiningCase& c = GetParam();
   const MiningView view = views_of(c.geometry).back();
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
     Tensors inputs;
@@ -173,15 +137,6 @@ TEST_P(Mining, KernelInFloat32AndBfloat16) {
   }
 }
 
-MiningParams random_params(int64_t lr_width, int64_t channels, int64_t d, at::TensorOptions o) {
-  const auto projection = [&](int64_t in) {
-    return MiningProjection{at::rand({in}, o) + 0.5, at::randn({in}, o) * 0.3,
-                            at::randn({d, in}, o) / std::sqrt(static_cast<double>(in)),
-                            at::randn({d}, o) * 0.3};
-  };
-  return {projection(lr_width), projection(channels), projection(channels)};
-}
-
 Tensors leaves(const at::Tensor& lr, const Tensors& stages, const MiningParams& p) {
   Tensors out = stages;
   for (const MiningProjection* m : {&p.query, &p.key, &p.value}) {
@@ -195,7 +150,7 @@ constexpr size_t kKeyLinearBias = 4 + 4 + 2, kKeyNormBias = 4 + 4 + 3;  // place
 
 TEST_P(Mining, BothFormsEqualTheReferenceInFloat64) {
   at::manual_seed(9);
-  const Case& c = GetParam();
+  const MiningCase& c = GetParam();
   const MiningGeometry& g = c.geometry;
   const int64_t lr_width = 13, d = 10;
   const Tensors stages = random_stages(c);
@@ -228,26 +183,47 @@ TEST_P(Mining, BothFormsEqualTheReferenceInFloat64) {
   }
 }
 
-// timm floors the sides of later stages: 108 gives 54, 27, 13.
-INSTANTIATE_TEST_SUITE_P(
-    Shapes, Mining,
-    testing::Values(Case{"one_position", 1, {1, false, 1, 1}, {1, 1, 1, 1}, {1, 2, 1, 3}},
-                    Case{"window1", 2, {1, false, 27, 1}, {27, 13, 6, 3}, {5, 7, 11, 13}},
-                    Case{"window3", 1, {1, false, 9, 3}, {27, 13, 6, 3}, {5, 7, 11, 13}},
-                    Case{"whole_map", 1, {1, false, 1, 27}, {27, 13, 6, 3}, {5, 7, 11, 13}},
-                    Case{"window8", 2, {1, false, 3, 8}, {24, 12, 6, 3}, {8, 16, 24, 40}},
-                    Case{"floored", 1, {1, false, 12, 9}, {108, 54, 27, 13}, {3, 4, 5, 6}},
-                    Case{"grid2", 1, {2, false, 3, 4}, {24, 12, 6, 3}, {5, 7, 11, 13}},
-                    Case{"grid2_global", 2, {2, true, 2, 8}, {32, 16, 8, 4}, {5, 7, 11, 13}},
-                    Case{"grid3", 1, {3, false, 3, 3}, {27, 13, 6, 3}, {5, 7, 11, 13}},
-                    Case{"grid3_global", 2, {3, true, 3, 3}, {27, 13, 6, 3}, {5, 7, 11, 13}},
-                    Case{"grid4_global", 1, {4, true, 3, 2}, {24, 12, 6, 3}, {5, 7, 11, 13}},
-                    Case{"grid2_odd_global", 1, {2, true, 5, 7}, {70, 35, 17, 8}, {2, 3, 4, 5}}),
-    [](const auto& param_info) { return std::string(param_info.param.name); });
+INSTANTIATE_TEST_SUITE_P(Shapes, Mining, testing::ValuesIn(kMiningCases),
+                         [](const auto& param_info) { return std::string(param_info.param.name); });
+
+// bfloat16 parameters, features and maps against the same numbers in float64. The literal form
+// rounds keys, values, logits and attention to bfloat16; the absorbed one only u's and the output's
+// products.
+TEST(MiningFront, FormsInBfloat16) {
+  at::manual_seed(16);
+  const MiningCase c{"", 2, {2, true, 3, 4}, {24, 12, 6, 3}, {12, 24, 48, 96}};
+  const MiningGeometry& g = c.geometry;
+  const auto rounded = [](const at::Tensor& x, at::ScalarType dtype) {
+    return x.to(at::kBFloat16).to(dtype);
+  };
+  const Tensors base = random_stages(c);
+  const at::Tensor lr = at::randn({c.batch * g.views(), 9, 40}, kDouble);
+  const MiningParams params = random_params(40, 180, 48, kDouble);
+  const auto mined = [&](MiningForm form, at::ScalarType dtype) {
+    Tensors stages;
+    for (const at::Tensor& x : base) stages.push_back(rounded(x, dtype));
+    const auto projection = [&](const MiningProjection& p) {
+      return MiningProjection{rounded(p.norm_weight, dtype), rounded(p.norm_bias, dtype),
+                              rounded(p.linear_weight, dtype), rounded(p.linear_bias, dtype)};
+    };
+    return mine(form, rounded(lr, dtype), stages,
+                {projection(params.query), projection(params.key), projection(params.value)}, g)
+        .tokens;
+  };
+  const at::Tensor exact = mined(MiningForm::kReference, at::kDouble);
+  const at::Tensor absorbed = mined(MiningForm::kAbsorbed, at::kBFloat16);
+  EXPECT_EQ(absorbed.scalar_type(), at::kBFloat16);
+  const double error = relative_l2(absorbed, exact);
+  const double literal_error = relative_l2(mined(MiningForm::kReference, at::kBFloat16), exact);
+  EXPECT_LE(error, 1e-2);
+  EXPECT_LE(error, literal_error);
+  RecordProperty("absorbed", std::to_string(error));
+  RecordProperty("literal", std::to_string(literal_error));
+}
 
 TEST(PatchMining, NumericGradient) {
   at::manual_seed(10);
-  const Case c{"", 1, {2, true, 1, 3}, {6, 3, 2, 1}, {2, 3, 1, 2}};
+  const MiningCase c{"", 1, {2, true, 1, 3}, {6, 3, 2, 1}, {2, 3, 1, 2}};
   for (const MiningView& view : views_of(c.geometry)) {
     Tensors inputs = random_stages(c);
     inputs.push_back(at::randn({c.batch, view.queries(), 8}, kDouble));
@@ -260,7 +236,7 @@ TEST(PatchMining, NumericGradient) {
 // A big common offset must not eat the variance.
 TEST(PatchMining, OffsetsDoNotCancelInFloat32) {
   at::manual_seed(11);
-  const Case c{"", 1, {1, false, 2, 4}, {8, 4, 2, 1}, {16, 16, 32, 64}};
+  const MiningCase c{"", 1, {1, false, 2, 4}, {8, 4, 2, 1}, {16, 16, 32, 64}};
   const MiningView view = views_of(c.geometry)[0];
   Tensors stages, exact;
   for (const at::Tensor& stage : random_stages(c, at::kFloat)) {
@@ -275,7 +251,7 @@ TEST(PatchMining, OffsetsDoNotCancelInFloat32) {
 
 TEST(PatchMining, NonFiniteScoresPoisonTheirQueryOnly) {
   at::manual_seed(12);
-  const Case c{"", 1, {1, false, 2, 4}, {8, 4, 2, 1}, {2, 3, 4, 5}};
+  const MiningCase c{"", 1, {1, false, 2, 4}, {8, 4, 2, 1}, {2, 3, 4, 5}};
   const MiningView view = views_of(c.geometry)[0];
   const Tensors stages = random_stages(c, at::kFloat);
   for (const float bad : {NAN, INFINITY, -INFINITY}) {
@@ -304,7 +280,7 @@ TEST(PatchMining, NonFiniteScoresPoisonTheirQueryOnly) {
 // One score that overflows to -infinity would only get weight 0 from a plain softmax.
 TEST(PatchMining, OneOverflowedScorePoisonsItsQuery) {
   at::manual_seed(15);
-  const Case c{"", 1, {1, false, 2, 4}, {8, 4, 2, 1}, {2, 3, 4, 5}};
+  const MiningCase c{"", 1, {1, false, 2, 4}, {8, 4, 2, 1}, {2, 3, 4, 5}};
   const Tensors stages = random_stages(c, at::kFloat);
   stages[0].select(-1, 0).fill_(0.1);
   stages[0][0][6][2][0] = -10;  // in the window of query 2
@@ -324,7 +300,7 @@ TEST(MiningOrder, EveryQuerySeesExactlyItsWindow) {
   at::manual_seed(13);
   const MiningGeometry g{2, true, 2, 2};
   const int64_t side = g.map_size(), n = g.patches, p = g.window;
-  const Case c{"", 1, g, {side, side / 2, side / 4, 1}, {3, 3, 3, 3}};
+  const MiningCase c{"", 1, g, {side, side / 2, side / 4, 1}, {3, 3, 3, 3}};
   Tensors stages = random_stages(c, at::kFloat);
   MiningParams params = random_params(4, 12, 6, at::kFloat);
   const at::Tensor lr = at::randn({g.views(), n * n, 4});
@@ -388,7 +364,7 @@ TEST(MiningOrder, ArrangePutsTheGlobalViewFirst) {
 
 TEST(PatchMining, RepeatsBitForBitWhateverTheThreads) {
   at::manual_seed(14);
-  const Case c{"", 2, {1, false, 3, 8}, {24, 12, 6, 3}, {5, 7, 11, 13}};
+  const MiningCase c{"", 2, {1, false, 3, 8}, {24, 12, 6, 3}, {5, 7, 11, 13}};
   const MiningView view = views_of(c.geometry)[0];
   Tensors inputs = random_stages(c, at::kFloat);
   inputs.push_back(at::randn({2, 9, 36}));
