@@ -129,7 +129,7 @@ MiningParams to(const MiningParams& p, at::TensorOptions o) {
 }
 
 // The two forms beside each other on the GPU. In bfloat16 both are measured against the literal
-// form in float64: the absorbed one, which rounds less often, must not be the worse one.
+// form in float64: the absorbed one must not be clearly the worse one.
 TEST_F(MiningGpu, FormsAgree) {
   at::manual_seed(25);
   const MiningCase c{"", 2, {2, true, 4, 8}, {64, 32, 16, 8}, {24, 48, 96, 192}};
@@ -152,8 +152,8 @@ TEST_F(MiningGpu, FormsAgree) {
   const double literal = relative_l2(mined(MiningForm::kReference, at::kBFloat16, kCuda), exact);
   std::printf("bfloat16 mined tokens, relative L2: absorbed %.2e, literal %.2e\n", absorbed,
               literal);
-  EXPECT_LE(absorbed, 2e-2);
-  EXPECT_LE(absorbed, literal * 1.1);
+  EXPECT_LE(absorbed, 1e-2);
+  EXPECT_LE(absorbed, literal * 1.25);
 }
 
 // Prints what one step costs at full width; passes as long as it runs.
