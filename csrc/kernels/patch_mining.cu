@@ -282,6 +282,47 @@ struct Readers {
         queries(begin == end ? 0 : (end - 1) / window - first_query + 1) {}
 };
 
+// Sums over the positions of query (qr, qc) that read cell (r, c) of tap * alpha and tap * beta.
+template <class T>
+__device__ float2 query_weights(const Problem<T>& p, const Stage<T>& s, const Readers& rows,
+                                const Readers& cols, int r, int c, int qr, int qc,
+                                const float4* coefficients) {
+  float2 sum = make_float2(0, 0);
+  for (int a = max(rows.begin, qr * p.window); a < min(rows.end, (qr + 1) * p.window); ++a) {
+    const float wr = s.weight[a * s.span + r - s.first[a]];
+    for (int b = max(cols.begin, qc * p.window); b < min(cols.end, (qc + 1) * p.window); ++b) {
+      const float tap = wr * s.weight[b * s.span + c - s.first[b]];
+      const float4 k = coefficients[a * p.side + b];
+      sum.x += tap * k.x;
+      sum.y += tap * k.y;
+    }
+  }
+  return sum;
+}
+
+// Sums over the positions that read both (r, c) and (nr, nc) of tap * gamma * other tap and of
+// tap * delta (which is wanted for nr = r, nc = c).
+template <class T>
+__device__ float2 neighbour_weights(const Problem<T>& p, const Stage<T>& s, const Readers& rows,
+                                    const Readers& cols, int r, int c, int nr, int nc,
+                                    const float4* coefficients) {
+  float2 sum = make_float2(0, 0);
+  for (int a = rows.begin; a < rows.end; ++a) {
+    const int i = nr - s.first[a];
+    if (i < 0 || i >= s.span) continue;
+    const float wr = s.weight[a * s.span + r - s.first[a]], nwr = s.weight[a * s.span + i];
+    for (int b = cols.begin; b < cols.end; ++b) {
+      const int l = nc - s.first[b];
+      if (l < 0 || l >= s.span) continue;
+      const float tap = wr * s.weight[b * s.span + c - s.first[b]];
+      const float4 k = coefficients[a * p.side + b];
+      sum.x += tap * k.z * (nwr * s.weight[b * s.span + l]);
+      sum.y += tap * k.w;
+    }
+  }
+  return sum;
+}
+
 // Dynamic shared memory: per reading query alpha, beta and its index.
 template <class T, int VEC>
 __global__ void map_gradient_kernel(const __grid_constant__ Problem<T> p, int stage_index,
@@ -306,41 +347,18 @@ __global__ void map_gradient_kernel(const __grid_constant__ Problem<T> p, int st
     if (job < queries) {
       const int qr = rows.first_query + job / cols.queries;
       const int qc = cols.first_query + job % cols.queries;
-      float sum_alpha = 0, sum_beta = 0;
-      for (int a = max(rows.begin, qr * p.window); a < min(rows.end, (qr + 1) * p.window); ++a) {
-        const float wr = s.weight[a * s.span + r - s.first[a]];
-        for (int b = max(cols.begin, qc * p.window); b < min(cols.end, (qc + 1) * p.window); ++b) {
-          const float tap = wr * s.weight[b * s.span + c - s.first[b]];
-          const float4 k = coefficients[a * p.side + b];
-          sum_alpha += tap * k.x;
-          sum_beta += tap * k.y;
-        }
-      }
+      const float2 w = query_weights(p, s, rows, cols, r, c, qr, qc, coefficients);
       const int n = p.patches, tile = qr / n * p.tiles + qc / n;
-      alpha[job] = sum_alpha;
-      beta[job] = sum_beta;
+      alpha[job] = w.x;
+      beta[job] = w.y;
       index[job] = image * p.queries() + tile * n * n + qr % n * n + qc % n;
-      continue;
+    } else {
+      const int slot = job - queries;
+      const int nr = r + slot / width - reach, nc = c + slot % width - reach;
+      const float2 w = neighbour_weights(p, s, rows, cols, r, c, nr, nc, coefficients);
+      neighbour[slot] = w.x;
+      if (nr == r && nc == c) delta = w.y;
     }
-    const int slot = job - queries;
-    const int nr = r + slot / width - reach, nc = c + slot % width - reach;
-    const bool self = nr == r && nc == c;
-    float sum = 0, sum_delta = 0;
-    for (int a = rows.begin; a < rows.end; ++a) {
-      const int i = nr - s.first[a];
-      if (i < 0 || i >= s.span) continue;
-      const float wr = s.weight[a * s.span + r - s.first[a]], nwr = s.weight[a * s.span + i];
-      for (int b = cols.begin; b < cols.end; ++b) {
-        const int l = nc - s.first[b];
-        if (l < 0 || l >= s.span) continue;
-        const float tap = wr * s.weight[b * s.span + c - s.first[b]];
-        const float4 k = coefficients[a * p.side + b];
-        sum += tap * k.z * (nwr * s.weight[b * s.span + l]);
-        sum_delta += tap * k.w;
-      }
-    }
-    neighbour[slot] = sum;
-    if (self) delta = sum_delta;
   }
   __syncthreads();
 
