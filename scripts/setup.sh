@@ -33,7 +33,7 @@ fi
 # ---- Debian packages ------------------------------------------------------------------------------
 tools=(g++ cmake ninja-build ccache mold git python3 python3-venv ca-certificates)
 libraries=(libyaml-cpp-dev libsentencepiece-dev nlohmann-json3-dev libsimdjson-dev libcli11-dev
-  libspdlog-dev libfmt-dev libjpeg-dev libpng-dev libwebp-dev libgif-dev libxxhash-dev libgtest-dev
+  libspdlog-dev libfmt-dev libjpeg-dev libpng-dev libwebp-dev libxxhash-dev libgtest-dev
   libbenchmark-dev)
 have() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
 if command -v dpkg-query >/dev/null; then
