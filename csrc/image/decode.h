@@ -18,7 +18,7 @@
 namespace mgm {
 
 inline constexpr int64_t kMaxPixels = 178956970;  // Pillow's decompression bomb limit
-inline constexpr int64_t kMaxSide = 1000000;      // libpng's limit, here for every format
+inline constexpr int64_t kMaxSide = 1000000;      // keeps resize coefficients and rows small
 
 enum class ImageFormat { kJpeg, kPng, kWebp, kGif };
 const char* format_name(ImageFormat format);  // "JPEG", ...

@@ -29,7 +29,7 @@ class PngReader {
   void read_header() {
     run([this] {
       png_set_read_fn(png_, this, on_read);
-      png_set_user_limits(png_, kMaxSide, kMaxSide);
+      png_set_user_limits(png_, PNG_UINT_31_MAX, PNG_UINT_31_MAX);  // check_size has our limits
       // Transparency, profiles and texts are not wanted and, compressed, could fill the memory.
       constexpr png_byte kTransparency[] = "tRNS";
       png_set_keep_unknown_chunks(png_, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);

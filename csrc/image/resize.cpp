@@ -261,12 +261,12 @@ void check_axis(const ResizeAxis& axis, int64_t size, const char* name) {
             axis.count);
 }
 
-}  // namespace
+// An axis that stays as it is.
+ResizeAxis whole(int64_t size) { return {size, 0, size, size, 0, size}; }
 
-RgbImage resize_bicubic(const RgbImage& image, const ResizeAxis& x, const ResizeAxis& y,
-                        const Rgb& border) {
-  check_axis(x, image.width, "x");
-  check_axis(y, image.height, "y");
+// The horizontal pass, then the vertical one.
+RgbImage resize_passes(const RgbImage& image, const ResizeAxis& x, const ResizeAxis& y,
+                       const Rgb& border) {
   const Filter horizontal = make_filter(x), vertical = make_filter(y);
   const std::vector<uint8_t> border_row = make_border_row(horizontal, border);
   int64_t end = 0;
@@ -292,6 +292,19 @@ RgbImage resize_bicubic(const RgbImage& image, const ResizeAxis& x, const Resize
     }
   }
   return out;
+}
+
+}  // namespace
+
+RgbImage resize_bicubic(const RgbImage& image, const ResizeAxis& x, const ResizeAxis& y,
+                        const Rgb& border) {
+  check_axis(x, image.width, "x");
+  check_axis(y, image.height, "y");
+  const int64_t shrink_x = x.extent - x.scaled, shrink_y = y.extent - y.scaled;
+  if (shrink_y <= 0 || shrink_y <= 2 * shrink_x) return resize_passes(image, x, y, border);
+  MGM_CHECK(x.extent == x.size && y.extent == y.size, "a border with the vertical pass first");
+  // A pass from a size to itself changes nothing.
+  return resize_passes(resize_passes(image, whole(x.size), y, border), x, whole(y.count), border);
 }
 
 RgbImage resize_bicubic(const RgbImage& image, int64_t width, int64_t height) {

@@ -22,7 +22,8 @@ struct ResizeAxis {
   int64_t count = 0;
 };
 
-// Throws InternalError if an axis is inconsistent (empty, or a part outside its whole).
+// Throws InternalError if an axis is inconsistent (empty, or a part outside its whole), or if there
+// is a border where the vertical pass goes first.
 RgbImage resize_bicubic(const RgbImage& image, const ResizeAxis& x, const ResizeAxis& y,
                         const Rgb& border);
 
