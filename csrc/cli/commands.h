@@ -1,5 +1,5 @@
-// One function per sub-command: it declares its options on `app` and sets the callback that runs it.
-// Callbacks throw typed errors; main.cpp is the only place that turns them into exit codes.
+// One function per sub-command: it declares its options on `app` and sets the callback that runs
+// it. Callbacks throw typed errors; main.cpp is the only place that turns them into exit codes.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -12,8 +12,9 @@ struct Exit {
   int code;
 };
 
-void add_config(CLI::App& app);      // config show|check|diff|help
-void add_render(CLI::App& app);      // render
-void add_tokenize(CLI::App& app);    // tokenize
+void add_config(CLI::App& app);    // config show|check|diff|help
+void add_data(CLI::App& app);      // data check|show
+void add_render(CLI::App& app);    // render
+void add_tokenize(CLI::App& app);  // tokenize
 
 }  // namespace mgm::cli

@@ -12,6 +12,10 @@ int run(int argc, char** argv) {
   CLI::App app{"mgm: trains, finetunes, evaluates and runs Mini-Gemini vision-language models"};
   app.require_subcommand(1);
   app.set_version_flag("--version", "mgm " MGM_VERSION);
+  mgm::cli::add_config(app);
+  mgm::cli::add_data(app);
+  mgm::cli::add_render(app);
+  mgm::cli::add_tokenize(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
@@ -29,6 +33,9 @@ int main(int argc, char** argv) {
     return run(argc, argv);
   } catch (const mgm::cli::Exit& e) {
     return e.code;
+  } catch (const mgm::ConfigError& e) {  // lines of "file:line:col: key: message"
+    std::cerr << e.what() << "\n";
+    return static_cast<int>(e.code());
   } catch (const mgm::Error& e) {
     std::cerr << "error: " << e.what() << "\n";
     return static_cast<int>(e.code());

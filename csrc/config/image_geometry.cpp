@@ -13,11 +13,11 @@ std::variant<ImageGeometry, ConfigProblem> make_geometry(const ImageConfig& imag
   g.grid = image.grid;
   g.global = image.global;
   if (tower.image_size % tower.patch_size != 0) {
+    const int64_t below = tower.image_size / tower.patch_size * tower.patch_size;
     return ConfigProblem{
         "model.vision_tower.image_size",
-        cat(tower.image_size, " is not a multiple of patch_size ", tower.patch_size,
-            "; nearest: ", tower.image_size / tower.patch_size * tower.patch_size, " or ",
-            (tower.image_size / tower.patch_size + 1) * tower.patch_size)};
+        cat(tower.image_size, " is not a multiple of patch_size ", tower.patch_size, "; nearest: ",
+            below > 0 ? cat(below, " or ") : std::string(), below + tower.patch_size)};
   }
   if (image.global && image.grid == 1) {
     return ConfigProblem{

@@ -2,20 +2,21 @@
 // yaml-cpp.
 #pragma once
 
-#include <memory>
 #include <string>
-#include <utility>
+#include <string_view>
 #include <vector>
 
 namespace mgm {
 
-// Where a value was written: "configs/a.yaml:3:7", or "--set train.seed=1".
+// Where a value was written: "configs/a.yaml:3:7", "built-in base/hd.yaml:2:3" or
+// "--set train.seed=1".
 struct Where {
   std::string source;  // file name, or the whole --set argument
   int line = 0;        // 1-based; 0 when the source has no lines
   int column = 0;
 
-  std::string text() const;  // "file:3:7" or "--set train.seed=1"
+  std::string text() const;
+  bool operator==(const Where&) const = default;
 };
 
 struct ConfigNode {
@@ -26,11 +27,12 @@ struct ConfigNode {
   Where where;
   std::string scalar;
   bool quoted = false;     // "1" is a string, 1 a number
+  bool reported = false;   // an issue about this node exists already; readers pass over it
   std::vector<Entry> map;  // in file order; keys are unique
   std::vector<ConfigNode> sequence;
 
-  ConfigNode* find(const std::string& key);
-  const ConfigNode* find(const std::string& key) const;
+  ConfigNode* find(std::string_view key);
+  const ConfigNode* find(std::string_view key) const;
   std::string kind_name() const;  // "a list", "a mapping", "'text'", "nothing"
 };
 
@@ -40,17 +42,23 @@ struct ConfigNode::Entry {
   ConfigNode value;
 };
 
-// `over` on top of `base`: maps merge key by key, everything else replaces.
+// `over` on top of `base`: maps merge key by key; an empty value (`data:`) leaves a map as it is;
+// everything else replaces.
 ConfigNode merge(ConfigNode base, const ConfigNode& over);
+
+// Text from a file as it may stand in a one-line message: control characters escaped, long text
+// cut.
+std::string shown(std::string_view text);
 
 // One finding about a config; printed as "where: key: message".
 struct ConfigIssue {
   Where where;
-  std::string key;
+  std::string key;  // dotted; may be empty
   std::string message;
+  bool operator==(const ConfigIssue&) const = default;
 };
 
-// Throws ConfigError with all issues, sorted by position.
+// Throws ConfigError with all issues, sorted by position, each one once.
 [[noreturn]] void throw_issues(std::vector<ConfigIssue> issues);
 
 }  // namespace mgm

@@ -1,5 +1,6 @@
 #include "config/run_config.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/strings.h"
@@ -34,56 +35,71 @@ MGM_ENUM_NAMES(RulePreset, "none", "stage1", "stage2", "optimize_vision_tower",
                "optimize_vision_tower_aux");
 #undef MGM_ENUM_NAMES
 
-// ---- fields
-// ---------------------------------------------------------------------------------------
+namespace {
+
+// Upper limits, far above any real model, keep sums and products of sizes within 64 bits.
+constexpr double kMaxSize = 1 << 20;    // widths, counts per layer, batch sizes
+constexpr double kMaxPixels = 1 << 16;  // side of an image
+constexpr double kMaxTokens = 1 << 24;  // of one sequence
+constexpr double kMaxLayers = 4096;
+constexpr double kMaxVocab = 1 << 30;
+constexpr double kMaxEpochs = 1e6;
+constexpr double kMaxCount = 1e12;  // samples, steps
+constexpr double kMaxRate = 1e6;    // learning rates and their factors
+
+}  // namespace
+
+// ---- fields -------------------------------------------------------------------------------------
 void LlmConfig::describe(FieldVisitor& v) {
   v.field("path", path, "Hugging Face directory with the LLM's weights and tokenizer");
   v.choice("arch", arch, "block architecture");
-  v.field("vocab_size", vocab_size, "rows of the embedding", at_least(1));
-  v.field("hidden_size", hidden_size, "width", at_least(1));
-  v.field("intermediate_size", intermediate_size, "width of the MLP", at_least(1));
-  v.field("num_layers", num_layers, "decoder blocks", at_least(1));
-  v.field("num_heads", num_heads, "query heads", at_least(1));
+  v.field("vocab_size", vocab_size, "rows of the embedding", between(1, kMaxVocab));
+  v.field("hidden_size", hidden_size, "width", between(1, kMaxSize));
+  v.field("intermediate_size", intermediate_size, "width of the MLP", between(1, kMaxSize));
+  v.field("num_layers", num_layers, "decoder blocks", between(1, kMaxLayers));
+  v.field("num_heads", num_heads, "query heads", between(1, kMaxSize));
   v.field("num_kv_heads", num_kv_heads, "key and value heads (grouped-query attention)",
-          at_least(1));
-  v.field("head_dim", head_dim, "width of a head; 0: hidden_size / num_heads", at_least(0));
-  v.field("rope_theta", rope_theta, "base of the rotary position embedding", at_least(1));
+          between(1, kMaxSize));
+  v.field("head_dim", head_dim, "width of a head; 0: hidden_size / num_heads",
+          between(0, kMaxSize));
+  v.field("rope_theta", rope_theta, "base of the rotary position embedding", between(1, 1e12));
   v.field("norm_eps", norm_eps, "epsilon of RMSNorm", between(0, 1));
-  v.field("max_positions", max_positions, "longest sequence the model was made for", at_least(1));
+  v.field("max_positions", max_positions, "longest sequence the model was made for",
+          between(1, kMaxTokens));
   v.choice("activation", activation, "activation of the MLP");
   v.field("tie_embeddings", tie_embeddings, "lm_head shares the embedding's weight");
-  v.field("num_experts", num_experts, "experts per MoE block; 0: dense", at_least(0));
-  v.field("experts_per_token", experts_per_token, "experts a token visits", at_least(1));
+  v.field("num_experts", num_experts, "experts per MoE block; 0: dense", between(0, kMaxSize));
+  v.field("experts_per_token", experts_per_token, "experts a token visits", between(1, kMaxSize));
   v.field("init_std", init_std,
           "standard deviation of random initialisation; 0: 1 / sqrt(fan_in) per matrix",
-          at_least(0));
+          between(0, 1e3));
 }
 
 void VisionTowerConfig::describe(FieldVisitor& v) {
   v.field("path", path, "Hugging Face directory of the CLIP vision tower");
-  v.field("image_size", image_size, "side of one LR view, pixels", at_least(1));
-  v.field("patch_size", patch_size, "side of a patch, pixels", at_least(1));
-  v.field("hidden_size", hidden_size, "width", at_least(1));
-  v.field("intermediate_size", intermediate_size, "width of the MLP", at_least(1));
-  v.field("num_layers", num_layers, "transformer blocks", at_least(1));
-  v.field("num_heads", num_heads, "attention heads", at_least(1));
+  v.field("image_size", image_size, "side of one LR view, pixels", between(1, kMaxPixels));
+  v.field("patch_size", patch_size, "side of a patch, pixels", between(1, kMaxPixels));
+  v.field("hidden_size", hidden_size, "width", between(1, kMaxSize));
+  v.field("intermediate_size", intermediate_size, "width of the MLP", between(1, kMaxSize));
+  v.field("num_layers", num_layers, "transformer blocks", between(1, kMaxLayers));
+  v.field("num_heads", num_heads, "attention heads", between(1, kMaxSize));
   v.field("norm_eps", norm_eps, "epsilon of LayerNorm", between(0, 1));
   v.field("select_layer", select_layer,
-          "which of the num_layers + 1 hidden states is the feature; negative counts from the end");
+          "which of the num_layers + 1 hidden states is the feature; negative counts from the end",
+          between(-kMaxLayers - 1, kMaxLayers));
   v.choice("select_feature", select_feature, "patch drops the class token, cls_patch keeps it");
 }
 
 void ConvnextConfig::describe(FieldVisitor& v) {
   v.field("path", path, "OpenCLIP directory of the ConvNeXt tower");
   v.field("depths", depths, "blocks per stage (set by hr_encoder unless it is convnext)",
-          at_least(1));
+          between(1, kMaxLayers));
   v.field("dims", dims, "channels per stage (set by hr_encoder unless it is convnext)",
-          at_least(1));
+          between(1, kMaxSize));
   v.field("norm_eps", norm_eps, "epsilon of LayerNorm", between(0, 1));
   v.field("drop_path", drop_path,
           "stochastic depth rate of the last block in training, rising linearly from 0; also "
-          "active in the "
-          "frozen tower, as published (0 switches it off: the `nodp` recipes)",
+          "active in the frozen tower, as published (0 switches it off: the `nodp` recipes)",
           between(0, 0.999));
   v.field("layer_scale", layer_scale, "initial value of gamma for model.init: random",
           between(0, 10));
@@ -92,12 +108,11 @@ void ConvnextConfig::describe(FieldVisitor& v) {
 void MiningConfig::describe(FieldVisitor& v) {
   v.choice("kernel", kernel,
            "absorbed: key and value projections moved off the HR positions (same function, 60 "
-           "times fewer "
-           "operations); reference: the literal form");
+           "times fewer operations); reference: the literal form");
 }
 
 void ProjectorConfig::describe(FieldVisitor& v) {
-  v.field("type", type, "linear, mlpNx_gelu (N >= 1) or identity");
+  v.field("type", type, "linear, mlpNx_gelu (N from 1 to 16) or identity");
   v.field("path", path,
           "mm_projector.bin written by stage 1: projector and mining weights to start from");
 }
@@ -111,8 +126,7 @@ void ModelConfig::describe(FieldVisitor& v) {
   v.section("vision_tower", vision_tower, "the LR encoder, a CLIP ViT");
   v.choice("hr_encoder", hr_encoder,
            "the HR encoder: a published ConvNeXt, `convnext` with free sizes, or none (plain LLaVA "
-           "path, no "
-           "mining parameters)");
+           "path, no mining parameters)");
   v.section("convnext", convnext, "sizes of the HR encoder");
   v.section("mining", mining, "patch info mining");
   v.section("projector", projector, "from LR width to LLM width");
@@ -120,7 +134,7 @@ void ModelConfig::describe(FieldVisitor& v) {
 
 void ImageConfig::describe(FieldVisitor& v) {
   v.field("hr_size", hr_size, "side of the square HR canvas, pixels (image_size_aux)",
-          at_least(32));
+          between(32, kMaxPixels));
   v.field("grid", grid, "LR tiles per side (image_grid)", between(1, 16));
   v.field("global", global,
           "one more LR view of the whole picture beside the tiles (image_global)");
@@ -138,11 +152,10 @@ void TextConfig::describe(FieldVisitor& v) {
   v.field("tokenizer", tokenizer,
           "tokenizer.model or a directory holding it; empty: the directory of the model");
   v.field("max_length", max_length, "longest sample in tokens, visual tokens included",
-          at_least(1));
+          between(1, kMaxTokens));
   v.choice("markers", markers,
            "several image markers in one message: error unless they match the images; collapse "
-           "keeps one, as "
-           "the reference does, and counts it");
+           "keeps one, as the reference does, and counts it");
 }
 
 void PathRewrite::describe(FieldVisitor& v) {
@@ -163,30 +176,28 @@ void DataSource::describe(FieldVisitor& v) {
 
 void DataConfig::describe(FieldVisitor& v) {
   v.list("sources", sources, "annotation files; their records are concatenated in this order");
-  v.choice(
-      "grouping", grouping,
-      "none: a plain shuffle; modality_length: every global batch of one modality, similar lengths "
-      "together");
+  v.choice("grouping", grouping,
+           "none: a plain shuffle; modality_length: every global batch of one modality, similar "
+           "lengths together");
   v.field("shuffle", shuffle, "draw a new order per epoch from train.seed");
   v.choice("on_error", on_error,
            "a bad sample (missing image, cut by max_length, no supervised token, ...): stop with "
-           "its name, or "
-           "skip it, leaving a counted hole in its batch");
+           "its name, or skip it, leaving a counted hole in its batch");
   v.field("workers", workers, "threads that decode and tokenise; 0: in the training thread",
           between(0, 1024));
   v.field("prefetch", prefetch, "micro-batches prepared ahead", between(1, 1024));
-  v.field(
-      "expected_samples", expected_samples,
-      "number of records, for --plan without the data; checked against the data when it is there",
-      at_least(0));
+  v.field("expected_samples", expected_samples,
+          "about how many records there are, for --plan without the data; with the data its own "
+          "count is used and a difference reported",
+          between(0, kMaxCount));
 }
 
 void OptimizerConfig::describe(FieldVisitor& v) {
-  v.field("lr", lr, "base learning rate", at_least(0));
+  v.field("lr", lr, "base learning rate", between(0, kMaxRate));
   v.field("betas", betas, "AdamW moment decay rates", between(0, 0.999999));
   v.field("eps", eps, "AdamW epsilon", between(0, 1));
   v.field("weight_decay", weight_decay, "decoupled weight decay; never on biases and norm weights",
-          at_least(0));
+          between(0, kMaxRate));
   v.field("clip_norm", clip_norm, "largest global gradient norm; 0: no clipping", at_least(0));
 }
 
@@ -195,7 +206,7 @@ void ScheduleConfig::describe(FieldVisitor& v) {
   v.field("warmup_ratio", warmup_ratio, "share of all steps with rising rate, rounded up",
           between(0, 1));
   v.field("warmup_steps", warmup_steps, "steps with rising rate; above 0 overrides warmup_ratio",
-          at_least(0));
+          between(0, kMaxCount));
   v.field("min_ratio", min_ratio, "rate at the end as a share of lr", between(0, 1));
 }
 
@@ -203,11 +214,10 @@ void TrainRule::describe(FieldVisitor& v) {
   v.choice("preset", preset,
            "a named set of patterns: stage1 (projector and mining), stage2 (stage1 and the LLM), "
            "optimize_vision_tower (last half of the CLIP blocks), optimize_vision_tower_aux (last "
-           "ConvNeXt "
-           "block of each stage)");
+           "ConvNeXt block of each stage)");
   v.field("match", match, "parameter names, with * and ?; one that matches nothing is an error");
   v.field("train", train, "false freezes what matches");
-  v.field("lr_scale", lr_scale, "factor on the learning rate", at_least(0));
+  v.field("lr_scale", lr_scale, "factor on the learning rate", between(0, kMaxRate));
   v.field("weight_decay", weight_decay, "instead of optimizer.weight_decay; below 0: not set");
 }
 
@@ -216,17 +226,17 @@ void RecomputeRule::describe(FieldVisitor& v) {
   v.required("match");
   v.choice("policy", policy,
            "none: keep activations; full: keep the block's input and run it again in backward; "
-           "selective: "
-           "full, but attention outputs are kept");
+           "selective: full, but attention outputs are kept");
 }
 
 void TrainConfig::describe(FieldVisitor& v) {
-  v.field("epochs", epochs, "passes over the data", at_least(1));
+  v.field("epochs", epochs, "passes over the data", between(1, kMaxEpochs));
   v.field("max_steps", max_steps, "optimizer steps; above 0 overrides epochs, in both directions",
-          at_least(0));
-  v.field("global_batch", global_batch, "samples per optimizer step over all ranks", at_least(1));
+          between(0, kMaxCount));
+  v.field("global_batch", global_batch, "samples per optimizer step over all ranks",
+          between(1, kMaxSize));
   v.field("micro_batch", micro_batch, "samples per forward on one rank; accumulation follows",
-          at_least(1));
+          between(1, kMaxSize));
   v.field("seed", seed, "fixes initialisation, order and drop path", at_least(0));
   v.choice("device", device, "auto: cuda where there is one");
   v.choice("dtype", dtype, "of weights and activations; auto: float32 on cpu, bfloat16 on cuda");
@@ -235,26 +245,27 @@ void TrainConfig::describe(FieldVisitor& v) {
   v.field("threads", threads,
           "CPU threads of one operation; 0: all cores. On cpu the bits of a run depend on it",
           between(0, 1024));
-  v.choice(
-      "loss_norm", loss_norm,
-      "global_tokens: sum over all targets of the step / their number; micro_batch: mean of the "
-      "micro-batch means, as the reference");
+  v.choice("loss_norm", loss_norm,
+           "global_tokens: sum over all targets of the step / their number; micro_batch: mean of "
+           "the micro-batch means, as the reference");
   v.list("rules", rules,
          "what trains: applied in order, the last match wins; nothing trains by default");
   v.list("recompute", recompute, "activation recomputation per block: the last match wins");
 }
 
 void CheckpointConfig::describe(FieldVisitor& v) {
-  v.field("every_steps", every_steps, "save after so many steps; 0: not by step", at_least(0));
+  v.field("every_steps", every_steps, "save after so many steps; 0: not by step",
+          between(0, kMaxCount));
   v.field("every_minutes", every_minutes, "save after so many minutes; 0: not by time",
-          at_least(0));
-  v.field("keep", keep, "newest checkpoints kept", at_least(1));
+          between(0, kMaxRate));
+  v.field("keep", keep, "newest checkpoints kept", between(1, kMaxCount));
   v.field("at_end", at_end, "save after the last step");
 }
 
 void LogConfig::describe(FieldVisitor& v) {
   v.field("every_steps", every_steps,
-          "progress line after so many steps (metrics.jsonl gets every step)", at_least(1));
+          "progress line after so many steps (metrics.jsonl gets every step)",
+          between(1, kMaxCount));
   v.field("tensorboard", tensorboard, "write TensorBoard event files into the run folder");
 }
 
@@ -275,8 +286,7 @@ void RunConfig::describe(FieldVisitor& v) {
   v.section("log", log, "progress and metrics");
 }
 
-// ---- rules that span fields
-// -----------------------------------------------------------------------
+// ---- rules that span fields ---------------------------------------------------------------------
 namespace {
 
 // Sizes of the published OpenCLIP ConvNeXts.
@@ -336,10 +346,10 @@ void check_model(const ModelConfig& model, Checks& checks) {
                   model.convnext.dims.size());
   }
   const std::string& type = model.projector.type;
-  const bool mlp = glob_match("mlp*x_gelu", type) && type.size() > 9 &&
-                   type.find_first_not_of("0123456789", 3) == type.size() - 6 && type[3] != '0';
+  bool mlp = false;
+  for (int depth = 1; depth <= 16; ++depth) mlp = mlp || type == cat("mlp", depth, "x_gelu");
   checks.expect(type == "linear" || type == "identity" || mlp, "model.projector.type", "'", type,
-                "' is not linear, identity or mlpNx_gelu");
+                "' is not linear, identity or mlpNx_gelu with N from 1 to 16");
   checks.expect(type != "identity" || tower.hidden_size == llm.hidden_size, "model.projector.type",
                 "identity needs vision_tower.hidden_size ", tower.hidden_size,
                 " = llm.hidden_size ", llm.hidden_size);
@@ -348,14 +358,15 @@ void check_model(const ModelConfig& model, Checks& checks) {
 void check_training(const RunConfig& config, Checks& checks) {
   const TrainConfig& train = config.train;
   if (train.global_batch % train.micro_batch != 0) {
-    int64_t below = train.micro_batch, above = train.micro_batch;
-    while (below > 1 && train.global_batch % below != 0) --below;
-    while (above < train.global_batch && train.global_batch % above != 0) ++above;
+    int64_t below = std::min(train.micro_batch, train.global_batch);
+    while (train.global_batch % below != 0) --below;
+    int64_t above = std::min(train.micro_batch, train.global_batch);
+    while (train.global_batch % above != 0) ++above;
     const int64_t multiple = train.global_batch / train.micro_batch * train.micro_batch;
     checks.expect(false, "train.micro_batch", train.micro_batch, " does not divide global_batch ",
-                  train.global_batch, "; nearest: micro_batch ", below, " or ", above,
-                  ", or global_batch ", multiple > 0 ? cat(multiple, " or ") : std::string(),
-                  multiple + train.micro_batch);
+                  train.global_batch, "; nearest: micro_batch ", below,
+                  above != below ? cat(" or ", above) : "", ", or global_batch ",
+                  multiple > 0 ? cat(multiple, " or ") : "", multiple + train.micro_batch);
   }
   checks.expect(config.optimizer.betas.size() == 2, "optimizer.betas", "needs 2 numbers, got ",
                 config.optimizer.betas.size());

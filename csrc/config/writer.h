@@ -1,6 +1,8 @@
-// A RunConfig as YAML that reads back to the same RunConfig.
+// A RunConfig as YAML that reads back to the same RunConfig, and the difference of two.
 #pragma once
 
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,19 +11,18 @@
 namespace mgm {
 
 // Every key with its value. With `origins`, each line ends in a comment that says where the value
-// came from.
+// came from. What parse_run_config reads back.
 std::string to_yaml(const RunConfig& config, const std::map<std::string, Where>* origins = nullptr);
 
-// One line of a flat listing.
-struct FlatField {
-  std::string key;    // "train.rules[0].match"
-  std::string value;  // as YAML writes it
-  std::string type, limits, help;
-};
-// `document`: list items are described once, with [] for the index.
-std::vector<FlatField> flatten(const RunConfig& config, bool document = false);
+// The same for the stages of one file, as a file with `stages:`; one stage gives a plain config.
+std::string to_yaml(const std::vector<ResolvedConfig>& stages, bool with_origins);
 
-// docs/config.md.
-std::string reference_markdown();
+struct ConfigDifference {
+  std::string key;
+  std::optional<std::string> a, b;  // as YAML; nothing where the list item does not exist
+};
+
+// In the order of the keys.
+std::vector<ConfigDifference> diff(const RunConfig& a, const RunConfig& b);
 
 }  // namespace mgm

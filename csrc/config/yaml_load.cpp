@@ -3,95 +3,127 @@
 #include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
-#include <algorithm>
-#include <set>
+#include <map>
 #include <sstream>
 
-#include "base/embedded.h"
-#include "base/error.h"
+#include "base/strings.h"
 
 namespace mgm {
 namespace {
 
-constexpr int kMaxDepth = 32;                  // of nesting
-constexpr size_t kMaxBytes = size_t{4} << 20;  // of one file
-constexpr size_t kMaxChain = 32;               // of `extends`
+constexpr size_t kMaxBytes = size_t{1} << 20;
+constexpr size_t kMaxValues = 20000;
+using Kind = ConfigNode::Kind;
+
+// Ends the parse; what is wrong is in the issue.
+struct Fatal {
+  ConfigIssue issue;
+};
 
 // Builds the tree from parser events: aliases are refused before anything could be expanded.
 class TreeBuilder : public YAML::EventHandler {
  public:
-  explicit TreeBuilder(std::string source) : source_(std::move(source)) {}
+  TreeBuilder(const std::string& source, std::vector<ConfigIssue>& issues)
+      : source_(source), issues_(issues) {}
 
   void OnDocumentStart(const YAML::Mark& mark) override {
-    if (++documents_ > 1) fail(mark, "a config is one YAML document; found a second one");
+    if (++documents_ > 1) fatal(mark, "a config is one YAML document; a second one starts here");
   }
   void OnDocumentEnd() override {}
   void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
     refuse_anchor(mark, anchor);
-    add(leaf(mark, ConfigNode::Kind::kNull), mark);
+    add(leaf(mark, Kind::kNull), mark);
   }
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override {
-    fail(mark, "aliases (*name) are not supported; write the value out, or use extends");
+    report(mark, "aliases (*name) are not supported; write the value out, or use extends");
+    ConfigNode node = leaf(mark, Kind::kNull);
+    node.reported = true;
+    add(std::move(node), mark);
   }
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                 const std::string& value) override {
     refuse_anchor(mark, anchor);
     refuse_tag(mark, tag);
-    ConfigNode node = leaf(mark, ConfigNode::Kind::kScalar);
+    ConfigNode node = leaf(mark, Kind::kScalar);
     node.scalar = value;
     node.quoted = tag == "!";  // yaml-cpp marks quoted scalars with the non-specific tag
     if (!node.quoted && (value == "~" || value == "null" || value == "Null" || value == "NULL")) {
-      node.kind = ConfigNode::Kind::kNull;
+      node.kind = Kind::kNull;
     }
     add(std::move(node), mark);
   }
   void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                        YAML::EmitterStyle::value) override {
-    begin(mark, tag, anchor, ConfigNode::Kind::kSequence);
+    begin(mark, tag, anchor, Kind::kSequence);
   }
   void OnSequenceEnd() override { end(); }
   void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                   YAML::EmitterStyle::value) override {
-    begin(mark, tag, anchor, ConfigNode::Kind::kMap);
+    begin(mark, tag, anchor, Kind::kMap);
   }
   void OnMapEnd() override { end(); }
 
   ConfigNode take() { return std::move(root_); }
 
  private:
+  // A collection that is being read.
   struct Open {
     ConfigNode node;
     bool has_key = false;
+    bool dropped = false;  // the value that follows belongs to a refused key
     std::string key;
     Where key_where;
-    std::set<std::string> keys;
+    std::map<std::string, int> lines;  // of the keys so far
   };
 
   Where at(const YAML::Mark& mark) const { return {source_, mark.line + 1, mark.column + 1}; }
-  [[noreturn]] void fail(const YAML::Mark& mark, const std::string& message) const {
-    throw ConfigError(at(mark).text(), ": ", message);
+  std::string path() const {
+    std::string out;
+    for (const Open& open : open_) {
+      if (open.node.kind == Kind::kSequence) {
+        out += cat("[", open.node.sequence.size(), "]");
+      } else if (open.has_key && !open.key.empty()) {
+        out += (out.empty() ? "" : ".") + shown(open.key);
+      }
+    }
+    return out;
   }
-  void refuse_anchor(const YAML::Mark& mark, YAML::anchor_t anchor) const {
-    if (anchor != 0) fail(mark, "anchors (&name) are not supported; use extends to share settings");
+  [[noreturn]] void fatal(const YAML::Mark& mark, const std::string& message) const {
+    throw Fatal{{at(mark), path(), message}};
   }
-  void refuse_tag(const YAML::Mark& mark, const std::string& tag) const {
-    if (!tag.empty() && tag != "?" && tag != "!") fail(mark, cat("tag ", tag, " is not supported"));
+  void report(const YAML::Mark& mark, const std::string& message) {
+    for (const Open& open : open_) {
+      if (open.dropped) return;  // inside of something reported already
+    }
+    issues_.push_back({at(mark), path(), message});
   }
-  ConfigNode leaf(const YAML::Mark& mark, ConfigNode::Kind kind) const {
+  void refuse_anchor(const YAML::Mark& mark, YAML::anchor_t anchor) {
+    if (anchor != 0)
+      report(mark, "anchors (&name) are not supported; use extends to share settings");
+  }
+  void refuse_tag(const YAML::Mark& mark, const std::string& tag) {
+    if (!tag.empty() && tag != "?" && tag != "!") {
+      report(mark, cat("tag ", shown(tag), " is not supported"));
+    }
+  }
+  ConfigNode leaf(const YAML::Mark& mark, Kind kind) {
+    if (++values_ > kMaxValues) fatal(mark, cat("more than ", kMaxValues, " values are no config"));
     ConfigNode node;
     node.kind = kind;
     node.where = at(mark);
     return node;
   }
 
-  void begin(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
-             ConfigNode::Kind kind) {
+  bool expects_key() const {
+    return !open_.empty() && open_.back().node.kind == Kind::kMap && !open_.back().has_key;
+  }
+
+  void begin(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, Kind kind) {
+    if (expects_key()) fatal(mark, "a key must be plain text");
     refuse_anchor(mark, anchor);
     refuse_tag(mark, tag);
-    if (open_.size() >= kMaxDepth) fail(mark, cat("nested deeper than ", kMaxDepth, " levels"));
-    if (!open_.empty() && open_.back().node.kind == ConfigNode::Kind::kMap &&
-        !open_.back().has_key) {
-      fail(mark, "a key must be plain text");
+    if (open_.size() >= kMaxConfigDepth) {
+      fatal(mark, cat("nested deeper than ", kMaxConfigDepth, " levels"));
     }
     Open item;
     item.node = leaf(mark, kind);
@@ -107,166 +139,134 @@ class TreeBuilder : public YAML::EventHandler {
   void add(ConfigNode node, const YAML::Mark& mark) {
     if (open_.empty()) {
       root_ = std::move(node);
-      return;
-    }
-    Open& parent = open_.back();
-    if (parent.node.kind == ConfigNode::Kind::kSequence) {
-      parent.node.sequence.push_back(std::move(node));
-    } else if (parent.has_key) {
-      parent.node.map.push_back({parent.key, parent.key_where, std::move(node)});
-      parent.has_key = false;
+    } else if (open_.back().node.kind == Kind::kSequence) {
+      open_.back().node.sequence.push_back(std::move(node));
+    } else if (open_.back().has_key) {
+      Open& parent = open_.back();
+      if (!parent.dropped) {
+        parent.node.map.push_back({parent.key, parent.key_where, std::move(node)});
+      }
+      parent.has_key = parent.dropped = false;
     } else {
-      if (node.kind != ConfigNode::Kind::kScalar) fail(mark, "a key must be plain text");
-      if (node.scalar == "<<") {
-        fail(mark, "merge keys (<<) are not supported; use extends to share settings");
-      }
-      if (!parent.keys.insert(node.scalar).second) {
-        fail(mark, cat("'", node.scalar, "' is set twice in this mapping"));
-      }
-      parent.key = node.scalar;
-      parent.key_where = node.where;
-      parent.has_key = true;
+      add_key(node, mark);
     }
   }
 
-  std::string source_;
+  void add_key(const ConfigNode& node, const YAML::Mark& mark) {
+    if (node.kind != Kind::kScalar || node.scalar.empty()) fatal(mark, "a key must be plain text");
+    Open& parent = open_.back();
+    parent.key = node.scalar;
+    parent.key_where = node.where;
+    parent.has_key = true;
+    const auto [first, is_new] = parent.lines.emplace(node.scalar, node.where.line);
+    if (node.scalar == "<<") {
+      report(mark, "merge keys are not supported; use extends to share settings");
+      parent.dropped = true;
+    } else if (!is_new) {
+      report(mark, cat("is set twice; the first is on line ", first->second));
+      parent.dropped = true;
+    }
+  }
+
+  const std::string& source_;
+  std::vector<ConfigIssue>& issues_;
   int documents_ = 0;
+  size_t values_ = 0;
   std::vector<Open> open_;
   ConfigNode root_;
 };
 
-// yaml-cpp's parser recurses per nesting level of flow collections; refuse what could exhaust the
-// stack before it starts.
-void check_size_and_nesting(std::string_view text, const std::string& source) {
-  if (text.size() > kMaxBytes) {
-    throw ConfigError(source, ": ", text.size(), " bytes is no config (limit ", kMaxBytes, ")");
+// Length of the UTF-8 character at `i`, or 0 where there is none (RFC 3629).
+size_t utf8_length(std::string_view text, size_t i) {
+  const auto byte = [&](size_t k) -> unsigned {
+    return k < text.size() ? static_cast<unsigned char>(text[k]) : 0;
+  };
+  const auto follows = [&](size_t k) { return (byte(k) & 0xC0) == 0x80; };
+  const unsigned first = byte(i), second = byte(i + 1);
+  if (first < 0x80) return 1;
+  if (first >= 0xC2 && first <= 0xDF) return follows(i + 1) ? 2 : 0;
+  if (first >= 0xE0 && first <= 0xEF) {
+    const bool overlong = first == 0xE0 && second < 0xA0;
+    const bool surrogate = first == 0xED && second > 0x9F;
+    return follows(i + 1) && follows(i + 2) && !overlong && !surrogate ? 3 : 0;
   }
+  if (first >= 0xF0 && first <= 0xF4) {
+    const bool outside = (first == 0xF0 && second < 0x90) || (first == 0xF4 && second > 0x8F);
+    return follows(i + 1) && follows(i + 2) && follows(i + 3) && !outside ? 4 : 0;
+  }
+  return 0;
+}
+
+// Refuses what the parser would read wrongly (it replaces bad bytes silently) or could not bear (it
+// recurses per nesting level).
+void check_text(std::string_view text, const std::string& source) {
+  if (text.size() > kMaxBytes) {
+    throw Fatal{{{source}, "", cat(text.size(), " bytes are no config (limit ", kMaxBytes, ")")}};
+  }
+  constexpr int kMostOpen = 8 * static_cast<int>(kMaxConfigDepth);  // brackets in text count too
   int line = 1, depth = 0, indicators = 0;
-  for (size_t i = 0; i < text.size(); ++i) {
+  size_t line_start = 0;
+  for (size_t i = 0; i < text.size();) {
     const char c = text[i];
+    const Where here{source, line, static_cast<int>(i - line_start) + 1};
+    const size_t length = utf8_length(text, i);
+    if (length == 0) throw Fatal{{here, "", "this byte is not UTF-8"}};
+    const auto byte = static_cast<unsigned char>(c);
+    if ((byte < 0x20 && c != '\n' && c != '\r' && c != '\t') || byte == 0x7f) {
+      throw Fatal{{here, "", strf("control character 0x%02x", byte)}};
+    }
+    depth += c == '[' || c == '{' ? 1 : (c == ']' || c == '}') && depth > 0 ? -1 : 0;
+    // "- - - -" and "? ? ?" nest block collections on one line.
+    const bool nests = (c == '-' || c == '?' || c == ':') &&
+                       (i + 1 == text.size() || text[i + 1] == ' ' || text[i + 1] == '\t');
+    indicators += nests ? 1 : 0;
+    if (depth > kMostOpen || indicators > kMostOpen) {
+      throw Fatal{{here, "", "nested too deeply for a config"}};
+    }
+    i += length;
     if (c == '\n') {
       ++line;
       indicators = 0;
+      line_start = i;
     }
-    depth += c == '[' || c == '{' ? 1 : c == ']' || c == '}' ? -1 : 0;
-    // "- - - -" and "? ? ?" nest block collections on one line
-    const bool nests =
-        (c == '-' || c == '?' || c == ':') && (i + 1 == text.size() || text[i + 1] == ' ');
-    indicators += nests ? 1 : 0;
-    if (depth > 8 * kMaxDepth || indicators > 8 * kMaxDepth) {
-      throw ConfigError(source, ":", line, ":1: nested too deeply for a config");
-    }
-    if (c == '\0') throw ConfigError(source, ":", line, ":1: contains a NUL byte");
   }
 }
 
-ConfigNode parse(std::string_view text, const std::string& source) {
-  check_size_and_nesting(text, source);
-  std::istringstream in{std::string(text)};
-  TreeBuilder builder(source);
+// What usually leads to the parser's complaint at `where`.
+std::string syntax_advice(std::string_view text, const Where& where) {
+  size_t begin = 0;
+  for (int line = 1; line < where.line && begin < text.size(); ++line) {
+    begin = std::min(text.find('\n', begin), text.size() - 1) + 1;
+  }
+  const std::string_view line = text.substr(begin, text.find('\n', begin) - begin);
+  const size_t first = line.find_first_not_of(' ');
+  if (first != line.npos && line[first] == '\t') return "; indent with spaces, not tabs";
+  const auto column = static_cast<size_t>(where.column > 0 ? where.column - 1 : 0);
+  if (column < line.size() && std::string_view("*&!%@`|>").find(line[column]) != line.npos) {
+    return cat("; text that begins with ", line[column], " needs quotes");
+  }
+  return "";
+}
+
+std::optional<ConfigNode> parse(std::string_view text, const std::string& source,
+                                std::vector<ConfigIssue>& issues) {
   try {
+    check_text(text, source);
+    std::istringstream in{std::string(text)};
+    TreeBuilder builder(source, issues);
     YAML::Parser parser(in);
     while (parser.HandleNextDocument(builder)) {
     }
+    return builder.take();
+  } catch (const Fatal& fatal) {
+    issues.push_back(fatal.issue);
   } catch (const YAML::Exception& e) {
-    throw ConfigError(Where{source, e.mark.line + 1, e.mark.column + 1}.text(),
-                      ": not valid YAML: ", e.msg);
+    const Where where{source, e.mark.line + 1, e.mark.column + 1};
+    issues.push_back(
+        {where, "", cat("not valid YAML: ", shown(e.msg), syntax_advice(text, where))});
   }
-  return builder.take();
+  return std::nullopt;
 }
-
-// ---- extends
-// --------------------------------------------------------------------------------------
-
-struct Source {
-  std::string name;  // file path, or "base/x.yaml (built in)"
-  std::string text;
-  std::string file;  // path that relative parents are looked up from; empty for embedded ones
-};
-
-const EmbeddedFile* find_embedded(const std::string& name) {
-  for (const EmbeddedFile& file : embedded_files()) {
-    if (file.name == name || file.name == name + ".yaml") return &file;
-  }
-  return nullptr;
-}
-
-Source find_parent(const std::string& name, const Where& where, const std::string& including_file) {
-  std::error_code ignored;
-  if (!including_file.empty()) {
-    const fs::path base = fs::path(including_file).parent_path();
-    for (const fs::path& candidate : {base / name, base / (name + ".yaml")}) {
-      if (fs::is_regular_file(candidate, ignored)) {
-        const std::string path = candidate.lexically_normal().string();
-        return {path, read_file(path), path};
-      }
-    }
-  }
-  if (const EmbeddedFile* file = find_embedded(name)) {
-    return {std::string(file->name), std::string(file->text), ""};
-  }
-  std::vector<std::string> known;
-  for (const EmbeddedFile& file : embedded_files()) {
-    known.emplace_back(file.name.substr(0, file.name.size() - 5));
-  }
-  const std::string near = closest(name, known);
-  throw ConfigError(where.text(), ": extends: no file and no built-in preset '", name, "'",
-                    near.empty() ? "" : cat("; did you mean '", near, "'?"));
-}
-
-ConfigNode resolve(ConfigNode node, const std::string& file, std::vector<std::string> chain);
-
-ConfigNode load_source(const Source& source, std::vector<std::string> chain, const Where& where) {
-  if (std::find(chain.begin(), chain.end(), source.name) != chain.end() ||
-      chain.size() > kMaxChain) {
-    chain.push_back(source.name);
-    throw ConfigError(where.text(), ": extends: cycle: ", join(chain, " -> "));
-  }
-  chain.push_back(source.name);
-  return resolve(parse_yaml(source.text, source.name), source.file, chain);
-}
-
-// Replaces `extends` of a map by what it names.
-ConfigNode resolve(ConfigNode node, const std::string& file, std::vector<std::string> chain) {
-  const auto it = std::find_if(node.map.begin(), node.map.end(),
-                               [](const ConfigNode::Entry& e) { return e.key == "extends"; });
-  if (it == node.map.end()) return node;
-  const ConfigNode extends = it->value;
-  node.map.erase(it);
-  std::vector<ConfigNode> names;
-  if (extends.kind == ConfigNode::Kind::kSequence) {
-    names = extends.sequence;
-  } else {
-    names.push_back(extends);
-  }
-  ConfigNode base;
-  base.kind = ConfigNode::Kind::kMap;
-  for (const ConfigNode& name : names) {
-    if (name.kind != ConfigNode::Kind::kScalar) {
-      throw ConfigError(extends.where.text(), ": extends: expected a name or a list of names, got ",
-                        name.kind_name());
-    }
-    base = merge(std::move(base),
-                 load_source(find_parent(name.scalar, name.where, file), chain, name.where));
-  }
-  return merge(std::move(base), node);
-}
-
-}  // namespace
-
-ConfigNode parse_yaml(std::string_view text, const std::string& source) {
-  ConfigNode root = parse(text, source);
-  if (root.kind == ConfigNode::Kind::kNull) {
-    root.kind = ConfigNode::Kind::kMap;
-    root.where = {source, 1, 1};
-  }
-  if (root.kind != ConfigNode::Kind::kMap) {
-    throw ConfigError(root.where.text(), ": a config is a mapping of keys, got ", root.kind_name());
-  }
-  return root;
-}
-
-namespace {
 
 void place(ConfigNode& node, const Where& where) {
   node.where = where;
@@ -279,31 +279,33 @@ void place(ConfigNode& node, const Where& where) {
 
 }  // namespace
 
-ConfigNode parse_yaml_value(std::string_view text, const Where& where) {
-  ConfigNode node = parse(text, where.text());
-  place(node, where);
+std::optional<ConfigNode> parse_yaml(std::string_view text, const std::string& source,
+                                     std::vector<ConfigIssue>& issues) {
+  std::optional<ConfigNode> root = parse(text, source, issues);
+  if (!root) return std::nullopt;
+  if (root->kind == Kind::kNull && !root->reported) {
+    root->kind = Kind::kMap;
+    root->where = {source, 1, 1};
+  }
+  if (root->kind != Kind::kMap) {
+    issues.push_back({root->where, "", cat("a config is a mapping, got ", root->kind_name())});
+    return std::nullopt;
+  }
+  return root;
+}
+
+std::optional<ConfigNode> parse_yaml_value(std::string_view text, const Where& where,
+                                           std::vector<ConfigIssue>& issues) {
+  std::vector<ConfigIssue> found;
+  std::optional<ConfigNode> node = parse(text, where.source, found);
+  // A comment or a folded line would silently lose a part of what was typed.
+  if (node && node->kind == Kind::kScalar && !node->quoted && node->scalar != trim(text)) {
+    found.push_back({where, "", cat("the value reads as '", shown(node->scalar), "'; quote it")});
+  }
+  for (const ConfigIssue& issue : found) issues.push_back({where, issue.key, issue.message});
+  if (!node || !found.empty()) return std::nullopt;
+  place(*node, where);
   return node;
-}
-
-ConfigNode load_config_tree(const std::string& path) {
-  std::error_code ignored;
-  if (!fs::exists(path, ignored)) {
-    if (const EmbeddedFile* file = find_embedded(path)) {
-      return load_source({std::string(file->name), std::string(file->text), ""}, {}, {});
-    }
-    throw ConfigError(path, ": no such file");
-  }
-  std::string text;
-  try {
-    text = read_file(path);
-  } catch (const DataError& e) {
-    throw ConfigError(e.what());
-  }
-  return load_source({path, text, path}, {}, {});
-}
-
-ConfigNode apply_extends(const ConfigNode& node, const std::string& including_file) {
-  return resolve(node, including_file, {including_file});
 }
 
 }  // namespace mgm

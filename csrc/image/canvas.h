@@ -22,9 +22,9 @@ RgbImage make_canvas(const RgbImage& image, ImageAspect aspect, int64_t side, co
 // has three values in [0, 1].
 Rgb pad_colour(const std::vector<double>& mean);
 
-// What a uint8 value u of channel c becomes in the HR tensor, at [c * 256 + u]. The product u * (1
-// / 255) is taken in double and rounded once, mean and std are applied in fp32, as
-// CLIPImageProcessor does. Throws ConfigError unless mean and std have three values each.
+// What a uint8 value u of channel c becomes in the HR tensor, at [c * 256 + u]. u * (1 / 255.0) is
+// taken in double and rounded once; mean and std are applied in fp32, as CLIPImageProcessor does.
+// Throws ConfigError unless mean and std have three values each.
 std::array<float, 3 * 256> normalisation_table(const std::vector<double>& mean,
                                                const std::vector<double>& std);
 

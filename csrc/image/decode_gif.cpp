@@ -47,8 +47,7 @@ class GifBytes {
 // LZW with variable code sizes, as the GIF89a specification describes it (appendix F).
 class LzwReader {
  public:
-  LzwReader(GifBytes& bytes, int bits) : bytes_(bytes), clear_(1 << bits), bits_(bits) {
-    if (bits > kMaxCodeBits) fail_broken(bytes.name(), "the LZW code size is above 12 bits");
+  explicit LzwReader(GifBytes& bytes) : bytes_(bytes), bits_(read_bits(bytes)), clear_(1 << bits_) {
     reset();
   }
 
@@ -66,6 +65,12 @@ class LzwReader {
  private:
   static constexpr int kMaxCodeBits = 12;
   static constexpr int kTableSize = 1 << kMaxCodeBits;
+
+  static int read_bits(GifBytes& bytes) {
+    const int bits = bytes.byte();
+    if (bits > kMaxCodeBits) fail_broken(bytes.name(), "the LZW code size is above 12 bits");
+    return bits;
+  }
 
   void reset() {
     next_ = clear_ + 2;
@@ -132,11 +137,11 @@ class LzwReader {
   }
 
   GifBytes& bytes_;
-  const int clear_, bits_;
-  int next_ = 0;       // the code that is defined next
-  int code_bits_ = 0;  // size of a code now
-  int previous_ = -1;  // the last code, or -1 after a clear code
-  int first_ = 0;      // first pixel of the last string
+  const int bits_, clear_;  // size of a pixel; the code after all pixels
+  int next_ = 0;            // the code that is defined next
+  int code_bits_ = 0;       // size of a code now
+  int previous_ = -1;       // the last code, or -1 after a clear code
+  int first_ = 0;           // first pixel of the last string
   uint32_t buffered_ = 0;
   int num_buffered_ = 0;
   std::string_view block_;
@@ -231,7 +236,7 @@ RgbImage decode_gif(std::string_view bytes, const std::string& source) {
   const Rgb around = palette[header.transparent.value_or(0)];
   for (size_t i = 0; i < image.hwc.size(); i += 3) std::copy_n(around.data(), 3, &image.hwc[i]);
 
-  LzwReader pixels(reader, reader.byte());
+  LzwReader pixels(reader);
   std::vector<uint8_t> row(static_cast<size_t>(header.frame_width));
   const auto read_rows = [&](int64_t first, int64_t step) {
     for (int64_t y = first; y < header.frame_height; y += step) {

@@ -1,7 +1,10 @@
 // Antialiased bicubic resize, equal to Pillow's Image.resize(BICUBIC) to the bit: a = -0.5, support
 // scaled with the reduction, coefficients in double rounded to 22-bit fixed point, uint8 between
-// the horizontal and the vertical pass. Only what the wanted part of the output needs is computed,
-// and only a band of intermediate rows is kept, so memory does not depend on the picture's height.
+// the two passes. The horizontal pass goes first, or, as since Pillow 13, the vertical one where it
+// removes more than twice as many pixels as the horizontal one would. (Older versions always begin
+// with the horizontal one; a canvas then differs in the last bits, and only for unpadded pictures
+// more than twice as tall as wide.) Only what the wanted part of the output needs is computed, and
+// only a band of intermediate rows is kept, so memory does not depend on the picture's height.
 #pragma once
 
 #include <cstdint>

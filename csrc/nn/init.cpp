@@ -1,5 +1,7 @@
 #include "nn/init.h"
 
+#include <ATen/Parallel.h>
+
 #include "base/error.h"
 #include "base/rng.h"
 
@@ -10,18 +12,22 @@ void init_range(const ParamSpec& spec, uint64_t seed, int64_t first, at::Tensor&
             "init_range fills contiguous fp32 CPU tensors");
   const uint64_t key = rng_key(seed, spec.name);
   float* data = out.data_ptr<float>();
-  const auto n = static_cast<size_t>(out.numel());
-  switch (spec.init.kind) {
-    case InitKind::kConstant:
-      std::fill(data, data + n, static_cast<float>(spec.init.a));
-      break;
-    case InitKind::kNormal:
-      fill_normal(data, n, key, static_cast<uint64_t>(first), 0, spec.init.a);
-      break;
-    case InitKind::kUniform:
-      fill_uniform(data, n, key, static_cast<uint64_t>(first), -spec.init.a, spec.init.a);
-      break;
-  }
+  // Values depend on their index alone, so threads may share the work in any way.
+  at::parallel_for(0, out.numel(), /*grain=*/1 << 16, [&](int64_t begin, int64_t end) {
+    const auto n = static_cast<size_t>(end - begin);
+    const auto from = static_cast<uint64_t>(first + begin);
+    switch (spec.init.kind) {
+      case InitKind::kConstant:
+        std::fill(data + begin, data + end, static_cast<float>(spec.init.a));
+        break;
+      case InitKind::kNormal:
+        fill_normal(data + begin, n, key, from, 0, spec.init.a);
+        break;
+      case InitKind::kUniform:
+        fill_uniform(data + begin, n, key, from, -spec.init.a, spec.init.a);
+        break;
+    }
+  });
 }
 
 }  // namespace mgm

@@ -1,8 +1,8 @@
 #include "train/device.h"
 
 #include <ATen/ATen.h>
-#include <ATen/DeviceAccelerator.h>
 #include <ATen/Parallel.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/AutogradState.h>
 #include <sys/resource.h>
 
@@ -12,14 +12,18 @@
 #include "base/error.h"
 
 namespace mgm {
+namespace {
+
+int visible_gpus() { return at::hasCUDA() ? at::detail::getCUDAHooks().deviceCount() : 0; }
+
+}  // namespace
 
 DeviceSetup setup_device(const TrainConfig& config) {
   DeviceSetup setup;
-  const bool want_cuda =
-      config.device == DeviceKind::kCuda || (config.device == DeviceKind::kAuto && at::hasCUDA() &&
-                                             at::globalContext().deviceCount(at::kCUDA) > 0);
+  const bool want_cuda = config.device == DeviceKind::kCuda ||
+                         (config.device == DeviceKind::kAuto && visible_gpus() > 0);
   if (want_cuda) {
-    if (!at::hasCUDA() || at::globalContext().deviceCount(at::kCUDA) == 0) {
+    if (visible_gpus() == 0) {
       throw ConfigError(
           "train.device: cuda, but ",
           at::hasCUDA() ? "no GPU is visible" : "this build has no CUDA",

@@ -16,7 +16,7 @@ namespace mgm {
 struct StepResult {
   at::Tensor
       loss;  // fp32: sum of cross entropies / targets of the global batch (or loss_norm's mean)
-  at::Tensor grad_norm;  // fp32, before clipping; not finite if any gradient is not
+  at::Tensor grad_norm;  // fp64, before clipping; not finite if any gradient is not
   int64_t num_targets = 0;
 };
 

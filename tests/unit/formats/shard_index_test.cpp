@@ -32,7 +32,7 @@ TEST(ShardIndex, Refuses) {
   refuse(R"({"weight_map":["a"]})", "no JSON object");
   refuse(R"({"weight_map":{"a":1}})", "not a shard index");
   refuse(R"({"weight_map":{"a":"x","b":"y","a":"z"}})", "'a' occurs twice");
-  refuse(R"({"weight_map":{"a":"../x"}})", "'../x'");
+  refuse(R"({"weight_map":{"a":"../x"}})", "\"../x\"");
   refuse(R"({"weight_map":{"a":"/etc/passwd"}})", "no file name");
   refuse(R"({"weight_map":{"a":".."}})", "no file name");
   refuse(R"({"weight_map":{"a":""}})", "no file name");

@@ -141,8 +141,10 @@ TEST(Damage, GifWithInvalidCodesIsRefused) {
   expect_error(gif, "invalid LZW code");
   gif[data + 2] = '\x81';
   expect_error(gif, "end early");
-  gif[data - 2] = 13;
-  expect_error(gif, "above 12 bits");
+  for (const int bits : {13, 142, 255}) {
+    gif[data - 2] = static_cast<char>(bits);
+    expect_error(gif, "above 12 bits");
+  }
 }
 
 TEST(Damage, OtherFilesAreNamed) {

@@ -1,0 +1,91 @@
+#include "assemble/initial_weights.h"
+
+#include <ATen/ATen.h>
+
+#include <set>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "checkpoint/mm_projector_file.h"
+#include "checkpoint/name_maps.h"
+#include "nn/init.h"
+
+namespace mgm {
+namespace {
+
+bool is_bridge(const std::string& name) {
+  return name.rfind("model.mm_projector", 0) == 0 || name.rfind("model.vlm_uni_", 0) == 0;
+}
+
+std::vector<OverlayLayer> weight_layers(const RunConfig& config) {
+  const ModelConfig& m = config.model;
+  std::vector<OverlayLayer> layers;
+  if (m.init == ModelInit::kPretrained) {
+    if (!m.path.empty()) {
+      layers.push_back({open_model_dir(m.path), {}});
+    } else {
+      if (m.llm.path.empty() || m.vision_tower.path.empty() ||
+          (m.hr_encoder != HrEncoder::kNone && m.convnext.path.empty())) {
+        throw ConfigError(
+            "model.init: pretrained needs model.path, or model.llm.path, model.vision_tower.path "
+            "and, with an "
+            "HR encoder, model.convnext.path; or set model.init: random");
+      }
+      layers.push_back({open_model_dir(m.llm.path), {}});
+      layers.push_back({open_model_dir(m.vision_tower.path), map_clip_name});
+      if (m.hr_encoder != HrEncoder::kNone) {
+        layers.push_back({open_model_dir(m.convnext.path), map_openclip_name});
+      }
+    }
+  }
+  if (!m.projector.path.empty()) {
+    layers.push_back({open_projector_file(m.projector.path, /*aux_tower=*/true), {}});
+  }
+  return layers;
+}
+
+}  // namespace
+
+void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
+                     const WeightSink& sink) {
+  const bool random = config.model.init == ModelInit::kRandom;
+  std::set<std::string> loaded;
+  const std::vector<OverlayLayer> layers = weight_layers(config);
+  if (!layers.empty()) {
+    const OverlaySource source(layers);
+    LoadOptions options;
+    options.allow_missing = true;  // which ones may be missing is decided below
+    const LoadReport report =
+        load_weights(params, source, options, [&](Param& param, const at::Tensor& value) {
+          loaded.insert(param.spec.name);
+          sink(param, value);
+        });
+    log::info(cat("weights: ", report.loaded, " tensors, ", human_bytes(double(report.bytes)),
+                  " from ", source.description()));
+    if (!report.ignored.empty())
+      log::info(cat("weights: ignored buffers: ", join(report.ignored, ", ")));
+  }
+  std::vector<std::string> missing;
+  int64_t fresh = 0;
+  for (Param* param : params) {
+    if (loaded.count(param->spec.name)) continue;
+    if (!random && !is_bridge(param->spec.name)) {
+      missing.push_back(param->spec.name);
+      continue;
+    }
+    at::Tensor value = at::empty(param->spec.shape, at::kFloat);
+    init_range(param->spec, static_cast<uint64_t>(config.train.seed), 0, value);
+    sink(*param, value);
+    ++fresh;
+  }
+  if (!missing.empty()) {
+    constexpr size_t kShown = 20;
+    const size_t count = missing.size();
+    if (count > kShown) missing.resize(kShown);
+    throw CheckpointError("the directories of model.* lack ", count,
+                          " parameters: ", join(missing, ", "), count > kShown ? ", ..." : "");
+  }
+  if (fresh > 0) log::info(cat("weights: ", fresh, " tensors drawn from seed ", config.train.seed));
+}
+
+}  // namespace mgm

@@ -1,0 +1,148 @@
+#include "checkpoint/hf_directory.h"
+
+#include "base/error.h"
+#include "formats/shard_index.h"
+
+namespace mgm {
+namespace {
+
+// What may be replaced: nothing, an empty folder, or with `replace` a flat one with a config.json.
+void check_target(const fs::path& dir, bool replace) {
+  if (!fs::exists(fs::symlink_status(dir))) return;
+  if (!fs::is_directory(fs::symlink_status(dir))) {
+    throw CheckpointError(dir.string(), ": exists and is no folder; choose another one");
+  }
+  if (fs::is_empty(dir)) return;
+  if (!replace) {
+    throw CheckpointError(
+        dir.string(), ": exists and is not empty; choose another folder, or allow replacing it");
+  }
+  bool has_config = false;
+  for (const auto& entry : fs::directory_iterator(dir)) {
+    has_config |= entry.path().filename() == "config.json";
+    if (entry.is_directory()) {
+      throw CheckpointError(dir.string(), ": not replaced, since it has a sub-folder ('",
+                            entry.path().filename().string(),
+                            "') and so may hold more than a model; remove it yourself");
+    }
+  }
+  if (!has_config) {
+    throw CheckpointError(dir.string(),
+                          ": not replaced, since it has no config.json and so is no "
+                          "model directory; remove it yourself");
+  }
+}
+
+void check_space(const fs::path& parent, uint64_t needed) {
+  std::error_code code;
+  const fs::space_info space = fs::space(parent, code);
+  if (!code && space.available < needed) {
+    throw InternalError(parent.string(), ": the model needs ",
+                        human_bytes(static_cast<double>(needed)), ", the disk has ",
+                        human_bytes(static_cast<double>(space.available)),
+                        "; free some space or choose another folder");
+  }
+}
+
+void check_files(const HfDirectory& content) {
+  if (content.tensors.empty()) throw CheckpointError("a model directory without tensors");
+  for (const auto& [name, text] : content.files) {
+    MGM_CHECK(!name.empty() && name.find('/') == name.npos && name != "." && name != "..",
+              "file name '", name, "'");
+    MGM_CHECK(name.rfind("model", 0) != 0 || name.find(".safetensors") == name.npos, "'", name,
+              "' is a name of the weights");
+  }
+}
+
+void write_shards(const fs::path& dir, const HfDirectory& content, uint64_t max_shard_bytes) {
+  const auto shards = plan_shards(content.tensors, max_shard_bytes);
+  ShardIndex index;
+  for (size_t i = 0; i < shards.size(); ++i) {
+    const std::string file = shards.size() == 1
+                                 ? "model.safetensors"
+                                 : strf("model-%05zu-of-%05zu.safetensors", i + 1, shards.size());
+    std::vector<TensorSpec> specs;
+    for (const size_t t : shards[i]) {
+      const TensorSpec& spec = content.tensors[t];
+      MGM_CHECK(index.weight_map.emplace(spec.name, file).second, "tensor '", spec.name,
+                "' is written twice");
+      index.total_size += spec.bytes();
+      uint64_t elements = 1;
+      for (const int64_t size : spec.shape) elements *= static_cast<uint64_t>(size);
+      index.total_parameters += elements;
+      specs.push_back(spec);
+    }
+    write_safetensors(dir / file, specs, content.get);
+  }
+  if (shards.size() > 1) {
+    write_file_atomic(dir / "model.safetensors.index.json", make_shard_index(index));
+  }
+}
+
+// Both renames are atomic, the pair is not: a crash between them leaves `dir`.old and `dir`.tmp,
+// both whole.
+void publish(const fs::path& temporary, const fs::path& dir) {
+  const fs::path old = dir.string() + ".old";
+  const bool exists = fs::exists(dir);
+  if (exists) {
+    fs::remove_all(old);
+    fs::rename(dir, old);
+  }
+  fs::rename(temporary, dir);
+  fsync_dir(dir.has_parent_path() ? dir.parent_path() : fs::path("."));
+  if (exists) fs::remove_all(old);
+}
+
+}  // namespace
+
+std::vector<std::vector<size_t>> plan_shards(const std::vector<TensorSpec>& tensors,
+                                             uint64_t max_shard_bytes) {
+  std::vector<std::vector<size_t>> shards;
+  std::vector<size_t> current;
+  uint64_t filled = 0;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const uint64_t bytes = tensors[i].bytes();
+    if (bytes > max_shard_bytes) {
+      shards.push_back({i});
+      continue;
+    }
+    if (filled + bytes > max_shard_bytes) {
+      shards.push_back(std::move(current));
+      current.clear();
+      filled = 0;
+    }
+    current.push_back(i);
+    filled += bytes;
+  }
+  if (!current.empty()) shards.push_back(std::move(current));
+  return shards;
+}
+
+void write_hf_directory(const fs::path& path, const HfDirectory& content,
+                        const HfDirectoryOptions& options) {
+  check_files(content);
+  // "out/" names the same folder as "out", but "out/.tmp" would lie inside it.
+  const fs::path dir = path.has_filename() ? path : path.parent_path();
+  check_target(dir, options.replace);
+  const fs::path parent = dir.has_parent_path() ? dir.parent_path() : fs::path(".");
+  make_dirs(parent);
+  uint64_t needed = 0;
+  for (const TensorSpec& spec : content.tensors) needed += spec.bytes();
+  check_space(parent, needed);
+  const fs::path temporary = dir.string() + ".tmp";
+  try {
+    fs::remove_all(temporary);
+    make_dirs(temporary);
+    for (const auto& [name, text] : content.files) write_file_atomic(temporary / name, text);
+    write_shards(temporary, content, options.max_shard_bytes);
+    fsync_dir(temporary);
+    publish(temporary, dir);
+  } catch (const std::exception& e) {
+    std::error_code ignored;  // the error that counts is on its way
+    fs::remove_all(temporary, ignored);
+    if (!dynamic_cast<const fs::filesystem_error*>(&e)) throw;
+    throw InternalError(dir.string(), ": cannot write the model directory: ", e.what());
+  }
+}
+
+}  // namespace mgm

@@ -1,0 +1,38 @@
+// A Hugging Face model directory, as save_pretrained writes it: config.json and other small files
+// beside model.safetensors, or beside model-00001-of-0000N.safetensors with
+// model.safetensors.index.json where one file would be larger than a shard may be.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "checkpoint/tensor_writer.h"
+
+namespace mgm {
+
+struct HfDirectory {
+  std::vector<TensorSpec> tensors;           // in the order shards are filled
+  TensorGetter get;                          // called once per tensor, shard by shard
+  std::map<std::string, std::string> files;  // config.json, tokenizer files: name -> content
+};
+
+struct HfDirectoryOptions {
+  uint64_t max_shard_bytes = 5'000'000'000;  // "5GB" of transformers; one larger tensor is a shard
+  bool replace = false;                      // see below
+};
+
+// Writes `dir`.tmp, fsyncs and renames it, so that `dir` is whole or not there; a `dir`.tmp left by
+// a crash is removed first, and a failed write removes its own. A `dir` that exists and is not
+// empty is refused (CheckpointError), unless `replace`: then it must look like a model directory
+// (config.json and no sub-folders), is moved to `dir`.old, and removed once the new one is in
+// place. Throws Error(kInternal) on a full disk, before writing if the free space cannot suffice.
+void write_hf_directory(const fs::path& dir, const HfDirectory& content,
+                        const HfDirectoryOptions& options = {});
+
+// Which tensors go to which shard (indices into `tensors`); the rule of huggingface_hub's
+// split_torch_state_dict_into_shards.
+std::vector<std::vector<size_t>> plan_shards(const std::vector<TensorSpec>& tensors,
+                                             uint64_t max_shard_bytes);
+
+}  // namespace mgm

@@ -1,0 +1,271 @@
+#include "checkpoint/tensor_source.h"
+
+#include <ATen/ATen.h>
+
+#include <cstring>
+
+#include "base/error.h"
+#include "formats/dtype.h"
+#include "formats/safetensors.h"
+#include "formats/shard_index.h"
+#include "formats/torch_file.h"
+
+namespace mgm {
+namespace {
+
+constexpr std::pair<const char*, at::ScalarType> kTypes[] = {
+    {"F64", at::kDouble},         {"F32", at::kFloat},
+    {"F16", at::kHalf},           {"BF16", at::kBFloat16},
+    {"I64", at::kLong},           {"I32", at::kInt},
+    {"I16", at::kShort},          {"I8", at::kChar},
+    {"U64", at::kUInt64},         {"U32", at::kUInt32},
+    {"U16", at::kUInt16},         {"U8", at::kByte},
+    {"BOOL", at::kBool},          {"F8_E4M3", at::kFloat8_e4m3fn},
+    {"F8_E5M2", at::kFloat8_e5m2}};
+
+[[noreturn]] void not_there(const std::string& name, const std::string& where) {
+  throw CheckpointError(where, ": holds no tensor '", name, "'");
+}
+
+std::shared_ptr<MappedFile> map_file(const fs::path& file) {
+  try {
+    return std::make_shared<MappedFile>(file);
+  } catch (const DataError& e) {
+    throw CheckpointError(e.what());
+  }
+}
+
+std::string_view bytes_of(const MappedFile& file) {
+  return {reinterpret_cast<const char*>(file.data()), file.size()};
+}
+
+// Tensors of one mapped file. Strides are in elements; empty means contiguous.
+class MappedSource : public TensorSource {
+ public:
+  MappedSource(const fs::path& path, std::shared_ptr<MappedFile> file)
+      : path_(path.string()), file_(std::move(file)) {}
+
+  void add(const std::string& name, const std::string& dtype, const std::vector<int64_t>& shape,
+           const std::vector<int64_t>& stride, uint64_t begin) {
+    const uint64_t bytes = *shape_bytes(shape, dtype_bytes(dtype));  // checked by the parser
+    entries_[name] = {{dtype, scalar_type(dtype), shape, bytes, path_}, stride, begin};
+  }
+  void add_not_tensor(const std::string& name) { not_tensors_.push_back(cat(path_, ": ", name)); }
+  void index_names() {
+    for (const auto& [name, entry] : entries_) names_.push_back(name);
+  }
+
+  std::string description() const override { return path_; }
+  const std::vector<std::string>& names() const override { return names_; }
+  bool contains(const std::string& name) const override { return entries_.count(name) > 0; }
+  const TensorInfo& info(const std::string& name) const override { return find(name).info; }
+  std::vector<std::string> not_tensors() const override { return not_tensors_; }
+
+  at::Tensor read(const std::string& name) const override {
+    const Entry& entry = find(name);
+    if (entry.info.bytes == 0) return at::empty(entry.info.shape, entry.info.type);
+    auto* data = const_cast<uint8_t*>(file_->data()) + entry.begin;
+    // Only foreign writers leave tensors unaligned; kernels may assume they are not.
+    if (reinterpret_cast<uintptr_t>(data) % dtype_bytes(entry.info.dtype) != 0) {
+      if (!entry.stride.empty()) {
+        throw CheckpointError(path_, ": tensor '", name, "' is strided and not aligned");
+      }
+      at::Tensor copy = at::empty(entry.info.shape, entry.info.type);
+      std::memcpy(copy.data_ptr(), data, entry.info.bytes);
+      return copy;
+    }
+    const auto keep_open = [file = file_](void*) {};
+    if (entry.stride.empty()) {
+      return at::from_blob(data, entry.info.shape, keep_open, at::dtype(entry.info.type));
+    }
+    return at::from_blob(data, entry.info.shape, entry.stride, keep_open,
+                         at::dtype(entry.info.type))
+        .contiguous();
+  }
+
+ private:
+  struct Entry {
+    TensorInfo info;
+    std::vector<int64_t> stride;
+    uint64_t begin;
+  };
+  const Entry& find(const std::string& name) const {
+    const auto it = entries_.find(name);
+    if (it == entries_.end()) not_there(name, path_);
+    return it->second;
+  }
+
+  std::string path_;
+  std::shared_ptr<MappedFile> file_;
+  std::map<std::string, Entry> entries_;
+  std::vector<std::string> names_, not_tensors_;
+};
+
+std::string first_lines(const std::vector<std::string>& names) {
+  constexpr size_t kShown = 10;
+  std::string out;
+  for (size_t i = 0; i < names.size() && i < kShown; ++i) out += "\n  " + names[i];
+  if (names.size() > kShown) out += cat("\n  ... and ", names.size() - kShown, " more");
+  return out;
+}
+
+// Index and shards name the same tensors, or something was lost on the way.
+void check_index(const ShardIndex& index, const std::map<std::string, SourcePtr>& shards,
+                 const std::string& source) {
+  std::vector<std::string> wrong;
+  for (const auto& [name, file] : index.weight_map) {
+    if (!shards.at(file)->contains(name)) wrong.push_back(cat(name, ": not in ", file));
+  }
+  for (const auto& [file, shard] : shards) {
+    for (const std::string& name : shard->names()) {
+      const auto it = index.weight_map.find(name);
+      if (it == index.weight_map.end()) {
+        wrong.push_back(cat(name, ": in ", file, ", not in the index"));
+      } else if (it->second != file) {
+        wrong.push_back(cat(name, ": in ", file, ", the index says ", it->second));
+      }
+    }
+  }
+  if (!wrong.empty()) {
+    throw CheckpointError(
+        source, ": index and shards disagree on ", wrong.size(),
+        " tensors; a shard is of another model or not whole:", first_lines(wrong));
+  }
+}
+
+}  // namespace
+
+at::ScalarType scalar_type(const std::string& dtype) {
+  for (const auto& [name, type] : kTypes) {
+    if (dtype == name) return type;
+  }
+  throw CheckpointError("dtype '", dtype, "' is not known");
+}
+
+std::string dtype_name(at::ScalarType type) {
+  for (const auto& [name, known] : kTypes) {
+    if (type == known) return name;
+  }
+  throw CheckpointError("dtype ", at::toString(type), " has no place in weight files");
+}
+
+void TensorSource::read_range(const std::string& name, uint64_t begin, uint64_t size,
+                              void* out) const {
+  const uint64_t bytes = info(name).bytes;
+  MGM_CHECK(begin <= bytes && size <= bytes - begin, "bytes ", begin, " + ", size, " of '", name,
+            "', which has ", bytes);
+  if (size == 0) return;
+  const at::Tensor tensor = read(name);
+  std::memcpy(out, static_cast<const char*>(tensor.const_data_ptr()) + begin, size);
+}
+
+SourcePtr open_safetensors(const fs::path& file) {
+  const auto mapped = map_file(file);
+  const SafetensorsHeader header =
+      parse_safetensors_header(bytes_of(*mapped), mapped->size(), file.string());
+  auto out = std::make_shared<MappedSource>(file, mapped);
+  for (const TensorEntry& t : header.tensors) out->add(t.name, t.dtype, t.shape, {}, t.begin);
+  out->index_names();
+  return out;
+}
+
+SourcePtr open_torch_file(const fs::path& file) {
+  const auto mapped = map_file(file);
+  const TorchFile parsed = parse_torch_file(bytes_of(*mapped), file.string());
+  auto out = std::make_shared<MappedSource>(file, mapped);
+  for (const TorchTensor& t : parsed.tensors) out->add(t.name, t.dtype, t.shape, t.stride, t.begin);
+  for (const std::string& name : parsed.other_values) out->add_not_tensor(name);
+  out->index_names();
+  return out;
+}
+
+SourcePtr open_tensor_file(const fs::path& file) {
+  const auto mapped = map_file(file);
+  const std::string_view bytes = bytes_of(*mapped);
+  // "PK\3\4", or the first bytes of a legacy torch file, which the torch reader explains.
+  const bool torch = bytes.substr(0, 2) == "PK" || bytes.substr(0, 1) == "\x80";
+  return torch && file.extension() != ".safetensors" ? open_torch_file(file)
+                                                     : open_safetensors(file);
+}
+
+SourcePtr open_sharded(const fs::path& index_file) {
+  std::string text;
+  try {
+    text = read_file(index_file);
+  } catch (const DataError& e) {
+    throw CheckpointError(e.what());
+  }
+  const ShardIndex index = parse_shard_index(text, index_file.string());
+  std::map<std::string, SourcePtr> shards;
+  std::vector<OverlayLayer> layers;
+  for (const std::string& file : index.files()) {
+    const SourcePtr shard = open_tensor_file(index_file.parent_path() / file);
+    shards[file] = shard;
+    layers.push_back({shard, {}});
+  }
+  check_index(index, shards, index_file.string());
+  return std::make_shared<OverlaySource>(layers, index_file.string());
+}
+
+SourcePtr open_model_dir(const fs::path& dir) {
+  if (!fs::is_directory(dir)) {
+    throw CheckpointError(dir.string(), ": no such folder; weights are read from local paths only");
+  }
+  constexpr const char* kFiles[] = {"model.safetensors.index.json", "model.safetensors",
+                                    "pytorch_model.bin.index.json", "pytorch_model.bin",
+                                    "open_clip_model.safetensors",  "open_clip_pytorch_model.bin"};
+  for (const char* name : kFiles) {
+    const fs::path file = dir / name;
+    if (!fs::exists(file)) continue;
+    return file.extension() == ".json" ? open_sharded(file) : open_tensor_file(file);
+  }
+  throw CheckpointError(dir.string(), ": holds no weights; looked for ",
+                        join({std::begin(kFiles), std::end(kFiles)}, ", "));
+}
+
+OverlaySource::OverlaySource(const std::vector<OverlayLayer>& layers, std::string description)
+    : description_(std::move(description)) {
+  std::vector<std::string> descriptions;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const auto& [source, map] = layers[i];
+    descriptions.push_back(source->description());
+    for (const std::string& what : source->not_tensors()) not_tensors_.push_back(what);
+    for (const std::string& name : source->names()) {
+      const std::optional<std::string> ours = map ? map(name) : name;
+      const std::string where = cat(source->info(name).file, ": ", name);
+      if (!ours) {
+        dropped_.push_back(where);
+        continue;
+      }
+      const auto [it, fresh] = places_.try_emplace(*ours, Place{source, name, i});
+      if (fresh) continue;
+      Place& old = it->second;
+      const std::string old_where = cat(old.source->info(old.name).file, ": ", old.name);
+      if (old.layer == i) {
+        throw CheckpointError(where, " and ", old_where, " are both '", *ours, "'");
+      }
+      covered_.push_back(old_where);
+      old = {source, name, i};
+    }
+  }
+  for (const auto& [name, place] : places_) names_.push_back(name);
+  if (description_.empty()) description_ = join(descriptions, " + ");
+}
+
+const OverlaySource::Place& OverlaySource::place(const std::string& name) const {
+  const auto it = places_.find(name);
+  if (it == places_.end()) not_there(name, description_);
+  return it->second;
+}
+
+const TensorInfo& OverlaySource::info(const std::string& name) const {
+  const Place& p = place(name);
+  return p.source->info(p.name);
+}
+
+at::Tensor OverlaySource::read(const std::string& name) const {
+  const Place& p = place(name);
+  return p.source->read(p.name);
+}
+
+}  // namespace mgm

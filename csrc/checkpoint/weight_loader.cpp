@@ -1,0 +1,207 @@
+#include "checkpoint/weight_loader.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "base/error.h"
+
+namespace mgm {
+namespace {
+
+constexpr const char* kHead = "lm_head.weight";
+constexpr const char* kEmbedding = "model.embed_tokens.weight";
+
+bool ends_with(const std::string& text, std::string_view end) {
+  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.npos, end) == 0;
+}
+
+// Problems by kind; a wrong file has thousands of one kind, so each kind is cut for the message.
+class Problems {
+ public:
+  void add(const std::string& kind, const std::string& what) { kinds_[kind].push_back(what); }
+
+  void throw_if_any(const std::string& source, size_t params) const {
+    if (kinds_.empty()) return;
+    constexpr size_t kShown = 12;
+    std::string text;
+    size_t count = 0;
+    for (const auto& [kind, list] : kinds_) {
+      text += cat("\n", list.size(), " ", kind, ":");
+      for (size_t i = 0; i < list.size() && i < kShown; ++i) text += "\n  " + list[i];
+      if (list.size() > kShown) text += cat("\n  ... and ", list.size() - kShown, " more");
+      count += list.size();
+    }
+    throw CheckpointError(source, ": ", count, " problems between these weights and the model of ",
+                          params, " tensors:", text);
+  }
+
+ private:
+  std::map<std::string, std::vector<std::string>> kinds_;
+};
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::vector<std::string> sizes;
+  for (const int64_t size : shape) sizes.push_back(std::to_string(size));
+  return "[" + join(sizes, ", ") + "]";
+}
+
+// 577 rows are 24 x 24 patches and the class token.
+std::string grid_text(int64_t rows) {
+  const auto side = static_cast<int64_t>(std::lround(std::sqrt(static_cast<double>(rows - 1))));
+  if (side * side + 1 != rows) return cat(rows, " positions");
+  return cat(side, " x ", side, " patches and the class token");
+}
+
+// What usually lies behind a shape that does not fit.
+std::string likely_cause(const std::string& name, const std::vector<int64_t>& want,
+                         const std::vector<int64_t>& have) {
+  if (want.size() != have.size() || want.empty()) return "";
+  if (ends_with(name, "embeddings.position_embedding.weight") && want[0] != have[0]) {
+    return cat(": the file has ", grid_text(have[0]), ", the model ", grid_text(want[0]),
+               ": a CLIP of another image or patch size");
+  }
+  const bool vocabulary = ends_with(name, "embed_tokens.weight") || ends_with(name, kHead);
+  if (vocabulary && want[0] != have[0]) {
+    return cat(": a vocabulary of ", have[0], " in the file, of ", want[0],
+               " in the model: compare vocab_size and the tokenizer");
+  }
+  if (name.find("vision_tower_aux") != name.npos) return ": a ConvNeXt of another size";
+  if (name.find("vision_tower.") != name.npos) return ": a CLIP of another size";
+  if (name.find("vlm_uni_") != name.npos) return ": mining heads of another pair of towers";
+  if (ends_with(name, "mm_projector.0.weight") && want[1] != have[1]) {
+    return ": a projector for another vision tower";
+  }
+  if (name.find("mm_projector") != name.npos) return ": a projector for another language model";
+  if (name.find("k_proj") != name.npos || name.find("v_proj") != name.npos) {
+    return ": compare num_key_value_heads, hidden_size and head_dim in config.json";
+  }
+  return ": compare hidden_size and intermediate_size in config.json";
+}
+
+bool is_weight_type(at::ScalarType type) {
+  return type == at::kFloat || type == at::kBFloat16 || type == at::kHalf || type == at::kDouble;
+}
+
+bool is_ignored(const std::string& name, const LoadOptions& options) {
+  for (const std::string& pattern : options.ignore) {
+    if (glob_match(pattern, name)) return true;
+  }
+  return false;
+}
+
+// In bounded pieces, so that a check of a large embedding costs no copy of it. The sum of x * 0 is
+// NaN if and only if a NaN or an infinity is there.
+bool all_finite(const at::Tensor& tensor) {
+  constexpr int64_t kPiece = 1 << 20;
+  const at::Tensor flat = tensor.reshape({-1});
+  for (int64_t at = 0; at < flat.numel(); at += kPiece) {
+    const at::Tensor piece = flat.narrow(0, at, std::min(kPiece, flat.numel() - at));
+    if (!std::isfinite(piece.mul(0).sum().item<double>())) return false;
+  }
+  return true;
+}
+
+std::string count_non_finite(const at::Tensor& tensor) {
+  const at::Tensor wide = tensor.to(at::kDouble);
+  const int64_t nan = wide.isnan().sum().item<int64_t>();
+  const int64_t inf = wide.isinf().sum().item<int64_t>();
+  return cat(nan, " NaN and ", inf, " infinite of ", tensor.numel(), " values");
+}
+
+// Names and shapes, from headers alone.
+void compare(const std::vector<Param*>& params, const TensorSource& source,
+             const LoadOptions& options, LoadReport& report, Problems& problems) {
+  std::set<std::string> wanted;
+  for (const Param* param : params) {
+    const std::string& name = param->spec.name;
+    MGM_CHECK(wanted.insert(name).second, "parameter '", name, "' is declared twice");
+    if (!source.contains(name)) {
+      if (options.allow_missing) {
+        report.missing.push_back(name);
+      } else {
+        const bool tied = name == kHead && source.contains(kEmbedding);
+        problems.add("missing", tied ? cat(name,
+                                           ": files of models with tied embeddings have none; "
+                                           "set tie_word_embeddings / model.llm.tie_embeddings")
+                                     : name);
+      }
+      continue;
+    }
+    const TensorInfo& info = source.info(name);
+    if (info.shape != param->spec.shape) {
+      problems.add("of another shape", cat(name, ": ", shape_text(info.shape), " in ", info.file,
+                                           ", ", shape_text(param->spec.shape), " in the model",
+                                           likely_cause(name, param->spec.shape, info.shape)));
+    } else if (!is_weight_type(info.type)) {
+      problems.add("of a type that is no weight",
+                   cat(name, ": ", info.dtype, " in ", info.file,
+                       "; quantised files are not read, use the float weights"));
+    }
+  }
+  for (const std::string& name : source.names()) {
+    if (wanted.count(name) > 0) continue;
+    if (is_ignored(name, options)) {
+      report.ignored.push_back(name);
+    } else if (name == kHead && wanted.count(kEmbedding) > 0 && source.contains(kEmbedding)) {
+      const TensorInfo &head = source.info(name), &embedding = source.info(kEmbedding);
+      if (head.shape == embedding.shape && head.type == embedding.type &&
+          at::equal(source.read(name), source.read(kEmbedding))) {
+        report.ignored.push_back(name);
+      } else {
+        problems.add("unexpected", cat(name, ": differs from ", kEmbedding,
+                                       ", but the model's config ties the two"));
+      }
+    } else if (options.allow_unexpected) {
+      report.unexpected.push_back(name);
+    } else {
+      problems.add("unexpected", cat(name, " in ", source.info(name).file));
+    }
+  }
+}
+
+void default_sink(Param& param, const at::Tensor& value, at::ScalarType dtype) {
+  if (param.value.defined()) {
+    param.value.copy_(value);
+  } else {
+    param.value = value.to(dtype);
+  }
+}
+
+}  // namespace
+
+LoadReport load_weights(const std::vector<Param*>& params, const TensorSource& source,
+                        const LoadOptions& options, const WeightSink& sink) {
+  const at::NoGradGuard no_grad;
+  LoadReport report;
+  Problems problems;
+  compare(params, source, options, report, problems);
+  problems.throw_if_any(source.description(), params.size());
+  for (Param* param : params) {
+    const std::string& name = param->spec.name;
+    if (!source.contains(name)) continue;  // allowed to be missing
+    const at::Tensor value = source.read(name);
+    if (options.check_finite && !all_finite(value)) {
+      problems.add("with NaN or infinity",
+                   cat(name, " in ", source.info(name).file, ": ", count_non_finite(value)));
+      continue;
+    }
+    const at::ScalarType wanted =
+        param->value.defined() ? param->value.scalar_type() : options.dtype;
+    report.converted += wanted != value.scalar_type();
+    report.bytes += source.info(name).bytes;
+    ++report.loaded;
+    if (sink) {
+      sink(*param, value);
+    } else {
+      default_sink(*param, value, options.dtype);
+    }
+  }
+  problems.throw_if_any(source.description(), params.size());
+  return report;
+}
+
+}  // namespace mgm

@@ -1,0 +1,48 @@
+// Weights from a TensorSource into declared parameters. Everything is compared first, from headers
+// alone, and every problem is told at once; only then are bytes read.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "checkpoint/tensor_source.h"
+#include "types/param.h"
+
+namespace mgm {
+
+struct LoadOptions {
+  // Names (globs) of buffers that old files carry and nobody needs: left out, in report.ignored.
+  std::vector<std::string> ignore = {"*.embeddings.position_ids", "*.rotary_emb.inv_freq"};
+  // Tensors of the source that no parameter takes are an error, or, if allowed, in
+  // report.unexpected.
+  bool allow_unexpected = false;
+  // Parameters that the source lacks are an error, or, if allowed, in report.missing and untouched.
+  bool allow_missing = false;
+  // Reads every weight once more and refuses NaN and infinity by name.
+  bool check_finite = true;
+  // For parameters whose value is not bound yet.
+  at::ScalarType dtype = at::kFloat;
+};
+
+struct LoadReport {
+  int64_t loaded = 0;     // tensors
+  uint64_t bytes = 0;     // of the loaded ones in the files
+  int64_t converted = 0;  // of another dtype in the file than the parameter's
+  std::vector<std::string> ignored, unexpected, missing;
+};
+
+// Takes one weight: a CPU tensor in the file's dtype, perhaps a read-only view (TensorSource).
+using WeightSink = std::function<void(Param& param, const at::Tensor& value)>;
+
+// Default sink: a bound Param::value is copied into, converting; an unbound one is set to the
+// tensor in options.dtype, without a copy where the file has that dtype (do not write to it then).
+//
+// Throws CheckpointError with all problems: missing and unexpected names, shapes (with the likely
+// cause), dtypes that are no weights, NaN or infinity. A head tied to the embedding is not declared
+// as a parameter; a file that has `lm_head.weight` nevertheless must have it equal to
+// `model.embed_tokens.weight`.
+LoadReport load_weights(const std::vector<Param*>& params, const TensorSource& source,
+                        const LoadOptions& options = {}, const WeightSink& sink = {});
+
+}  // namespace mgm

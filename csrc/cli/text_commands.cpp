@@ -1,0 +1,135 @@
+// mgm tokenize, mgm render: what a tokenizer and a template make of text.
+#include <iostream>
+#include <iterator>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "cli/commands.h"
+#include "text/conversation.h"
+#include "text/tokenizer.h"
+
+namespace mgm::cli {
+namespace {
+
+std::string read_stdin() {
+  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+}
+
+void tokenize(const std::string& path, bool decode) {
+  const auto tokenizer = load_tokenizer(path);
+  std::string line;
+  for (int64_t number = 1; std::getline(std::cin, line); ++number) {
+    if (decode) {
+      std::vector<int32_t> ids;
+      for (const std::string& word : split(line, ' ')) {
+        if (word.empty()) continue;
+        size_t used = 0;
+        int id = 0;
+        try {
+          id = std::stoi(word, &used);
+        } catch (const std::exception&) {
+          used = 0;
+        }
+        if (used != word.size()) throw DataError("line ", number, ": '", word, "' is no token id");
+        ids.push_back(id);
+      }
+      std::cout << tokenizer->decode(ids, /*skip_special=*/false) << "\n";
+    } else {
+      const char* separator = "";
+      for (const int32_t id : tokenizer->encode(line)) {
+        std::cout << separator << id;
+        separator = " ";
+      }
+      std::cout << "\n";
+    }
+  }
+}
+
+std::vector<Turn> parse_turns(const Json& json) {
+  const Json& list = json.is_object() ? json.at("conversations") : json;
+  std::vector<Turn> turns;
+  for (const Json& turn : list) {
+    turns.push_back({turn.at("from").get<std::string>(), turn.at("value").get<std::string>()});
+  }
+  return turns;
+}
+
+// Supervised text between [[ and ]].
+std::string marked(const Rendered& rendered) {
+  std::string out;
+  int64_t at = 0;
+  for (const Span& span : rendered.supervised) {
+    out += rendered.text.substr(size_t(at), size_t(span.begin - at)) + "[[";
+    out += rendered.text.substr(size_t(span.begin), size_t(span.end - span.begin)) + "]]";
+    at = span.end;
+  }
+  return out + rendered.text.substr(size_t(at));
+}
+
+struct RenderOptions {
+  std::string name, tokenizer;
+  bool mark = false, collapse = false;
+};
+
+void render(const RenderOptions& options) {
+  const std::string source = "standard input";
+  const ConversationTemplate conversation = load_template(options.name);
+  std::vector<Turn> turns;
+  try {
+    turns = parse_turns(parse_json(read_stdin(), source));
+  } catch (const Json::exception& e) {
+    throw DataError(source, ": expected a LLaVA record or its conversations array: ", e.what());
+  }
+  const MarkerPolicy markers = options.collapse ? MarkerPolicy::kCollapse : MarkerPolicy::kError;
+  const Rendered rendered = render_conversation(conversation, turns, markers, source);
+  if (options.mark) {
+    std::cout << marked(rendered) << "\n";
+  } else if (options.tokenizer.empty()) {
+    std::cout << rendered.text;
+  } else {
+    const auto tokenizer = load_tokenizer(options.tokenizer);
+    const Encoded encoded = encode_with_images(*tokenizer, rendered.text, rendered.supervised);
+    const OrderedJson out = {{"text", rendered.text},
+                             {"ids", encoded.ids},
+                             {"labels", encoded.labels},
+                             {"images", encoded.images},
+                             {"collapsed_markers", rendered.collapsed_markers}};
+    std::cout << out.dump() << "\n";
+  }
+}
+
+}  // namespace
+
+void add_tokenize(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("tokenize", "Token ids of text, or text of ids");
+  command->footer(
+      "One line of ids per line of text.\n\nExample:\n"
+      "  echo 'What is in the picture?' | mgm tokenize data/embedded/tokenizer");
+  auto path = std::make_shared<std::string>();
+  auto decode = std::make_shared<bool>(false);
+  command->add_option("MODEL", *path, "directory with tokenizer.model, or the file itself")
+      ->required();
+  command->add_flag("--decode", *decode, "read ids, write text");
+  command->callback([=] { tokenize(*path, *decode); });
+}
+
+void add_render(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "render", "The prompt text, ids and labels a template makes of a conversation");
+  command->footer(
+      "Reads a LLaVA record, or its conversations array, from standard input. Without a last "
+      "answer the text is a prompt.\nTemplates: " +
+      join(template_names(), ", ") +
+      ", or FILE.yaml:NAME.\n\nExample:\n"
+      "  echo '[{\"from\":\"human\",\"value\":\"<image>\\nWhat is it?\"}]' | mgm render --template "
+      "v1");
+  auto options = std::make_shared<RenderOptions>();
+  command->add_option("--template", options->name, "name of the template")->required();
+  command->add_option("--tokenizer", options->tokenizer, "also print ids and labels, as JSON");
+  command->add_flag("--mark", options->mark, "print the text with [[supervised parts]] marked");
+  command->add_flag("--collapse-markers", options->collapse,
+                    "several markers in a message count as one");
+  command->callback([=] { render(*options); });
+}
+
+}  // namespace mgm::cli

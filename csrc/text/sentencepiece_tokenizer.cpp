@@ -1,0 +1,346 @@
+// Equal to Hugging Face's slow LlamaTokenizer and GemmaTokenizer (transformers 4.57): added and
+// special tokens are split off first, longest match at the leftmost place; what is between goes to
+// sentencepiece.
+#include <sentencepiece_processor.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <unordered_map>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "text/tokenizer.h"
+#include "text/utf8.h"
+
+namespace mgm {
+namespace {
+
+constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581, sentencepiece's blank
+
+struct AddedToken {
+  std::string content;
+  int32_t id = 0;
+  bool special = false, lstrip = false, rstrip = false;
+};
+
+// What a model directory says besides the vocabulary.
+struct Settings {
+  bool gemma = false;
+  bool legacy = true;
+  bool add_bos = true, add_eos = false, add_prefix_space = true;
+  std::string bos = "<s>", eos = "</s>", unk = "<unk>", pad;
+  std::map<int32_t, AddedToken> added;
+};
+
+class SentencePieceTokenizer final : public Tokenizer {
+ public:
+  SentencePieceTokenizer(const std::string& model, Settings settings, const std::string& source,
+                         std::vector<std::pair<std::string, std::string>> files)
+      : settings_(std::move(settings)), files_(std::move(files)) {
+    std::string proto = model;
+    // legacy: false turns the dummy prefix off. A later field of a protobuf message overrides an
+    // earlier one, so a second NormalizerSpec {add_dummy_prefix: false} behind the model is enough.
+    if (!settings_.gemma && !settings_.legacy) proto += std::string("\x1A\x02\x18\x00", 4);
+    const auto status = processor_.LoadFromSerializedProto(proto);
+    if (!status.ok()) {
+      throw DataError(source, ": not a sentencepiece model: ", status.ToString());
+    }
+    add_tokens(source);
+    unk_prefix_ = encode_plain(settings_.unk).size();
+  }
+
+  std::vector<TokenSpan> encode_spans(std::string_view raw) const override {
+    const std::string replaced = valid_utf8(raw);
+    const std::string_view text = replaced;
+    std::vector<TokenSpan> out;
+    if (settings_.add_bos && bos_ >= 0) out.push_back({bos_, 0, 0});
+    encode_body(text, out);
+    const auto size = static_cast<int64_t>(text.size());
+    if (settings_.add_eos && eos_ >= 0) out.push_back({eos_, size, size});
+    return out;
+  }
+
+  std::string decode(const std::vector<int32_t>& ids, bool skip_special) const override {
+    std::string out;
+    std::vector<std::string> run;  // pieces since the last special token
+    bool after_special = false;
+    bool first = true;
+    for (const int32_t id : ids) {
+      const std::string text = piece(id);
+      if (is_special(id) && skip_special) continue;
+      if (added_ids_.count(id)) {
+        if (!run.empty() || !first) {
+          out += decode_run(run);
+          run.clear();
+          if (settings_.legacy && !settings_.gemma && !after_special && !first) out += " ";
+        }
+        out += text;
+        after_special = true;
+      } else {
+        run.push_back(first && settings_.add_prefix_space && !settings_.gemma ? without_space(text)
+                                                                              : text);
+        after_special = false;
+      }
+      first = false;
+    }
+    return out + decode_run(run);
+  }
+
+  int64_t vocab_size() const override {
+    int64_t size = processor_.GetPieceSize();
+    for (const auto& [id, token] : settings_.added) size = std::max<int64_t>(size, id + 1);
+    return size;
+  }
+  std::string piece(int32_t id) const override {
+    const auto it = settings_.added.find(id);
+    if (it != settings_.added.end()) return it->second.content;
+    if (id < 0 || id >= processor_.GetPieceSize()) {
+      throw DataError("token id ", id, " is outside the vocabulary of ", vocab_size(), " tokens");
+    }
+    return processor_.IdToPiece(id);
+  }
+  int32_t token_id(const std::string& text) const override {
+    const auto it = by_content_.find(text);
+    if (it != by_content_.end()) return it->second;
+    const int id = processor_.PieceToId(text);
+    return id == processor_.unk_id() && text != settings_.unk ? -1 : id;
+  }
+  bool is_special(int32_t id) const override {
+    const auto it = settings_.added.find(id);
+    return it != settings_.added.end() && it->second.special;
+  }
+  int32_t bos_id() const override { return bos_; }
+  int32_t eos_id() const override { return eos_; }
+  int32_t pad_id() const override { return pad_; }
+  bool adds_bos() const override { return settings_.add_bos && bos_ >= 0; }
+  const std::vector<std::pair<std::string, std::string>>& files() const override { return files_; }
+
+ private:
+  // The named special tokens are added tokens too, whether or not added_tokens_decoder lists them.
+  void add_tokens(const std::string& source) {
+    int32_t next = processor_.GetPieceSize();
+    for (const auto& [id, token] : settings_.added) next = std::max(next, id + 1);
+    const auto named = [&](const std::string& content) -> int32_t {
+      if (content.empty()) return -1;
+      for (auto& [id, token] : settings_.added) {
+        if (token.content == content) {
+          token.special = true;
+          return id;
+        }
+      }
+      int32_t id = processor_.PieceToId(content);
+      if (id == processor_.unk_id() && processor_.IdToPiece(id) != content) id = next++;
+      settings_.added[id] = {content, id, true, false, false};
+      return id;
+    };
+    named(settings_.unk);
+    bos_ = named(settings_.bos);
+    eos_ = named(settings_.eos);
+    pad_ = named(settings_.pad);
+    for (const auto& [id, token] : settings_.added) {
+      if (token.content.empty()) throw DataError(source, ": added token ", id, " is empty");
+      by_content_[token.content] = id;
+      added_ids_.emplace(id, true);
+      longest_ = std::max(longest_, token.content.size());
+      first_byte_[static_cast<uint8_t>(token.content[0])] = true;
+    }
+  }
+
+  struct Part {
+    int64_t begin, end;
+    const AddedToken* token;  // null: plain text
+  };
+
+  std::vector<Part> split_added(std::string_view text) const {
+    std::vector<Part> parts;
+    size_t plain = 0;
+    for (size_t at = 0; at < text.size();) {
+      const AddedToken* hit = nullptr;
+      if (first_byte_[static_cast<uint8_t>(text[at])]) {
+        for (size_t n = std::min(longest_, text.size() - at); n > 0 && !hit; --n) {
+          const auto it = by_content_.find(std::string(text.substr(at, n)));
+          if (it != by_content_.end()) hit = &settings_.added.at(it->second);
+        }
+      }
+      if (!hit) {
+        ++at;
+        continue;
+      }
+      if (at > plain) parts.push_back({int64_t(plain), int64_t(at), nullptr});
+      parts.push_back({int64_t(at), int64_t(at + hit->content.size()), hit});
+      at += hit->content.size();
+      plain = at;
+    }
+    if (plain < text.size()) parts.push_back({int64_t(plain), int64_t(text.size()), nullptr});
+    for (size_t i = 0; i < parts.size(); ++i) {
+      if (!parts[i].token) continue;
+      if (parts[i].token->rstrip && i + 1 < parts.size() && !parts[i + 1].token) {
+        while (parts[i + 1].begin < parts[i + 1].end && is_blank(text, parts[i + 1].begin))
+          ++parts[i + 1].begin;
+      }
+      if (parts[i].token->lstrip && i > 0 && !parts[i - 1].token) {
+        while (parts[i - 1].end > parts[i - 1].begin && is_blank(text, parts[i - 1].end - 1))
+          --parts[i - 1].end;
+      }
+    }
+    return parts;
+  }
+  static bool is_blank(std::string_view text, int64_t at) {
+    return std::string_view(" \t\n\r\f\v").find(text[static_cast<size_t>(at)]) !=
+           std::string_view::npos;
+  }
+
+  void encode_body(std::string_view text, std::vector<TokenSpan>& out) const {
+    const bool modern = !settings_.gemma && !settings_.legacy;
+    // LlamaTokenizer.tokenize, legacy False: the blank goes in front of the text once, then the
+    // text is split, and the prefix is dropped again if it stands alone before a special token.
+    const bool prefix = modern && settings_.add_prefix_space && !text.empty();
+    bool first = true;
+    std::vector<TokenSpan> body;
+    const std::vector<Part> parts = split_added(text);
+    if (prefix && !parts.empty() && parts[0].token && !parts[0].token->special) {
+      encode_text("", 0, true, body);  // a blank before a token that is added but not special stays
+    }
+    for (const Part& part : parts) {
+      if (part.token) {
+        body.push_back({part.token->id, part.begin, part.end});
+      } else if (part.begin < part.end) {
+        encode_text(text.substr(size_t(part.begin), size_t(part.end - part.begin)), part.begin,
+                    prefix && first, body);
+      }
+      first = false;
+    }
+    out.insert(out.end(), body.begin(), body.end());
+  }
+
+  // One stretch of plain text at byte `offset`, with a blank put before it if `prefix`.
+  void encode_text(std::string_view text, int64_t offset, bool prefix,
+                   std::vector<TokenSpan>& out) const {
+    const bool modern = !settings_.gemma && !settings_.legacy;
+    std::string input(text);
+    int64_t inserted = 0;  // bytes of `input` that are not in the text
+    if (modern) {
+      if (prefix) input.insert(0, kSpace), inserted += int64_t(kSpace.size());
+      // sentencepiece strips leading blanks; behind the unknown token's spelling they survive, and
+      // its pieces are cut off again (LlamaTokenizer._tokenize).
+      const bool blank = input.rfind(kSpace, 0) == 0 || input.rfind(' ', 0) == 0;
+      const std::vector<TokenSpan> pieces = encode_plain(blank ? settings_.unk + input : input);
+      const auto unk_bytes = blank ? int64_t(settings_.unk.size()) : int64_t{0};
+      const size_t skip = blank && pieces.size() >= unk_prefix_ ? unk_prefix_ : 0;
+      append(pieces, skip, offset - inserted - unk_bytes, offset, out);
+      return;
+    }
+    append(encode_plain(input), 0, offset, offset, out);
+  }
+
+  static void append(const std::vector<TokenSpan>& pieces, size_t skip, int64_t shift,
+                     int64_t floor, std::vector<TokenSpan>& out) {
+    for (size_t i = skip; i < pieces.size(); ++i) {
+      out.push_back({pieces[i].id, std::max(floor, pieces[i].begin + shift),
+                     std::max(floor, pieces[i].end + shift)});
+    }
+  }
+
+  std::vector<TokenSpan> encode_plain(const std::string& text) const {
+    const auto proto = processor_.EncodeAsImmutableProto(text);
+    std::vector<TokenSpan> out;
+    out.reserve(proto.pieces_size());
+    for (size_t i = 0; i < proto.pieces_size(); ++i) {
+      const auto piece = proto.pieces(static_cast<int>(i));
+      out.push_back({static_cast<int32_t>(piece.id()), static_cast<int64_t>(piece.begin()),
+                     static_cast<int64_t>(piece.end())});
+    }
+    return out;
+  }
+
+  std::string decode_run(const std::vector<std::string>& run) const {
+    return run.empty() ? std::string() : processor_.DecodePieces(run);
+  }
+  static std::string without_space(const std::string& text) {
+    return text.rfind(kSpace, 0) == 0 ? text.substr(kSpace.size()) : text;
+  }
+
+  sentencepiece::SentencePieceProcessor processor_;
+  Settings settings_;
+  std::vector<std::pair<std::string, std::string>> files_;
+  std::unordered_map<std::string, int32_t> by_content_;
+  std::unordered_map<int32_t, bool> added_ids_;
+  std::array<bool, 256> first_byte_{};
+  size_t longest_ = 0;
+  size_t unk_prefix_ = 0;  // pieces the unknown token's spelling takes
+  int32_t bos_ = -1, eos_ = -1, pad_ = -1;
+};
+
+// A token of a JSON file is a string or an object with "content".
+std::string token_content(const Json& json) {
+  if (json.is_string()) return json.get<std::string>();
+  if (json.is_object() && json.contains("content")) return json.at("content").get<std::string>();
+  return "";
+}
+
+void read_settings(const fs::path& dir, Settings& settings,
+                   std::vector<std::pair<std::string, std::string>>& files) {
+  std::error_code ignored;
+  for (const char* name :
+       {"special_tokens_map.json", "tokenizer_config.json", "added_tokens.json"}) {
+    const fs::path path = dir / name;
+    if (!fs::exists(path, ignored)) continue;
+    const std::string text = read_file(path);
+    files.emplace_back(name, text);
+    const Json json = parse_json(text, path.string());
+    try {
+      if (std::string_view(name) == "added_tokens.json") {
+        for (const auto& [content, id] : json.items()) {
+          settings.added.try_emplace(id.get<int32_t>(),
+                                     AddedToken{content, id.get<int32_t>(), false, false, false});
+        }
+        continue;
+      }
+      for (const auto& [key, target] :
+           {std::pair<const char*, std::string*>{"bos_token", &settings.bos},
+            {"eos_token", &settings.eos},
+            {"unk_token", &settings.unk},
+            {"pad_token", &settings.pad}}) {
+        if (json.contains(key) && !json.at(key).is_null()) *target = token_content(json.at(key));
+      }
+      settings.add_bos = json.value("add_bos_token", settings.add_bos);
+      settings.add_eos = json.value("add_eos_token", settings.add_eos);
+      if (json.contains("legacy") && json.at("legacy").is_boolean())
+        settings.legacy = json.at("legacy").get<bool>();
+      if (json.contains("add_prefix_space") && json.at("add_prefix_space").is_boolean()) {
+        settings.add_prefix_space = json.at("add_prefix_space").get<bool>();
+      }
+      if (json.value("tokenizer_class", std::string()).rfind("Gemma", 0) == 0)
+        settings.gemma = true;
+      const Json decoder = json.value("added_tokens_decoder", Json::object());
+      for (const auto& [id_text, token] : decoder.items()) {
+        const int32_t id = std::stoi(id_text);
+        settings.added[id] = {token_content(token), id, token.value("special", false),
+                              token.value("lstrip", false), token.value("rstrip", false)};
+      }
+    } catch (const std::exception& e) {
+      throw DataError(path.string(), ": unexpected content: ", e.what());
+    }
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path) {
+  std::error_code ignored;
+  const bool is_dir = fs::is_directory(path, ignored);
+  const fs::path model = is_dir ? fs::path(path) / "tokenizer.model" : fs::path(path);
+  if (is_dir && !fs::exists(model, ignored)) {
+    throw DataError(path, ": no tokenizer.model in this directory");
+  }
+  Settings settings;
+  std::vector<std::pair<std::string, std::string>> files;
+  const std::string proto = read_file(model);
+  files.emplace_back("tokenizer.model", proto);
+  read_settings(model.parent_path(), settings, files);
+  return std::make_unique<SentencePieceTokenizer>(proto, std::move(settings), model.string(),
+                                                  std::move(files));
+}
+
+}  // namespace mgm

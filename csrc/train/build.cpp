@@ -1,0 +1,77 @@
+#include "train/build.h"
+
+#include <algorithm>
+#include <set>
+
+#include "assemble/initial_weights.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "optim/param_rules.h"
+
+namespace mgm {
+namespace {
+
+void check_recompute_patterns(const ResolvedConfig& resolved, const std::vector<Param*>& params,
+                              std::vector<ConfigProblem>& problems) {
+  std::set<std::string> groups;
+  for (const Param* param : params) groups.insert(param->spec.group);
+  const std::vector<RecomputeRule>& rules = resolved.config.train.recompute;
+  for (size_t i = 0; i < rules.size(); ++i) {
+    const bool hit = std::any_of(groups.begin(), groups.end(), [&](const std::string& group) {
+      return glob_match(rules[i].match, group);
+    });
+    if (hit) continue;
+    const std::string near = closest(rules[i].match, {groups.begin(), groups.end()});
+    problems.push_back({cat("train.recompute[", i, "].match"),
+                        cat("'", rules[i].match, "' matches no block of this model",
+                            near.empty() ? "" : cat("; did you mean '", near, "'?"))});
+  }
+}
+
+}  // namespace
+
+ModelParts describe_model(const ResolvedConfig& resolved) {
+  ModelParts parts;
+  parts.model = std::make_unique<MiniGemini>(resolved.config.model, resolved.config.image);
+  parts.params = parts.model->params();
+  RuleOutcome rules = resolve_rules(parts.params, resolved.config);
+  check_recompute_patterns(resolved, parts.params, rules.problems);
+  if (!rules.problems.empty()) throw_problems(resolved, rules.problems);
+  parts.policies = std::move(rules.policies);
+  return parts;
+}
+
+DataParts open_data(const ResolvedConfig& resolved) {
+  const RunConfig& config = resolved.config;
+  if (config.data.sources.empty()) {
+    throw_problems(resolved, {{"data.sources", "needs at least one annotation file to train on"}});
+  }
+  DataParts parts;
+  parts.tokenizer = load_tokenizer(tokenizer_path(config));
+  parts.index = std::make_unique<AnnotationIndex>(config.data.sources);
+  parts.builder = std::make_unique<SampleBuilder>(config, *parts.index, *parts.tokenizer);
+  parts.plan =
+      std::make_unique<Plan>(sample_lengths(*parts.index, parts.builder->geometry().tokens()),
+                             config.data, config.train.global_batch, config.train.seed);
+  if (config.data.expected_samples > 0 &&
+      config.data.expected_samples != parts.plan->num_samples()) {
+    log::warn(cat("data.expected_samples is ", config.data.expected_samples, ", the data has ",
+                  parts.plan->num_samples(), " samples"));
+  }
+  parts.total_steps = config.train.max_steps > 0
+                          ? config.train.max_steps
+                          : parts.plan->steps_per_epoch() * config.train.epochs;
+  return parts;
+}
+
+std::unique_ptr<ParamStore> make_store(const ResolvedConfig& resolved, const ModelParts& parts,
+                                       const DeviceSetup& device, bool gradients) {
+  auto store = std::make_unique<ParamStore>(parts.params, parts.policies, device.device,
+                                            device.dtype, gradients);
+  initial_weights(resolved.config, parts.params, [&](Param& param, const at::Tensor& value) {
+    store->assign(param.spec.name, value);
+  });
+  return store;
+}
+
+}  // namespace mgm

@@ -1,0 +1,41 @@
+// The only wiring place: from a resolved config to the objects a run is made of.
+#pragma once
+
+#include <memory>
+
+#include "config/reader.h"
+#include "data/loader.h"
+#include "dist/param_store.h"
+#include "dist/process_group.h"
+#include "model/mini_gemini.h"
+#include "optim/lr_schedule.h"
+#include "text/tokenizer.h"
+#include "train/device.h"
+#include "train/train_module.h"
+
+namespace mgm {
+
+// Everything that needs no weights: shared by `train`, `--plan` and `config check`.
+struct ModelParts {
+  std::unique_ptr<MiniGemini> model;
+  std::vector<Param*> params;
+  std::vector<ParamPolicy> policies;
+};
+// Throws ConfigError with the place of every train.rules / train.recompute pattern that matches
+// nothing.
+ModelParts describe_model(const ResolvedConfig& resolved);
+
+struct DataParts {
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<AnnotationIndex> index;
+  std::unique_ptr<SampleBuilder> builder;
+  std::unique_ptr<Plan> plan;
+  int64_t total_steps = 0;
+};
+DataParts open_data(const ResolvedConfig& resolved);
+
+// The groups a run's weights live in, filled from the config's sources.
+std::unique_ptr<ParamStore> make_store(const ResolvedConfig& resolved, const ModelParts& parts,
+                                       const DeviceSetup& device, bool gradients);
+
+}  // namespace mgm

@@ -1,0 +1,41 @@
+// A run's folder and what a checkpoint holds of it: choosing what to resume from, checking that it
+// belongs to this config, data and weights, saving and restoring.
+#pragma once
+
+#include <optional>
+
+#include "checkpoint/train_checkpoint.h"
+#include "config/reader.h"
+#include "train/train_module.h"
+
+namespace mgm {
+
+struct ResumeOptions {
+  std::string from =
+      "auto";  // auto: the newest checkpoint of run.dir, if any; never; or a checkpoint folder
+  bool accept_changes = false;  // go on although the config differs from the checkpoint's
+};
+
+// What identifies the inputs of a run besides its config.
+struct RunIdentity {
+  std::string data_hash;
+  std::string tokenizer_hash;
+  std::string device;
+  int threads = 0;
+};
+
+// The checkpoint to go on from, read and verified; nothing for a fresh start. Throws
+// CheckpointError if it is damaged, or was made with another config (every differing key is
+// listed), data or tokenizer.
+std::optional<TrainCheckpoint> choose_checkpoint(const ResolvedConfig& resolved,
+                                                 const RunIdentity& identity,
+                                                 const ResumeOptions& options);
+
+// Puts weights and moments back. Throws CheckpointError if a trained parameter is missing, or if
+// the frozen weights are not those the checkpoint was made with.
+void restore(const TrainCheckpoint& checkpoint, TrainModule& module);
+
+TrainCheckpoint capture(TrainModule& module, int64_t step, const ResolvedConfig& resolved,
+                        const RunIdentity& identity, int64_t metrics_offset);
+
+}  // namespace mgm
