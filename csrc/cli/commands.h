@@ -16,5 +16,6 @@ void add_config(CLI::App& app);    // config show|check|diff|help
 void add_data(CLI::App& app);      // data check|show
 void add_render(CLI::App& app);    // render
 void add_tokenize(CLI::App& app);  // tokenize
+void add_train(CLI::App& app);     // train
 
 }  // namespace mgm::cli

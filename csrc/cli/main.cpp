@@ -4,6 +4,7 @@
 #include <iostream>
 
 #include "base/error.h"
+#include "base/version.h"
 #include "cli/commands.h"
 
 namespace {
@@ -11,11 +12,12 @@ namespace {
 int run(int argc, char** argv) {
   CLI::App app{"mgm: trains, finetunes, evaluates and runs Mini-Gemini vision-language models"};
   app.require_subcommand(1);
-  app.set_version_flag("--version", "mgm " MGM_VERSION);
+  app.set_version_flag("--version", mgm::cat("mgm ", mgm::version(), " (", mgm::git_commit(), ")"));
   mgm::cli::add_config(app);
   mgm::cli::add_data(app);
   mgm::cli::add_render(app);
   mgm::cli::add_tokenize(app);
+  mgm::cli::add_train(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -75,7 +75,8 @@ std::string hash_of(const at::Tensor& flat) {
   return hex64(hash64({static_cast<const char*>(host.const_data_ptr()), host.nbytes()}));
 }
 
-// Hash of what is frozen, per group.
+}  // namespace
+
 std::map<std::string, std::string> frozen_hashes(const ParamStore& store) {
   std::map<std::string, std::string> out;
   for (const ParamGroup& group : store.groups()) {
@@ -86,8 +87,6 @@ std::map<std::string, std::string> frozen_hashes(const ParamStore& store) {
   }
   return out;
 }
-
-}  // namespace
 
 std::optional<TrainCheckpoint> choose_checkpoint(const ResolvedConfig& resolved,
                                                  const RunIdentity& identity,
@@ -118,8 +117,16 @@ std::optional<TrainCheckpoint> choose_checkpoint(const ResolvedConfig& resolved,
   return checkpoint;
 }
 
-void restore(const TrainCheckpoint& checkpoint, TrainModule& module) {
-  const std::map<std::string, std::string> now = frozen_hashes(module.store());
+int64_t metrics_offset(const TrainCheckpoint& checkpoint) {
+  try {
+    return checkpoint.state.at("metrics_offset").get<int64_t>();
+  } catch (const Json::exception& e) {
+    throw CheckpointError("state.json of step ", checkpoint.step, ": malformed: ", e.what());
+  }
+}
+
+void restore(const TrainCheckpoint& checkpoint, const RunIdentity& identity, TrainModule& module) {
+  const std::map<std::string, std::string>& now = identity.frozen;
   for (const auto& [group, hash] : checkpoint.frozen) {
     const auto it = now.find(group);
     if (it == now.end() || it->second != hash) {
@@ -158,7 +165,7 @@ TrainCheckpoint capture(TrainModule& module, int64_t step, const ResolvedConfig&
                {"tokenizer_hash", identity.tokenizer_hash},
                {"device", identity.device},
                {"threads", identity.threads}};
-  out.frozen = frozen_hashes(module.store());
+  out.frozen = identity.frozen;
   for (const AdamW::Moments& m : module.optimizer().moments()) {
     out.tensors["master." + m.name] = module.store().value(m.name).to(at::kCPU);
     out.tensors["exp_avg." + m.name] = m.exp_avg.to(at::kCPU);

@@ -22,6 +22,7 @@ struct RunIdentity {
   std::string tokenizer_hash;
   std::string device;
   int threads = 0;
+  std::map<std::string, std::string> frozen;  // group -> hash of its frozen weights
 };
 
 // The checkpoint to go on from, read and verified; nothing for a fresh start. Throws
@@ -33,7 +34,13 @@ std::optional<TrainCheckpoint> choose_checkpoint(const ResolvedConfig& resolved,
 
 // Puts weights and moments back. Throws CheckpointError if a trained parameter is missing, or if
 // the frozen weights are not those the checkpoint was made with.
-void restore(const TrainCheckpoint& checkpoint, TrainModule& module);
+void restore(const TrainCheckpoint& checkpoint, const RunIdentity& identity, TrainModule& module);
+
+// Bytes of metrics.jsonl that belong to the checkpoint. Throws CheckpointError.
+int64_t metrics_offset(const TrainCheckpoint& checkpoint);
+
+// Hash of what is frozen, per group; reads every frozen weight once.
+std::map<std::string, std::string> frozen_hashes(const ParamStore& store);
 
 TrainCheckpoint capture(TrainModule& module, int64_t step, const ResolvedConfig& resolved,
                         const RunIdentity& identity, int64_t metrics_offset);

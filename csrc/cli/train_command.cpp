@@ -1,0 +1,61 @@
+// mgm train: one run, or the stages of a file one after another.
+#include <iostream>
+
+#include "base/log.h"
+#include "cli/commands.h"
+#include "train/run.h"
+
+namespace mgm::cli {
+namespace {
+
+struct TrainArgs {
+  std::string config;
+  std::vector<std::string> sets;
+  ResumeOptions resume;
+  bool plan = false;
+};
+
+void train(const TrainArgs& args) {
+  const std::vector<ResolvedConfig> stages = read_run_configs(args.config, args.sets);
+  for (size_t i = 0; i < stages.size(); ++i) {
+    if (stages.size() > 1) {
+      log::info(cat("stage ", i + 1, " of ", stages.size(), ": ", stages[i].config.run.dir));
+    }
+    if (args.plan) {
+      std::cout << plan_report(stages[i]);
+      continue;
+    }
+    const ExitCode outcome = run_training(stages[i], args.resume);
+    if (outcome != ExitCode::kOk) throw Exit{static_cast<int>(outcome)};
+  }
+}
+
+}  // namespace
+
+void add_train(CLI::App& app) {
+  auto args = std::make_shared<TrainArgs>();
+  CLI::App* command =
+      app.add_subcommand("train", "Train what a config says; the same line goes on");
+  command->add_option("config", args->config, "YAML file of one run, or of several stages")
+      ->required();
+  command->add_option("--set", args->sets, "Override a value: --set train.seed=7 (repeatable)")
+      ->allow_extra_args(false);
+  command
+      ->add_option(
+          "--resume", args->resume.from,
+          "auto: from the newest checkpoint of run.dir, if any; never; or a checkpoint folder")
+      ->capture_default_str();
+  command->add_flag("--accept-changes", args->resume.accept_changes,
+                    "Resume although the config differs from the checkpoint's");
+  command->add_flag("--plan", args->plan,
+                    "Only print parameters, FLOPs, memory and steps; needs no weights or data");
+  command->footer(
+      "Example:\n"
+      "  mgm train configs/tiny/stage1.yaml --set train.max_steps=100\n"
+      "  mgm train configs/stage2/vicuna_7b.yaml --plan\n"
+      "Exit codes: 0 done, 2 config, 3 data, 4 checkpoint or weights, 6 loss not finite,\n"
+      "130 / 143 stopped by SIGINT / SIGTERM after a save, 1 anything else.");
+  command->callback([args] { train(*args); });
+}
+
+}  // namespace mgm::cli

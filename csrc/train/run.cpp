@@ -1,0 +1,200 @@
+#include "train/run.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/headeronly/version.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <ctime>
+
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/version.h"
+#include "checkpoint/mm_projector_file.h"
+#include "config/writer.h"
+#include "train/build.h"
+#include "train/hooks/metrics_file.h"
+#include "train/hooks/progress.h"
+#include "train/hooks/tensorboard.h"
+#include "train/recompute.h"
+#include "train/run_plan.h"
+#include "train/trainer.h"
+
+namespace mgm {
+namespace {
+
+// Assumed text length of a sample with an image: captions of the alignment set are about 30 tokens
+// long, instruction conversations about 300 (means of the published data sets).
+int64_t assumed_text_tokens(const RunConfig& config) {
+  return config.text.template_name == "plain" ? 32 : 320;
+}
+
+std::string utc_now() {
+  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+  std::tm tm{};
+  ::gmtime_r(&now, &tm);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &tm);
+  return text;
+}
+
+std::vector<std::string> command_line() {
+  std::vector<std::string> words = split(read_file("/proc/self/cmdline"), '\0');
+  if (!words.empty()) words.pop_back();  // every word ends in a zero byte
+  return words;
+}
+
+// run.json keeps one entry per start, so that a resumed run still says where it began.
+void record_start(const fs::path& dir, const RunIdentity& identity, int64_t from_step,
+                  int64_t total_steps) {
+  const fs::path path = dir / "run.json";
+  OrderedJson starts = OrderedJson::array();
+  if (fs::exists(path)) {
+    const OrderedJson before =
+        OrderedJson::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
+    if (before.is_object() && before.contains("starts")) starts = before["starts"];
+  }
+  char host[256] = "";
+  ::gethostname(host, sizeof host - 1);
+  starts.push_back(OrderedJson{{"time", utc_now()},
+                    {"host", host},
+                    {"pid", ::getpid()},
+                    {"argv", command_line()},
+                    {"mgm_version", version()},
+                    {"git_commit", git_commit()},
+                    {"torch_version", TORCH_VERSION},
+                    {"device", identity.device},
+                    {"threads", identity.threads},
+                    {"data_hash", identity.data_hash},
+                    {"tokenizer_hash", identity.tokenizer_hash},
+                    {"from_step", from_step},
+                    {"total_steps", total_steps}});
+  write_file_atomic(path, OrderedJson{{"starts", starts}}.dump(2) + "\n");
+}
+
+RunIdentity identify(const DataParts& data, const DeviceSetup& device) {
+  RunIdentity identity;
+  identity.data_hash = hex64(data.index->identity());
+  std::string files;
+  for (const auto& [name, content] : data.tokenizer->files()) {
+    files += name + '\0' + hex64(hash64(content)) + '\0';
+  }
+  identity.tokenizer_hash = hex64(hash64(files));
+  identity.device = device.device.str();
+  identity.threads = at::get_num_threads();
+  return identity;
+}
+
+bool trains_llm(const ModelParts& parts) {
+  for (size_t i = 0; i < parts.params.size(); ++i) {
+    if (!parts.policies[i].train) continue;
+    const std::string& name = parts.params[i]->spec.name;
+    if (!in_projector_file(name)) return true;
+  }
+  return false;
+}
+
+// Projector, mining and towers; what trained in fp32, the rest as it was used.
+void write_projector(const fs::path& path, const ModelParts& parts, const ParamStore& store) {
+  std::vector<TensorSpec> tensors;
+  for (size_t i = 0; i < parts.params.size(); ++i) {
+    const ParamSpec& spec = parts.params[i]->spec;
+    if (!in_projector_file(spec.name)) continue;
+    tensors.push_back(
+        {spec.name, parts.policies[i].train ? at::kFloat : store.dtype(), spec.shape});
+  }
+  write_projector_file(path, tensors, [&](const std::string& name) { return store.value(name); });
+  log::info(cat("wrote ", path.string()));
+}
+
+void log_start(const RunConfig& config, const ModelParts& parts, const DataParts& data,
+               const DeviceSetup& device) {
+  log::info(cat("device ", device.device.str(), ", ", at::toString(device.dtype), ", ",
+                at::get_num_threads(), " threads; seed ", config.train.seed));
+  if (config.train.deterministic) {
+    log::info(
+        device.device.is_cuda()
+            ? "deterministic: bit-equal from run to run; cuDNN's algorithm search and atomic adds "
+              "are off (docs/training.md has what that costs)"
+            : "deterministic: bit-equal from run to run; on the CPU this is always so and costs "
+              "nothing");
+  }
+  log::info("\n" + format_trained_table(count_parts(parts.params, parts.policies)));
+  log::info(cat(with_commas(data.plan->num_samples()), " samples, ", data.total_steps, " steps of ",
+                config.train.global_batch, " = ",
+                config.train.global_batch / config.train.micro_batch, " x ",
+                config.train.micro_batch));
+}
+
+}  // namespace
+
+ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resume) {
+  const RunConfig& config = resolved.config;
+  if (config.run.dir.empty()) {
+    throw_problems(resolved, {{"run.dir", "is required: the folder that takes the run"}});
+  }
+  const DeviceSetup device = setup_device(config.train);
+  install_recompute_engine();
+  const ModelParts parts = describe_model(resolved);
+  const DataParts data = open_data(resolved);
+
+  const fs::path dir = config.run.dir;
+  make_dirs(dir / "logs");
+  const FileLock lock(dir / ".lock", cat("run folder ", dir.string()));
+  log::add_file((dir / "logs" / "rank_0.log").string());
+
+  RunIdentity identity = identify(data, device);
+  const std::optional<TrainCheckpoint> checkpoint = choose_checkpoint(resolved, identity, resume);
+  const int64_t done = checkpoint ? checkpoint->step : 0;
+  const fs::path projector = dir / "mm_projector.bin";
+  const bool leaves_projector = !trains_llm(parts);
+  if (checkpoint && done >= data.total_steps && (!leaves_projector || fs::exists(projector))) {
+    log::info(cat(dir.string(), ": complete at step ", done, " of ", data.total_steps));
+    return ExitCode::kOk;
+  }
+  log_start(config, parts, data, device);
+  record_start(dir, identity, done, data.total_steps);
+  write_file_atomic(dir / "config.yaml", to_yaml(config, &resolved.origins));
+
+  const auto store = make_store(resolved, parts, device, /*gradients=*/true);
+  identity.frozen = frozen_hashes(*store);
+  const auto ranks = make_local_group();
+  TrainModule module(config, *parts.model, *store, make_recompute_runner(config.train.recompute),
+                     *ranks);
+  if (checkpoint) restore(*checkpoint, identity, module);
+
+  MetricsFile metrics(dir / "metrics.jsonl", checkpoint ? metrics_offset(*checkpoint) : 0);
+  Progress progress(config.log.every_steps, ::isatty(STDERR_FILENO) == 1);
+  std::optional<TensorBoard> tensorboard;
+  std::vector<Hook*> hooks = {&metrics, &progress};
+  if (config.log.tensorboard) hooks.push_back(&tensorboard.emplace(dir, done + 1));
+
+  Loader loader(*data.plan, *data.builder, config.data,
+                {config.train.micro_batch, ranks->rank(), ranks->size(), done, data.total_steps});
+  const LrSchedule schedule(config.schedule, config.optimizer.lr, data.total_steps);
+  TrainLoop loop;
+  loop.first_step = done + 1;
+  loop.total_steps = data.total_steps;
+  loop.checkpoint = config.checkpoint;
+  loop.save = [&](int64_t step) {
+    write_train_checkpoint(dir, capture(module, step, resolved, identity, metrics.offset()),
+                           config.checkpoint.keep);
+  };
+  const ExitCode outcome = fit(module, loader, schedule, hooks, loop);
+  if (outcome == ExitCode::kOk && leaves_projector) write_projector(projector, parts, *store);
+  log::info(cat(dir.string(),
+                outcome == ExitCode::kOk ? ": complete" : ": stopped by a signal, saved",
+                loader.total_skipped() > 0 ? cat("; ", loader.total_skipped(), " samples skipped")
+                                           : std::string()));
+  return outcome;
+}
+
+std::string plan_report(const ResolvedConfig& resolved) {
+  const ModelParts parts = describe_model(resolved);
+  return format_run_plan(make_run_plan(resolved.config, *parts.model, parts.policies,
+                                       assumed_text_tokens(resolved.config)),
+                         resolved.config);
+}
+
+}  // namespace mgm

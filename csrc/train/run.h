@@ -1,0 +1,24 @@
+// One training run from its config to its last checkpoint.
+//
+// run.dir afterwards: config.yaml (resolved, with origins), run.json (one entry per start:
+// versions, host, argv, resumed step), metrics.jsonl, events.out.tfevents.*, logs/rank_0.log,
+// checkpoints/step_N/ and, if no weight of the language model trains, mm_projector.bin, what stage
+// 2 starts from.
+#pragma once
+
+#include <string>
+
+#include "base/error.h"
+#include "train/run_state.h"
+
+namespace mgm {
+
+// Returns kOk, or kSigint / kSigterm after a save. A run that is complete already returns at once.
+// Throws the errors of base/error.h; the metrics of every finished step are on disk then.
+ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resume);
+
+// What `mgm train --plan` prints: parameters, FLOPs, memory, steps. Allocates nothing and reads no
+// weights, data or tokenizer.
+std::string plan_report(const ResolvedConfig& resolved);
+
+}  // namespace mgm
