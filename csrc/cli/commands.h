@@ -12,10 +12,14 @@ struct Exit {
   int code;
 };
 
-void add_config(CLI::App& app);    // config show|check|diff|help
-void add_data(CLI::App& app);      // data check|show
-void add_render(CLI::App& app);    // render
-void add_tokenize(CLI::App& app);  // tokenize
-void add_train(CLI::App& app);     // train
+void add_chat(CLI::App& app);
+void add_config(CLI::App& app);  // config show|check|diff|help
+void add_data(CLI::App& app);    // data check|show
+void add_export(CLI::App& app);
+void add_forward(CLI::App& app);
+void add_preprocess(CLI::App& app);
+void add_render(CLI::App& app);
+void add_tokenize(CLI::App& app);
+void add_train(CLI::App& app);
 
 }  // namespace mgm::cli

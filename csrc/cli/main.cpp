@@ -13,11 +13,15 @@ int run(int argc, char** argv) {
   CLI::App app{"mgm: trains, finetunes, evaluates and runs Mini-Gemini vision-language models"};
   app.require_subcommand(1);
   app.set_version_flag("--version", mgm::cat("mgm ", mgm::version(), " (", mgm::git_commit(), ")"));
-  mgm::cli::add_config(app);
-  mgm::cli::add_data(app);
-  mgm::cli::add_render(app);
-  mgm::cli::add_tokenize(app);
   mgm::cli::add_train(app);
+  mgm::cli::add_data(app);
+  mgm::cli::add_config(app);
+  mgm::cli::add_export(app);
+  mgm::cli::add_chat(app);
+  mgm::cli::add_forward(app);
+  mgm::cli::add_preprocess(app);
+  mgm::cli::add_tokenize(app);
+  mgm::cli::add_render(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

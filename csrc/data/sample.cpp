@@ -82,6 +82,21 @@ std::string tokenizer_path(const RunConfig& config) {
   return model;
 }
 
+Sample widen_markers(const Encoded& encoded, int64_t tokens_per_image) {
+  Sample sample;
+  sample.collapsed_markers = encoded.collapsed_markers;
+  const auto visual = static_cast<size_t>(tokens_per_image);
+  for (size_t t = 0; t < encoded.ids.size(); ++t) {
+    const int64_t id = encoded.ids[t];
+    sample.ids.insert(sample.ids.end(), id == kImageTokenIndex ? visual : 1, id);
+    sample.labels.resize(sample.ids.size(), kIgnoreIndex);
+    if (id == kImageTokenIndex || t >= encoded.labels.size()) continue;
+    sample.labels.back() = encoded.labels[t];
+    if (t > 0 && encoded.labels[t] != kIgnoreIndex) ++sample.targets;
+  }
+  return sample;
+}
+
 SampleBuilder::SampleBuilder(const RunConfig& config, const AnnotationIndex& index,
                              const Tokenizer& tokenizer)
     : image_(config.image),
@@ -159,20 +174,12 @@ Sample SampleBuilder::encode(const Record& record) const {
   } catch (const DataError& e) {  // ": what"; the Problem says where
     throw Rejected{ProblemKind::kConversation, std::string(e.what()).substr(2)};
   }
-  Sample sample;
+  for (const int32_t id : encoded.ids) {
+    MGM_CHECK(id == kImageTokenIndex || (id >= 0 && id < vocab_size_), "token id ", id);
+  }
+  Sample sample = widen_markers(encoded, geometry_.tokens());
   sample.index = record.index;
   sample.id = record.id;
-  sample.collapsed_markers = encoded.collapsed_markers;
-  const auto visual = static_cast<size_t>(geometry_.tokens());
-  for (size_t t = 0; t < encoded.ids.size(); ++t) {
-    const int64_t id = encoded.ids[t];
-    MGM_CHECK(id == kImageTokenIndex || (id >= 0 && id < vocab_size_), "token id ", id);
-    sample.ids.insert(sample.ids.end(), id == kImageTokenIndex ? visual : 1, id);
-    sample.labels.resize(sample.ids.size(), kIgnoreIndex);
-    if (id == kImageTokenIndex) continue;
-    sample.labels.back() = encoded.labels[t];
-    if (t > 0 && encoded.labels[t] != kIgnoreIndex) ++sample.targets;
-  }
   if (sample.targets == 0) {
     throw Rejected{ProblemKind::kNoTarget, "no token of this conversation is supervised"};
   }

@@ -35,6 +35,10 @@ struct Sample {
   int64_t rewritten_paths = 0;
 };
 
+// The rows of an encoded conversation: every image marker widened to `tokens_per_image` rows.
+// Index, id and pictures are left to the caller.
+Sample widen_markers(const Encoded& encoded, int64_t tokens_per_image);
+
 using SampleResult = std::variant<Sample, Problem>;
 
 // Where the tokenizer of a run is: text.tokenizer, or the directory of the model. Throws

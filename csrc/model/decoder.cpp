@@ -40,7 +40,7 @@ at::Tensor attention_cached(const at::Tensor& q, const at::Tensor& k, const at::
                             double scale) {
   const auto heads_first = [](const at::Tensor& x) { return x.transpose(0, 1).unsqueeze(0); };
   const int64_t m = q.size(0), n = k.size(0);
-  at::Tensor mask;
+  std::optional<at::Tensor> mask;
   if (m > 1 && n > m) {
     mask = at::ones({m, n}, q.options().dtype(at::kBool)).tril(n - m);
   }

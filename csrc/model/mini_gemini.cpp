@@ -92,13 +92,18 @@ at::Tensor MiniGemini::encode_images(const at::Tensor& canvases, const std::vect
 }
 
 at::Tensor MiniGemini::embed(const Batch& batch, const ForwardContext& ctx) const {
+  at::Tensor visual;
+  if (batch.num_images() > 0) visual = encode_images(batch.images, batch.image_keys, ctx);
+  return splice(batch, visual, ctx);
+}
+
+at::Tensor MiniGemini::splice(const Batch& batch, const at::Tensor& visual_NTH,
+                              const ForwardContext& ctx) const {
   at::Tensor x_TH = decoder_->embed(batch.input_ids, ctx);
-  if (batch.num_images() > 0) {
-    const at::Tensor visual = encode_images(batch.images, batch.image_keys, ctx).flatten(0, 1);
-    MGM_CHECK(visual.size(0) == batch.image_rows.size(0), visual.size(0), " visual tokens for ",
-              batch.image_rows.size(0), " rows");
-    x_TH = x_TH.index_copy(0, batch.image_rows, visual);
-  }
+  const int64_t rows = visual_NTH.defined() ? visual_NTH.size(0) * visual_NTH.size(1) : 0;
+  MGM_CHECK(rows == batch.image_rows.size(0), rows, " visual tokens for ", batch.image_rows.size(0),
+            " rows");
+  if (rows > 0) x_TH = x_TH.index_copy(0, batch.image_rows, visual_NTH.flatten(0, 1));
   ctx.record("inputs_embeds", x_TH);
   return x_TH;
 }

@@ -38,6 +38,10 @@ class MiniGemini {
   // batch.image_rows. A batch without images never touches the encoders.
   at::Tensor embed(const Batch& batch, const ForwardContext& ctx) const;
 
+  // The same with visual tokens [N, tokens, H] that encode_images made; undefined without images.
+  at::Tensor splice(const Batch& batch, const at::Tensor& visual_NTH,
+                    const ForwardContext& ctx) const;
+
   // Hidden states [T, H] before the final norm.
   at::Tensor hidden(const Batch& batch, const ForwardContext& ctx, KvCache* cache = nullptr) const;
 

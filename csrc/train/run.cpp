@@ -58,18 +58,18 @@ void record_start(const fs::path& dir, const RunIdentity& identity, int64_t from
   char host[256] = "";
   ::gethostname(host, sizeof host - 1);
   starts.push_back(OrderedJson{{"time", utc_now()},
-                    {"host", host},
-                    {"pid", ::getpid()},
-                    {"argv", command_line()},
-                    {"mgm_version", version()},
-                    {"git_commit", git_commit()},
-                    {"torch_version", TORCH_VERSION},
-                    {"device", identity.device},
-                    {"threads", identity.threads},
-                    {"data_hash", identity.data_hash},
-                    {"tokenizer_hash", identity.tokenizer_hash},
-                    {"from_step", from_step},
-                    {"total_steps", total_steps}});
+                               {"host", host},
+                               {"pid", ::getpid()},
+                               {"argv", command_line()},
+                               {"mgm_version", version()},
+                               {"git_commit", git_commit()},
+                               {"torch_version", TORCH_VERSION},
+                               {"device", identity.device},
+                               {"threads", identity.threads},
+                               {"data_hash", identity.data_hash},
+                               {"tokenizer_hash", identity.tokenizer_hash},
+                               {"from_step", from_step},
+                               {"total_steps", total_steps}});
   write_file_atomic(path, OrderedJson{{"starts", starts}}.dump(2) + "\n");
 }
 
@@ -82,6 +82,7 @@ RunIdentity identify(const DataParts& data, const DeviceSetup& device) {
   }
   identity.tokenizer_hash = hex64(hash64(files));
   identity.device = device.device.str();
+  identity.dtype = at::toString(device.dtype);
   identity.threads = at::get_num_threads();
   return identity;
 }
@@ -158,11 +159,12 @@ ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resum
   write_file_atomic(dir / "config.yaml", to_yaml(config, &resolved.origins));
 
   const auto store = make_store(resolved, parts, device, /*gradients=*/true);
-  identity.frozen = frozen_hashes(*store);
+  identity.frozen = frozen_hashes(parts.params, parts.policies);
+  if (checkpoint) check_frozen(*checkpoint, identity.frozen);
   const auto ranks = make_local_group();
   TrainModule module(config, *parts.model, *store, make_recompute_runner(config.train.recompute),
                      *ranks);
-  if (checkpoint) restore(*checkpoint, identity, module);
+  if (checkpoint) restore(*checkpoint, module);
 
   MetricsFile metrics(dir / "metrics.jsonl", checkpoint ? metrics_offset(*checkpoint) : 0);
   Progress progress(config.log.every_steps, ::isatty(STDERR_FILENO) == 1);

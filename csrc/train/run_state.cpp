@@ -53,6 +53,11 @@ void check_belongs(const TrainCheckpoint& checkpoint, const std::string& source,
   };
   compare("data_hash", identity.data_hash, "the annotation files");
   compare("tokenizer_hash", identity.tokenizer_hash, "the tokenizer's files");
+  const auto dtype = state.at("dtype").get<std::string>();
+  if (dtype != identity.dtype) {
+    throw CheckpointError(source, " is of a run in ", dtype, ", this run is in ", identity.dtype,
+                          ": set train.dtype or train.device as they were");
+  }
   if (!changes.empty()) {
     const std::string list = join(changes, "\n  ");
     if (!accept_changes) {
@@ -70,22 +75,30 @@ void check_belongs(const TrainCheckpoint& checkpoint, const std::string& source,
   }
 }
 
-std::string hash_of(const at::Tensor& flat) {
-  const at::Tensor host = flat.detach().to(at::kCPU).contiguous();
-  return hex64(hash64({static_cast<const char*>(host.const_data_ptr()), host.nbytes()}));
-}
-
 }  // namespace
 
-std::map<std::string, std::string> frozen_hashes(const ParamStore& store) {
-  std::map<std::string, std::string> out;
-  for (const ParamGroup& group : store.groups()) {
-    if (group.flat.numel() > group.trainable) {
-      out[group.name] =
-          hash_of(group.flat.narrow(0, group.trainable, group.flat.numel() - group.trainable));
-    }
+std::map<std::string, std::string> frozen_hashes(const std::vector<Param*>& params,
+                                                 const std::vector<ParamPolicy>& policies) {
+  std::map<std::string, std::string> parts;  // group -> "name hash" of each frozen parameter
+  for (size_t i = 0; i < params.size(); ++i) {
+    if (policies[i].train) continue;
+    const at::Tensor host = params[i]->value.detach().to(at::kCPU).contiguous();
+    const uint64_t hash = hash64({static_cast<const char*>(host.const_data_ptr()), host.nbytes()});
+    parts[params[i]->spec.group] += cat(params[i]->spec.name, " ", hex64(hash), "\n");
   }
-  return out;
+  for (auto& [group, text] : parts) text = hex64(hash64(text));
+  return parts;
+}
+
+void check_frozen(const TrainCheckpoint& checkpoint,
+                  const std::map<std::string, std::string>& now) {
+  for (const auto& [group, hash] : checkpoint.frozen) {
+    const auto it = now.find(group);
+    if (it != now.end() && it->second == hash) continue;
+    throw CheckpointError(
+        "the frozen weights of ", group, " are not those the checkpoint was made with (hash ", hash,
+        ", now ", it == now.end() ? "none" : it->second, "): restore the files that model.* names");
+  }
 }
 
 std::optional<TrainCheckpoint> choose_checkpoint(const ResolvedConfig& resolved,
@@ -125,17 +138,7 @@ int64_t metrics_offset(const TrainCheckpoint& checkpoint) {
   }
 }
 
-void restore(const TrainCheckpoint& checkpoint, const RunIdentity& identity, TrainModule& module) {
-  const std::map<std::string, std::string>& now = identity.frozen;
-  for (const auto& [group, hash] : checkpoint.frozen) {
-    const auto it = now.find(group);
-    if (it == now.end() || it->second != hash) {
-      throw CheckpointError("the frozen weights of ", group,
-                            " are not those the checkpoint was made with (hash ", hash, ", now ",
-                            it == now.end() ? "none" : it->second,
-                            "): restore the files model.* names");
-    }
-  }
+void restore(const TrainCheckpoint& checkpoint, TrainModule& module) {
   const auto tensor = [&](const std::string& name) -> const at::Tensor& {
     const auto it = checkpoint.tensors.find(name);
     if (it == checkpoint.tensors.end()) throw CheckpointError("the checkpoint lacks tensor ", name);
@@ -164,6 +167,7 @@ TrainCheckpoint capture(TrainModule& module, int64_t step, const ResolvedConfig&
                {"data_hash", identity.data_hash},
                {"tokenizer_hash", identity.tokenizer_hash},
                {"device", identity.device},
+               {"dtype", identity.dtype},
                {"threads", identity.threads}};
   out.frozen = identity.frozen;
   for (const AdamW::Moments& m : module.optimizer().moments()) {

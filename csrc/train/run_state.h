@@ -21,6 +21,7 @@ struct RunIdentity {
   std::string data_hash;
   std::string tokenizer_hash;
   std::string device;
+  std::string dtype;  // that weights are used in: "Float", "BFloat16"
   int threads = 0;
   std::map<std::string, std::string> frozen;  // group -> hash of its frozen weights
 };
@@ -34,13 +35,17 @@ std::optional<TrainCheckpoint> choose_checkpoint(const ResolvedConfig& resolved,
 
 // Puts weights and moments back. Throws CheckpointError if a trained parameter is missing, or if
 // the frozen weights are not those the checkpoint was made with.
-void restore(const TrainCheckpoint& checkpoint, const RunIdentity& identity, TrainModule& module);
+void restore(const TrainCheckpoint& checkpoint, TrainModule& module);
 
 // Bytes of metrics.jsonl that belong to the checkpoint. Throws CheckpointError.
 int64_t metrics_offset(const TrainCheckpoint& checkpoint);
 
-// Hash of what is frozen, per group; reads every frozen weight once.
-std::map<std::string, std::string> frozen_hashes(const ParamStore& store);
+// Hash of what is frozen, per group, in the dtype it is used in; reads every frozen weight once.
+std::map<std::string, std::string> frozen_hashes(const std::vector<Param*>& params,
+                                                 const std::vector<ParamPolicy>& policies);
+
+// Throws CheckpointError naming the group whose frozen weights are not those of the checkpoint.
+void check_frozen(const TrainCheckpoint& checkpoint, const std::map<std::string, std::string>& now);
 
 TrainCheckpoint capture(TrainModule& module, int64_t step, const ResolvedConfig& resolved,
                         const RunIdentity& identity, int64_t metrics_offset);

@@ -1,0 +1,104 @@
+#include "assemble/model_dir.h"
+
+#include <ATen/ATen.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "checkpoint/hf_directory.h"
+#include "checkpoint/mm_projector_file.h"
+#include "checkpoint/name_maps.h"
+#include "checkpoint/weight_loader.h"
+
+namespace mgm {
+namespace {
+
+bool any_name(const TensorSource& source, const std::string& prefix) {
+  for (const std::string& name : source.names()) {
+    if (name.rfind(prefix, 0) == 0) return true;
+  }
+  return false;
+}
+
+fs::path tower_dir(const std::string& named, const fs::path& dir, const char* what) {
+  for (const fs::path& candidate : {fs::path(named), dir / named}) {
+    if (!named.empty() && fs::is_directory(candidate)) return candidate;
+  }
+  throw CheckpointError(dir.string(), ": its shards hold no ", what, ", and the directory '", named,
+                        "' that config.json names for it does not exist");
+}
+
+SourcePtr open_weights(const fs::path& dir, const ModelDescription& description) {
+  const SourcePtr shards = open_model_dir(dir);
+  std::vector<OverlayLayer> layers;
+  if (!any_name(*shards, "model.vision_tower.")) {
+    const fs::path tower = tower_dir(description.model.vision_tower.path, dir, "vision tower");
+    layers.push_back({open_model_dir(tower), map_clip_name});
+  }
+  if (description.model.hr_encoder != HrEncoder::kNone &&
+      !any_name(*shards, "model.vision_tower_aux.")) {
+    const fs::path tower = tower_dir(description.model.convnext.path, dir, "HR vision tower");
+    layers.push_back({open_model_dir(tower), map_openclip_name});
+  }
+  if (layers.empty()) return shards;
+  layers.push_back({shards, {}});
+  return std::make_shared<OverlaySource>(layers);
+}
+
+Json read_config(const fs::path& path) {
+  if (!fs::exists(path)) {
+    throw CheckpointError(path.string(), ": no such file: a model directory has one");
+  }
+  Json json = Json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded()) throw CheckpointError(path.string(), ": is no valid JSON");
+  return json;
+}
+
+}  // namespace
+
+LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
+  LoadedModel loaded;
+  const fs::path config = dir / "config.json";
+  loaded.description = read_hf_config(read_config(config), config.string());
+  ModelDescription& description = loaded.description;
+  if (!options.template_name.empty()) description.text.template_name = options.template_name;
+  if (options.mining) description.model.mining.kernel = *options.mining;
+  loaded.model = std::make_unique<MiniGemini>(description.model, description.image);
+  loaded.tokenizer = load_tokenizer(dir.string());
+  if (loaded.tokenizer->vocab_size() > description.model.llm.vocab_size) {
+    throw CheckpointError(dir.string(), ": its tokenizer has ", loaded.tokenizer->vocab_size(),
+                          " tokens, its embedding ", description.model.llm.vocab_size, " rows");
+  }
+  const SourcePtr source = open_weights(dir, description);
+  const std::vector<Param*> params = loaded.model->params();
+  LoadOptions load;
+  load.dtype = options.dtype;
+  const LoadReport report = load_weights(params, *source, load);
+  for (Param* param : params) param->value = param->value.to(options.device);
+  log::info(cat("model: ", report.loaded, " tensors, ", human_bytes(double(report.bytes)), " from ",
+                source->description()));
+  return loaded;
+}
+
+void write_model(const fs::path& dir, const ModelContent& content, at::ScalarType dtype,
+                 bool llm_only, bool replace) {
+  HfDirectory out;
+  std::map<std::string, const Param*> by_name;
+  for (const Param* param : content.params) {
+    if (llm_only && in_projector_file(param->spec.name)) continue;
+    by_name[param->spec.name] = param;
+    out.tensors.push_back({param->spec.name, dtype, param->spec.shape});
+  }
+  out.get = [&](const std::string& name) { return content.value(*by_name.at(name)).to(dtype); };
+  for (const auto& [name, text] : content.tokenizer.files()) out.files[name] = text;
+  const SpecialIds ids{content.tokenizer.bos_id(), content.tokenizer.eos_id(),
+                       content.tokenizer.pad_id()};
+  const std::string type = dtype == at::kBFloat16 ? "bfloat16" : "float32";
+  const OrderedJson config = llm_only ? to_llm_config(content.description.model.llm, ids, type)
+                                      : to_hf_config(content.description, ids, type);
+  out.files["config.json"] = config.dump(2) + "\n";
+  HfDirectoryOptions options;
+  options.replace = replace;
+  write_hf_directory(dir, out, options);
+}
+
+}  // namespace mgm

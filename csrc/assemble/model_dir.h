@@ -1,0 +1,48 @@
+// A model directory in the published layout (config.json, safetensors shards, tokenizer files),
+// read into a model that can run and written from one.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "assemble/hf_config.h"
+#include "base/fs.h"
+#include "model/mini_gemini.h"
+#include "text/tokenizer.h"
+
+namespace mgm {
+
+struct ModelLoadOptions {
+  at::Device device = at::kCPU;
+  at::ScalarType dtype = at::kFloat;
+  std::string template_name;           // empty: the one config.json names
+  std::optional<MiningKernel> mining;  // default: absorbed
+};
+
+struct LoadedModel {
+  ModelDescription description;
+  std::unique_ptr<MiniGemini> model;  // every parameter bound, none requires a gradient
+  std::unique_ptr<Tokenizer> tokenizer;
+};
+
+// Vision towers that the shards lack come from the directories config.json names (relative to the
+// current folder, else to `dir`). Throws CheckpointError with the whole list of what is missing, of
+// another shape, or not finite.
+LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options);
+
+struct ModelContent {
+  const ModelDescription& description;
+  const std::vector<Param*>& params;
+  std::function<at::Tensor(const Param&)> value;  // any float dtype and device
+  const Tokenizer& tokenizer;
+};
+
+// Writes `dir`, whole or not at all (checkpoint/hf_directory.h). Everything load_model needs goes
+// in, both towers included. With `llm_only` a plain Hugging Face language model.
+void write_model(const fs::path& dir, const ModelContent& content, at::ScalarType dtype,
+                 bool llm_only, bool replace);
+
+}  // namespace mgm

@@ -1,0 +1,47 @@
+// mgm export: a run's weights as a model directory.
+#include "cli/commands.h"
+#include "train/export_run.h"
+
+namespace mgm::cli {
+namespace {
+
+struct ExportArgs {
+  std::string from, out, dtype = "auto", part = "all";
+  bool replace = false;
+};
+
+void run(const ExportArgs& args) {
+  ExportRequest request;
+  request.from = args.from;
+  request.out = args.out;
+  request.llm_only = args.part == "llm";
+  request.replace = args.replace;
+  if (args.dtype == "fp32") request.dtype = at::kFloat;
+  if (args.dtype == "bf16") request.dtype = at::kBFloat16;
+  export_run(request);
+}
+
+}  // namespace
+
+void add_export(CLI::App& app) {
+  auto args = std::make_shared<ExportArgs>();
+  CLI::App* command = app.add_subcommand("export", "Write a run's weights as a model directory");
+  command->add_option("run", args->from, "Run folder (its newest checkpoint) or checkpoint folder")
+      ->required();
+  command->add_option("--out", args->out, "Model directory to write")->required();
+  command->add_option("--part", args->part, "all, or llm: a plain Hugging Face language model")
+      ->check(CLI::IsMember({"all", "llm"}))
+      ->capture_default_str();
+  command->add_option("--dtype", args->dtype, "auto (as the run used its weights), fp32 or bf16")
+      ->check(CLI::IsMember({"auto", "fp32", "bf16"}))
+      ->capture_default_str();
+  command->add_flag("--replace", args->replace, "Replace an existing model directory");
+  command->footer(
+      "Example:\n"
+      "  mgm export runs/tiny/stage2 --out runs/tiny/model\n"
+      "  mgm export runs/tiny/stage2 --out runs/tiny/llm --part llm\n"
+      "The directory holds config.json, safetensors shards with an index, and the tokenizer.");
+  command->callback([args] { run(*args); });
+}
+
+}  // namespace mgm::cli

@@ -1,0 +1,36 @@
+#include "cli/options.h"
+
+#include "train/device.h"
+
+namespace mgm::cli {
+
+void add_model_options(CLI::App& command, ModelArgs& args) {
+  command.add_option("model", args.dir, "Model directory (config.json, safetensors, tokenizer)")
+      ->required();
+  command.add_option("--device", args.device, "auto, cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
+  command.add_option("--dtype", args.dtype, "auto (fp32 on the CPU, bf16 on a GPU), fp32 or bf16")
+      ->check(CLI::IsMember({"auto", "fp32", "bf16"}))
+      ->capture_default_str();
+  command.add_option("--template", args.template_name,
+                     "Chat template; default: the one the model was trained with");
+}
+
+ModelLoadOptions load_options(const ModelArgs& args) {
+  TrainConfig wanted;
+  wanted.device = args.device == "cpu"    ? DeviceKind::kCpu
+                  : args.device == "cuda" ? DeviceKind::kCuda
+                                          : DeviceKind::kAuto;
+  wanted.dtype = args.dtype == "fp32"   ? DtypeKind::kFloat32
+                 : args.dtype == "bf16" ? DtypeKind::kBfloat16
+                                        : DtypeKind::kAuto;
+  const DeviceSetup setup = setup_device(wanted);
+  ModelLoadOptions options;
+  options.device = setup.device;
+  options.dtype = setup.dtype;
+  options.template_name = args.template_name;
+  return options;
+}
+
+}  // namespace mgm::cli

@@ -1,0 +1,24 @@
+// Options that several commands share.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "assemble/model_dir.h"
+
+namespace mgm::cli {
+
+struct ModelArgs {
+  std::string dir;
+  std::string device = "auto";
+  std::string dtype = "auto";
+  std::string template_name;
+};
+
+// MODEL_DIR, --device, --dtype and --template.
+void add_model_options(CLI::App& command, ModelArgs& args);
+
+// auto: the GPU where there is one; fp32 on the CPU, bf16 on the GPU.
+ModelLoadOptions load_options(const ModelArgs& args);
+
+}  // namespace mgm::cli

@@ -1,0 +1,72 @@
+#include "train/export_run.h"
+
+#include <ATen/ATen.h>
+
+#include "assemble/initial_weights.h"
+#include "assemble/model_dir.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "train/build.h"
+#include "train/run_state.h"
+
+namespace mgm {
+namespace {
+
+fs::path checkpoint_dir(const fs::path& from) {
+  if (fs::exists(from / "manifest.json")) return from;
+  const std::vector<int64_t> steps = list_train_checkpoints(from);
+  if (steps.empty()) {
+    throw CheckpointError(from.string(),
+                          ": is neither a checkpoint (no manifest.json) nor a run folder with one "
+                          "(no checkpoints/step_N)");
+  }
+  return train_checkpoint_dir(from, steps.back());
+}
+
+at::ScalarType run_dtype(const TrainCheckpoint& checkpoint, const std::string& source) {
+  const std::string name = checkpoint.state.value("dtype", "");
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    if (name == at::toString(type)) return type;
+  }
+  throw CheckpointError(source, "/state.json: unknown dtype '", name, "'");
+}
+
+}  // namespace
+
+void export_run(const ExportRequest& request) {
+  const fs::path dir = checkpoint_dir(request.from);
+  const TrainCheckpoint checkpoint = read_train_checkpoint(dir);
+  const ResolvedConfig resolved =
+      parse_run_config(checkpoint.config_yaml, (dir / "config.yaml").string());
+  const RunConfig& config = resolved.config;
+  const at::ScalarType dtype = run_dtype(checkpoint, dir.string());
+  const ModelParts parts = describe_model(resolved);
+
+  const at::NoGradGuard no_grad;
+  initial_weights(config, parts.params, [&](Param& param, const at::Tensor& value) {
+    param.value = value.to(dtype).reshape(param.spec.shape);
+  });
+  check_frozen(checkpoint, frozen_hashes(parts.params, parts.policies));
+  int64_t trained = 0;
+  for (size_t i = 0; i < parts.params.size(); ++i) {
+    if (!parts.policies[i].train) continue;
+    const std::string& name = parts.params[i]->spec.name;
+    const auto it = checkpoint.tensors.find("master." + name);
+    if (it == checkpoint.tensors.end()) {
+      throw CheckpointError(dir.string(), ": lacks the trained weight ", name);
+    }
+    parts.params[i]->value = it->second;
+    ++trained;
+  }
+  const auto tokenizer = load_tokenizer(tokenizer_path(config));
+  write_model(request.out,
+              {{config.model, config.image, config.text},
+               parts.params,
+               [](const Param& param) { return param.value; },
+               *tokenizer},
+              request.dtype.value_or(dtype), request.llm_only, request.replace);
+  log::info(cat("wrote ", request.out.string(), " from ", dir.string(), ": step ", checkpoint.step,
+                ", ", trained, " trained tensors"));
+}
+
+}  // namespace mgm

@@ -1,0 +1,23 @@
+// From a run folder or one of its checkpoints to a model directory (assemble/model_dir.h).
+#pragma once
+
+#include <optional>
+
+#include "base/fs.h"
+#include "types/state_dict.h"
+
+namespace mgm {
+
+struct ExportRequest {
+  fs::path from;  // a run folder (its newest checkpoint) or a checkpoint folder
+  fs::path out;
+  std::optional<at::ScalarType> dtype;  // default: the dtype the run used its weights in
+  bool llm_only = false;                // a plain Hugging Face language model
+  bool replace = false;                 // of an existing model directory
+};
+
+// What trained comes from the checkpoint's fp32 masters, what was frozen from where the run had it
+// from; a frozen weight that has changed since is a CheckpointError.
+void export_run(const ExportRequest& request);
+
+}  // namespace mgm
