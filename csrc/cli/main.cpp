@@ -18,6 +18,7 @@ int run(int argc, char** argv) {
   mgm::cli::add_config(app);
   mgm::cli::add_export(app);
   mgm::cli::add_chat(app);
+  mgm::cli::add_report(app);
   mgm::cli::add_forward(app);
   mgm::cli::add_preprocess(app);
   mgm::cli::add_tokenize(app);

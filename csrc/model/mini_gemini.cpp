@@ -77,7 +77,10 @@ at::Tensor MiniGemini::encode_images(const at::Tensor& canvases, const std::vect
   at::Tensor tokens_NNC = ops::arrange_tokens(lr_VNC, order);
   ctx.record("lr_features", tokens_NNC);
   if (mining_) {
-    const std::vector<at::Tensor> maps = (*convnext_)(nhwc(hr), keys, ctx);
+    std::vector<at::Tensor> maps = (*convnext_)(nhwc(hr), keys, ctx);
+    if (ctx.zero_hr) {
+      for (at::Tensor& map : maps) map = at::zeros_like(map);
+    }
     for (size_t s = 0; s < maps.size() && ctx.trace; ++s) {
       ctx.record(cat("hr_stage", s).c_str(), maps[s].permute({0, 3, 1, 2}));
     }
