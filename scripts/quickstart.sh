@@ -9,4 +9,7 @@ scripts/build.sh release mgm
 mgm=build/release/bin/mgm
 $mgm train configs/tiny/stage1.yaml
 $mgm train configs/tiny/stage2.yaml
-$mgm report configs/tiny/stage2.yaml --out runs/tiny/report.html
+$mgm export runs/tiny/stage2 --out runs/tiny/model --replace
+$mgm report runs/tiny/model --run runs/tiny/stage1 --run runs/tiny/stage2 \
+  --heldin data/embedded/eval_heldin.json --heldout data/embedded/heldout.json \
+  --images data/embedded/images --out runs/tiny/report.html

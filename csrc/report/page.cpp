@@ -29,7 +29,8 @@ th{font-weight:600;color:var(--soft)}td.number,th.number{text-align:right;font-v
 .card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:12px}
 .cards .card{display:flex;gap:12px}
 img{max-width:100%;border-radius:4px;background:#fff}
-.cards img{width:96px;height:96px;object-fit:contain;flex:none}
+.cards img{width:96px;height:96px;object-fit:contain;display:block;margin-bottom:6px}
+ul{list-style:none;margin:0;padding:0;font-size:.92rem}li{margin-bottom:.45rem}
 .pair{display:flex;gap:8px}.pair img{width:50%;image-rendering:pixelated}
 svg{width:100%;height:auto;display:block}svg text{font-size:11px;fill:var(--soft)}
 .chart-title text{font-size:13px;fill:var(--ink);font-weight:600}
@@ -91,21 +92,28 @@ std::string by_question(const QuestionSet& set) {
   return out + "</table>";
 }
 
+std::string answer_row(const Question& q, const std::string& answer) {
+  const bool right = answer == q.expected;
+  std::string out = "<li>" + html_escape(q.text) + "<br><span class=\"" + (right ? "good" : "bad") +
+                    "\">" + html_escape(answer.empty() ? "(nothing)" : answer) + "</span>";
+  if (!right) out += " <span class=\"soft\">expected: " + html_escape(q.expected) + "</span>";
+  return out + "</li>";
+}
+
+// One card per picture (or pictures) with all its questions.
 std::string cards(const QuestionSet& set) {
   std::string out = "<div class=\"cards\">";
-  for (const size_t i : set.shown) {
-    const Question& q = set.questions[i];
-    const std::string& answer = set.plain.answers[i];
-    out += "<div class=\"card\">";
-    for (const std::string& path : q.images) {
+  for (size_t k = 0; k < set.shown.size();) {
+    const std::vector<std::string>& images = set.questions[set.shown[k]].images;
+    out += "<div class=\"card\"><div class=\"pictures\">";
+    for (const std::string& path : images) {
       out += "<img alt=\"\" src=\"" + thumbnail(path) + "\">";
     }
-    const bool right = answer == q.expected;
-    out += "<div><div>" + html_escape(q.text) +
-           "</div><div class=\"soft\">expected: " + html_escape(q.expected) +
-           "</div><div class=\"" + (right ? "good" : "bad") +
-           "\">generated: " + html_escape(answer.empty() ? "(nothing)" : answer) +
-           "</div></div></div>";
+    out += "</div><ul>";
+    for (; k < set.shown.size() && set.questions[set.shown[k]].images == images; ++k) {
+      out += answer_row(set.questions[set.shown[k]], set.plain.answers[set.shown[k]]);
+    }
+    out += "</ul></div>";
   }
   return out + "</div>";
 }

@@ -1,0 +1,32 @@
+"""The built binary, for tests that drive it as a user does."""
+import json
+import os
+import pathlib
+import subprocess
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("MGM_BUILD_DIR", ROOT / "build" / "release"))
+MGM = BUILD / "bin" / "mgm"
+FULL = os.environ.get("MGM_TEST_FULL", "0") == "1"
+
+
+def mgm(*args, check=True, code=0, timeout=300, **kwargs):
+    """Runs mgm in the repository root; returns the finished process."""
+    done = subprocess.run([str(MGM), *map(str, args)], cwd=kwargs.pop("cwd", ROOT), text=True,
+                          capture_output=True, timeout=timeout, **kwargs)
+    if check:
+        assert done.returncode == code, f"exit {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def sets(values):
+    """{"a.b": 1} as --set arguments."""
+    out = []
+    for key, value in values.items():
+        out += ["--set", f"{key}={json.dumps(value) if not isinstance(value, str) else value}"]
+    return out
+
+
+def metrics(run_dir):
+    """The lines of metrics.jsonl, in order."""
+    return [json.loads(line) for line in (pathlib.Path(run_dir) / "metrics.jsonl").read_text().splitlines()]

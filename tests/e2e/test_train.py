@@ -1,0 +1,293 @@
+"""mgm train on the embedded pictures: bit-equal repetition and resume, stop signals, refusals."""
+import pathlib
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from mgm_binary import FULL, MGM, ROOT, metrics, mgm, sets
+
+STEPS = 8
+STAGE1 = "configs/tiny/stage1.yaml"
+STAGE2 = "configs/tiny/stage2.yaml"
+
+
+def options(run_dir, **more):
+    values = {
+        "run.dir": str(run_dir),
+        "train.max_steps": STEPS,
+        "train.global_batch": 4,
+        "train.micro_batch": 2,
+        "train.deterministic": True,
+        "checkpoint.every_steps": 3,
+        "log.every_steps": 1,
+    }
+    values.update({key.replace("__", "."): value for key, value in more.items()})
+    return sets(values)
+
+
+def train(run_dir, config=STAGE1, **more):
+    code = more.pop("code", 0)
+    return mgm("train", config, *options(run_dir, **more), code=code)
+
+
+def weights(run_dir, step=STEPS):
+    return (pathlib.Path(run_dir) / "checkpoints" / f"step_{step}" / "rank_0.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def stage2_options(whole):
+    return {"model__projector__path": str(whole / "mm_projector.bin")}
+
+
+def assert_same_run(run, expected):
+    assert (run / "metrics.jsonl").read_bytes() == (expected / "metrics.jsonl").read_bytes()
+    assert weights(run) == weights(expected)
+
+
+def test_run_folder(whole):
+    lines = metrics(whole)
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert all({"loss", "lr", "grad_norm", "num_targets"} <= line.keys() for line in lines)
+    assert lines[0]["lr"] == 0  # step 1 of a warm-up
+    names = {path.name for path in whole.iterdir()}
+    assert {"config.yaml", "run.json", "metrics.jsonl", "logs", "checkpoints", "mm_projector.bin"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert sorted(p.name for p in (whole / "checkpoints").iterdir()) == ["step_6", "step_8"]  # keep: 2
+
+
+def test_same_seed_same_bits(whole, tmp_path):
+    train(tmp_path / "run", data__workers=3)
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_other_seed_other_loss(whole, tmp_path):
+    train(tmp_path / "run", train__seed=2)
+    assert metrics(tmp_path / "run")[0]["loss"] != metrics(whole)[0]["loss"]
+
+
+def test_micro_batches_add_up(whole, tmp_path):
+    train(tmp_path / "run", train__micro_batch=4)
+    for a, b in zip(metrics(tmp_path / "run"), metrics(whole)):
+        assert a["num_targets"] == b["num_targets"]
+        assert abs(a["loss"] - b["loss"]) < 1e-4, (a, b)
+
+
+def kill_when(run, text, delay, sig, config=STAGE1, more=None):
+    """Starts the run and sends `sig` `delay` seconds after `text` appeared; the exit code."""
+    process = subprocess.Popen([MGM, "train", config, *options(run, **(more or {}))], cwd=ROOT,
+                               stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    for line in process.stderr:
+        if text in line:
+            time.sleep(delay)
+            process.send_signal(sig)
+            break
+    process.stderr.read()
+    return process.wait(timeout=120)
+
+
+def kill_points():
+    if FULL:
+        return [(f"step {k}/", d) for k in range(1, STEPS + 1) for d in (0, 0.03, 0.08)] + [
+            ("checkpoint at step 3", d) for d in (0, 0.002, 0.01)]
+    return [("step 2/", 0), ("step 4/", 0.02), ("checkpoint at step 6", 0)]
+
+
+@pytest.mark.parametrize("text,delay", kill_points())
+def test_kill_9_and_the_same_line_again(whole, tmp_path, text, delay):
+    run = tmp_path / "run"
+    kill_when(run, text, delay, signal.SIGKILL)
+    train(run)
+    assert_same_run(run, whole)
+
+
+def test_killed_again_and_again(whole, tmp_path):
+    """Kills at random moments, also while a checkpoint is being written."""
+    run = tmp_path / "run"
+    draw = random.Random(5)
+    for _ in range(12 if FULL else 4):
+        process = subprocess.Popen([MGM, "train", STAGE1, *options(run, checkpoint__every_steps=1)], cwd=ROOT,
+                                   stderr=subprocess.DEVNULL)
+        time.sleep(draw.uniform(0.3, 1.5))
+        process.kill()
+        process.wait()
+    train(run, checkpoint__every_steps=1)
+    assert_same_run(run, whole)
+
+
+@pytest.mark.parametrize("sig,code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stop_signal_saves_and_the_run_goes_on(whole, tmp_path, sig, code):
+    run = tmp_path / "run"
+    assert kill_when(run, "step 4/", 0, sig) == code
+    steps = [line["step"] for line in metrics(run)]
+    assert steps == list(range(1, len(steps) + 1)) and 4 <= len(steps) < STEPS
+    assert (run / "checkpoints" / f"step_{len(steps)}").is_dir()
+    train(run)
+    assert_same_run(run, whole)
+
+
+def test_stage2_resumes_to_the_bit(whole, stage2_options, tmp_path):
+    train(tmp_path / "whole", STAGE2, **stage2_options)
+    run = tmp_path / "killed"
+    kill_when(run, "step 5/", 0.05, signal.SIGKILL, STAGE2, stage2_options)
+    train(run, STAGE2, **stage2_options)
+    assert_same_run(run, tmp_path / "whole")
+
+
+def test_complete_run_is_left_alone(whole):
+    before = (whole / "metrics.jsonl").read_bytes()
+    assert "complete at step 8 of 8" in train(whole).stderr
+    assert (whole / "metrics.jsonl").read_bytes() == before
+
+
+def test_projector_is_rewritten_when_it_is_missing(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "mm_projector.bin").unlink()
+    train(run)
+    assert (run / "mm_projector.bin").read_bytes() == (whole / "mm_projector.bin").read_bytes()
+
+
+def test_second_run_on_a_live_folder_is_refused(tmp_path):
+    run = tmp_path / "run"
+    first = subprocess.Popen([MGM, "train", STAGE1, *options(run, train__max_steps=500)], cwd=ROOT,
+                             stderr=subprocess.PIPE, text=True)
+    for line in first.stderr:
+        if "step 1/" in line:
+            break
+    second = train(run, train__max_steps=500, code=1)
+    assert "run folder" in second.stderr and str(run) in second.stderr
+    first.kill()
+    first.wait()
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "missing"])
+def test_damaged_checkpoint_is_named_and_an_older_one_offered(whole, tmp_path, damage):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    victim = run / "checkpoints" / "step_8" / "rank_0.safetensors"
+    content = bytearray(victim.read_bytes())
+    if damage == "cut":
+        victim.write_bytes(content[: len(content) // 2])
+    elif damage == "altered":
+        content[len(content) // 2] ^= 1
+        victim.write_bytes(content)
+    else:
+        victim.unlink()
+    error = train(run, code=4).stderr
+    assert "rank_0.safetensors" in error and "step_6" in error
+    mgm("train", STAGE1, *options(run), "--resume", run / "checkpoints" / "step_6")
+    assert_same_run(run, whole)
+
+
+def test_checkpoint_of_another_config_is_refused_with_the_keys(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    error = train(run, optimizer__lr=0.5, train__seed=3, code=4).stderr
+    assert "optimizer.lr: 0.002 -> 0.5" in error and "train.seed: 1 -> 3" in error
+    assert "--accept-changes" in error
+
+
+def test_resume_never_refuses_an_old_run(whole):
+    error = mgm("train", STAGE1, *options(whole), "--resume", "never", code=4).stderr
+    assert "step 8" in error
+
+
+def test_frozen_weights_that_changed_are_refused(whole, stage2_options, tmp_path):
+    run = tmp_path / "run"
+    projector = tmp_path / "mm_projector.bin"
+    shutil.copy(whole / "mm_projector.bin", projector)
+    train(run, STAGE2, model__projector__path=str(projector))
+    train(tmp_path / "other", train__seed=9)  # other random towers
+    shutil.copy(tmp_path / "other" / "mm_projector.bin", projector)
+    # A finished run is left alone, so ask for the export, which needs the frozen weights again.
+    error = mgm("export", run, "--out", tmp_path / "model", code=4).stderr
+    assert "frozen weights" in error and not (tmp_path / "model").exists()
+
+
+def test_full_disk_is_an_error_and_keeps_the_older_checkpoint(whole, tmp_path):
+    """A file size limit makes every write of a checkpoint fail half-way, as a full disk does."""
+    run = tmp_path / "run"
+    train(run, train__max_steps=STEPS, checkpoint__every_steps=3, checkpoint__keep=5)
+    shutil.rmtree(run / "checkpoints" / "step_8")
+    size = (run / "checkpoints" / "step_6" / "rank_0.safetensors").stat().st_size
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+
+    done = mgm("train", STAGE1, *options(run, checkpoint__keep=5), code=1, preexec_fn=limit)
+    assert "rank_0.safetensors" in done.stderr and "File too large" in done.stderr
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step_3", "step_6"]
+    train(run, checkpoint__keep=5)
+    assert_same_run(run, whole)
+
+
+def test_output_folder_that_cannot_be_written():
+    error = train("/proc/no/such/place", code=1).stderr
+    assert "/proc/no" in error
+
+
+def test_tokenizer_of_another_vocabulary(tmp_path):
+    error = train(tmp_path / "run", model__llm__vocab_size=1000, code=2).stderr
+    assert "1024" in error and "1000" in error and "vocab_size" in error
+
+
+def test_config_of_another_width_than_the_weights(whole, tmp_path):
+    error = train(tmp_path / "run", STAGE2, model__projector__path=str(whole / "mm_projector.bin"),
+                  model__llm__hidden_size=64, code=4).stderr
+    assert "mm_projector" in error and "[128" in error and "[64" in error
+
+
+def test_nan_in_a_weight_file_is_refused_by_name(whole, tmp_path):
+    torch = pytest.importorskip("torch")
+    content = torch.load(whole / "mm_projector.bin", weights_only=True)
+    content["model.mm_projector.0.weight"][1, 2] = float("nan")
+    torch.save(content, tmp_path / "nan.bin")
+    error = train(tmp_path / "run", STAGE2, model__projector__path=str(tmp_path / "nan.bin"), code=4).stderr
+    assert "model.mm_projector.0.weight" in error and "1 NaN" in error
+
+
+def test_indivisible_batches_name_legal_sizes(tmp_path):
+    error = train(tmp_path / "run", train__micro_batch=3, code=2).stderr
+    assert "micro_batch" in error and ("2" in error and "4" in error)
+
+
+def test_rule_without_a_match_names_its_place(tmp_path):
+    config = tmp_path / "typo.yaml"
+    config.write_text(f"extends: {ROOT}/{STAGE1}\nrun:\n  dir: {tmp_path}/run\ntrain:\n  rules:\n"
+                      "    - match: model.mm_projektor.*\n")
+    error = mgm("train", config, "--plan", code=2).stderr
+    assert f"{config}:6:14: train.rules[0].match" in error and "mm_projector" in error
+
+
+def test_not_finite_loss_stops_with_its_own_code(tmp_path):
+    error = train(tmp_path / "run", model__llm__init_std=1000, code=6).stderr
+    assert "error: step 1: loss" in error and "Samples of the step: " in error and "not updated" in error
+
+
+def test_two_stages_in_one_file(whole, tmp_path):
+    config = tmp_path / "both.yaml"
+    config.write_text(f"""
+stages:
+  - extends: {ROOT}/{STAGE1}
+    run: {{dir: {tmp_path}/one}}
+  - extends: {ROOT}/{STAGE2}
+    run: {{dir: {tmp_path}/two}}
+    model: {{projector: {{path: {tmp_path}/one/mm_projector.bin}}}}
+train: {{max_steps: 3, global_batch: 4, micro_batch: 4}}
+""")
+    mgm("train", config)
+    assert len(metrics(tmp_path / "one")) == 3 and len(metrics(tmp_path / "two")) == 3
