@@ -53,6 +53,20 @@ Json read_config(const fs::path& path) {
   return json;
 }
 
+// The rules a config has to keep hold for a config.json too.
+void check_description(const ModelDescription& description, const std::string& source) {
+  RunConfig config;
+  config.model = description.model;
+  config.image = description.image;
+  config.text = description.text;
+  for (const ConfigProblem& problem : resolve_and_check(config)) {
+    if (problem.key.rfind("model.", 0) == 0 || problem.key.rfind("image.", 0) == 0) {
+      throw CheckpointError(source, ": describes a model that cannot be run: ", problem.key, ": ",
+                            problem.message);
+    }
+  }
+}
+
 }  // namespace
 
 LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
@@ -62,6 +76,7 @@ LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
   ModelDescription& description = loaded.description;
   if (!options.template_name.empty()) description.text.template_name = options.template_name;
   if (options.mining) description.model.mining.kernel = *options.mining;
+  check_description(description, config.string());
   loaded.model = std::make_unique<MiniGemini>(description.model, description.image);
   loaded.tokenizer = load_tokenizer(dir.string());
   if (loaded.tokenizer->vocab_size() > description.model.llm.vocab_size) {

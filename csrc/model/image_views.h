@@ -13,8 +13,8 @@ namespace mgm {
 at::Tensor normalise(const at::Tensor& canvases, const ImageConfig& image);
 
 // hr fp32 [N, 3, S, S] -> fp32 [N, views, 3, s, s]: bilinear without antialiasing to (s g) x (s g),
-// cut into g x g row-major tiles; with geometry.global the whole picture at s x s follows as the
-// last view.
+// cut into g x g row-major tiles; with geometry.global that picture resized once more to s x s
+// follows as the last view.
 at::Tensor lr_views(const at::Tensor& hr, const ImageGeometry& geometry);
 
 // The HR tensor of the ablation hr_source: upsampled_lr: the LR picture enlarged to S again.

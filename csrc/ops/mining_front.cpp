@@ -21,10 +21,8 @@ at::Tensor project(const at::Tensor& x, const MiningProjection& p) {
 }
 
 int64_t images_of(const at::Tensor& views_VNX, const MiningGeometry& g) {
-  MGM_CHECK(views_VNX.dim() == 3 && views_VNX.size(0) % g.views() == 0 &&
-                views_VNX.size(1) == g.patches * g.patches,
-            "LR features are ", views_VNX.sizes(), "; expected [B * ", g.views(), " views, ",
-            g.patches, "^2 tokens, channels]");
+  MGM_CHECK(views_VNX.dim() == 3 && views_VNX.size(0) % g.views() == 0, "LR features are ",
+            views_VNX.sizes(), "; expected [B * ", g.views(), " views, tokens, channels]");
   return views_VNX.size(0) / g.views();
 }
 
@@ -109,6 +107,8 @@ at::Tensor arrange_tokens(const at::Tensor& views_VNX, const MiningGeometry& g) 
 Mined mine(MiningForm form, const at::Tensor& lr_VNC, const std::vector<at::Tensor>& stages,
            const MiningParams& params, const MiningGeometry& g) {
   const int64_t images = images_of(lr_VNC, g);
+  MGM_CHECK(lr_VNC.size(1) == g.patches * g.patches, "LR features are ", lr_VNC.sizes(),
+            "; mining needs ", g.patches, "^2 tokens of a view");
   MGM_CHECK(stages.size() == 4, "expected four stage maps, got ", stages.size());
   MGM_CHECK(stages[0].dim() == 4 && stages[0].size(0) == images &&
                 stages[0].size(1) == g.map_size() && stages[0].size(2) == g.map_size(),

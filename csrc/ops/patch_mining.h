@@ -56,8 +56,8 @@ struct Mined {
 Mined mine(MiningForm form, const at::Tensor& lr_VNC, const std::vector<at::Tensor>& stages,
            const MiningParams& params, const MiningGeometry& geometry);
 
-// [V, n * n, X] in the encoder's order (tiles of all samples, then global views) -> [B, N, X] in
-// final order (global, then tiles). For the residual and for lr_features.
+// [V, tokens, X] in the encoder's order (tiles of all samples, then global views) -> [B, N, X] in
+// final order (global, then tiles). For the residual and for lr_features; any tokens per view.
 at::Tensor arrange_tokens(const at::Tensor& views_VNX, const MiningGeometry& geometry);
 
 // What patch_mining() sees: the map cut into tiles x tiles tiles of patches x patches windows. The

@@ -182,8 +182,12 @@ Rendered render_conversation(const ConversationTemplate& t, const std::vector<Tu
     } else if (i / 2 < answers) {
       if (strip(turns[i].value).empty())
         throw DataError(where, ": turn ", i + 1, " of gpt is empty");
+      // What assistant_begin adds to assistant_prompt (a blank) is for the model to write: it is a
+      // token of its own where no piece joins it to the answer's first character, as before digits.
+      const bool adds = t.assistant_begin.rfind(t.assistant_prompt, 0) == 0;
+      const size_t given = adds ? t.assistant_prompt.size() : t.assistant_begin.size();
+      const auto begin = static_cast<int64_t>(out.text.size() + given);
       out.text += t.assistant_begin;
-      const auto begin = static_cast<int64_t>(out.text.size());
       out.text += message + t.assistant_end;
       out.supervised.push_back({begin, static_cast<int64_t>(out.text.size())});
     }

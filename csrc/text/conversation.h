@@ -43,7 +43,7 @@ struct Span {
 
 struct Rendered {
   std::string text;               // with one kImageMarker per image
-  std::vector<Span> supervised;   // answers with their end
+  std::vector<Span> supervised;   // answers with their end, from where a prompt would end
   int64_t images = 0;             // markers in the text
   int64_t collapsed_markers = 0;  // markers dropped by MarkerPolicy::kCollapse
 };
