@@ -15,7 +15,9 @@ import sentencepiece
 
 CONVERSATIONS = 20  # of each trained picture in stage 2
 TEXT_SHARE = 10  # one conversation in ten has no picture
-PAIRS = 40  # two-picture questions: each pair gives four records
+PAIRS = 20  # two-picture questions
+PAIR_COPIES = 4  # of each question about a pair in stage 2; a single picture's facts come up about eight times
+DENIED = 2  # nouns denied of each picture; its own is affirmed as often
 TURNS = (1, 2, 1, 3, 2, 1, 4, 2, 1, 3)  # turns of a picture's conversations, in a cycle
 VOCABULARY = 1024
 
@@ -94,8 +96,9 @@ def facts(picture, denied):
         out.append(("category", CATEGORY, CATEGORIES[picture["category"]]))
     if flag:
         out.append(("country", COUNTRY, capital(picture["country"])))
-    out.append(("yes", presence(picture, name(picture)), "Yes"))
-    out.append(("no", presence(picture, denied), "No"))
+    for noun in denied:
+        out.append(("yes", presence(picture, name(picture)), "Yes"))
+        out.append(("no", presence(picture, noun), "No"))
     return out
 
 
@@ -140,15 +143,14 @@ def picture_pairs(pictures):
 
 
 def pair_records(pictures):
-    """Two pictures in one record, each pair in both orders and asked for either picture."""
+    """Two pictures in one record, asked for either of them."""
     out = []
-    for a, b in picture_pairs(pictures):
-        for first, second in ((a, b), (b, a)):
-            for asked, place in ((first, "first"), (second, "second")):
-                question = f"What is in the {place} picture?"
-                identity = f"pair/{first['id']}+{second['id']}/{place}"
-                images = [first["image"], second["image"]]
-                out.append(record(identity, images, [(question, capital(asked["noun"]))]))
+    for first, second in picture_pairs(pictures):
+        for asked, place in ((first, "first"), (second, "second")):
+            question = f"What is in the {place} picture?"
+            identity = f"pair/{first['id']}+{second['id']}/{place}"
+            images = [first["image"], second["image"]]
+            out.append(record(identity, images, [(question, capital(asked["noun"]))]))
     return out
 
 
@@ -170,23 +172,24 @@ def build_records(pictures, text):
     for group in (train, held):
         for is_flag in (False, True):
             part = [p for p in group if (p["kind"] == "flag") == is_flag]
-            denied = denials(part, f"deny {is_flag}")
+            denied = [denials(part, f"deny {is_flag} {n}") for n in range(DENIED)]
             for p in part:
-                (known if group is train else asked)[p["id"]] = facts(p, denied[p["id"]])
+                nouns = sorted({d[p["id"]] for d in denied})
+                (known if group is train else asked)[p["id"]] = facts(p, nouns)
     numbers = {"train": len(train), "flags": sum(p["kind"] == "flag" for p in train)}
     text = [(q, a.format(**numbers)) for q, a in text]
 
     stage2 = [conversation(p, known[p["id"]], n) for p in train for n in range(CONVERSATIONS)]
     pairs = pair_records(train)
-    stage2 += pairs
+    stage2 += [{**pair, "id": f"{pair['id']}/{n}"} for pair in pairs for n in range(PAIR_COPIES)]
     stage2 += text_records(text, len(stage2) // (TEXT_SHARE - 1))
 
     def questions(group, facts_of):
-        return [
-            record(f"{p['id']}/{kind}", [p["image"]], [(question, answer)])
-            for p in group
-            for kind, question, answer in facts_of[p["id"]]
-        ]
+        out = []
+        for p in group:
+            for i, (kind, question, answer) in enumerate(dict.fromkeys(facts_of[p["id"]])):
+                out.append(record(f"{p['id']}/{i}/{kind}", [p["image"]], [(question, answer)]))
+        return out
 
     def captions(group):
         return [

@@ -39,7 +39,7 @@ struct ForwardContext {
   bool training = false;  // drop path is active only in training
   uint64_t seed = 0;      // with `step`, keys the randomness of training
   int64_t step = 0;
-  bool zero_hr = false;   // ablation of a trained model: the HR maps are zeros
+  bool zero_hr = false;  // ablation of a trained model: the HR maps are zeros
   std::map<std::string, at::Tensor>* trace = nullptr;  // collects intermediates by name if set
 
   void record(const char* name, const at::Tensor& value) const {
