@@ -23,8 +23,8 @@ struct Fatal {
 // Builds the tree from parser events: aliases are refused before anything could be expanded.
 class TreeBuilder : public YAML::EventHandler {
  public:
-  TreeBuilder(const std::string& source, std::vector<ConfigIssue>& issues)
-      : source_(source), issues_(issues) {}
+  TreeBuilder(std::string_view text, const std::string& source, std::vector<ConfigIssue>& issues)
+      : text_(text), source_(source), issues_(issues) {}
 
   void OnDocumentStart(const YAML::Mark& mark) override {
     if (++documents_ > 1) fatal(mark, "a config is one YAML document; a second one starts here");
@@ -47,6 +47,7 @@ class TreeBuilder : public YAML::EventHandler {
     ConfigNode node = leaf(mark, Kind::kScalar);
     node.scalar = value;
     node.quoted = tag == "!";  // yaml-cpp marks quoted scalars with the non-specific tag
+    if (node.quoted && !is_closed(mark)) fatal(mark, "this quote is never closed");
     if (!node.quoted && (value == "~" || value == "null" || value == "Null" || value == "NULL")) {
       node.kind = Kind::kNull;
     }
@@ -66,6 +67,22 @@ class TreeBuilder : public YAML::EventHandler {
   ConfigNode take() { return std::move(root_); }
 
  private:
+  // yaml-cpp takes the end of the file for a closing quote. `mark` is at the opening one.
+  bool is_closed(const YAML::Mark& mark) const {
+    const auto begin = static_cast<size_t>(mark.pos);
+    const char quote = begin < text_.size() ? text_[begin] : ' ';
+    if (quote != '"' && quote != '\'') return true;  // a block scalar
+    for (size_t i = begin + 1; i < text_.size(); ++i) {
+      if (quote == '"' && text_[i] == '\\') {
+        ++i;
+      } else if (text_[i] == quote) {
+        if (quote == '"' || i + 1 >= text_.size() || text_[i + 1] != quote) return true;
+        ++i;  // '' is one quote inside the text
+      }
+    }
+    return false;
+  }
+
   // A collection that is being read.
   struct Open {
     ConfigNode node;
@@ -168,6 +185,7 @@ class TreeBuilder : public YAML::EventHandler {
     }
   }
 
+  const std::string_view text_;
   const std::string& source_;
   std::vector<ConfigIssue>& issues_;
   int documents_ = 0;
@@ -253,7 +271,7 @@ std::optional<ConfigNode> parse(std::string_view text, const std::string& source
   try {
     check_text(text, source);
     std::istringstream in{std::string(text)};
-    TreeBuilder builder(source, issues);
+    TreeBuilder builder(text, source, issues);
     YAML::Parser parser(in);
     while (parser.HandleNextDocument(builder)) {
     }

@@ -23,6 +23,7 @@ def options(run_dir, **more):
         "train.global_batch": 4,
         "train.micro_batch": 2,
         "train.deterministic": True,
+        "train.threads": 1,  # other tests run beside this one
         "checkpoint.every_steps": 3,
         "log.every_steps": 1,
     }

@@ -1,0 +1,77 @@
+"""Bad configs with the exact text they get, shipped configs, and the generated reference page.
+
+tests/config_cases/NAME/: config.yaml, perhaps sets.txt (one --set per line), and expected.txt, the whole of
+standard error. MGM_UPDATE=1 rewrites expected.txt; read the difference before committing it.
+"""
+import os
+import pathlib
+import re
+
+import pytest
+
+from mgm_binary import ROOT, mgm
+
+CASES = sorted(p.parent.relative_to(ROOT) for p in (ROOT / "tests/config_cases").glob("*/config.yaml"))
+CASES += [pathlib.Path("tests/config_cases/missing_file")]
+SHIPPED = sorted(p.relative_to(ROOT) for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name != "templates")
+RECIPES = [p for p in SHIPPED if p.parent.name in ("stage1", "stage2")]
+
+
+@pytest.mark.parametrize("case", sorted(set(CASES)), ids=lambda p: p.name)
+def test_bad_config(case):
+    sets = ROOT / case / "sets.txt"
+    options = [word for line in sets.read_text().splitlines() if line for word in ("--set", line)] if sets.exists() else []
+    error = mgm("config", "check", case / "config.yaml", *options, code=2, timeout=20).stderr
+    expected = ROOT / case / "expected.txt"
+    if os.environ.get("MGM_UPDATE"):
+        expected.write_text(error)
+    assert error == expected.read_text()
+
+
+@pytest.mark.parametrize("config", SHIPPED, ids=str)
+def test_shipped_config_is_right(config):
+    if config.parent.name == "base":
+        return  # a part of others; those are checked
+    mgm("config", "check", config)
+
+
+def test_there_are_seven_and_thirteen_recipes():
+    count = {stage: sum(p.parent.name == stage for p in RECIPES) for stage in ("stage1", "stage2")}
+    assert count == {"stage1": 7, "stage2": 13}
+
+
+@pytest.mark.parametrize("config", RECIPES, ids=str)
+def test_recipe_can_be_planned_without_weights_or_data(config):
+    text = mgm("train", config, "--plan", timeout=20).stdout
+    steps = int(re.search(r"steps: ([\d,]+)", text)[1].replace(",", ""))
+    samples = {"stage1": 1270000, "stage2": 1420000}[config.parent.name]
+    batch = int(re.search(r"batch: (\d+) samples", text)[1])
+    assert steps == -(-samples // batch)
+
+
+@pytest.mark.parametrize("config,total", [("configs/stage2/vicuna_7b.yaml", "7,266,093,504"),
+                                          ("configs/stage2/vicuna_13b.yaml", "13,554,030,016")])
+def test_totals_with_both_towers(config, total):
+    text = mgm("train", config, "--plan", timeout=1).stdout
+    assert re.search(rf"^total +{total} ", text, re.M), text
+
+
+@pytest.mark.parametrize("config", SHIPPED, ids=str)
+def test_shown_config_reads_back_as_itself(config, tmp_path):
+    """What is stored in run folders and checkpoints is the whole config."""
+    if config.parent.name == "base":
+        return
+    shown = mgm("config", "show", config, "--plain").stdout
+    (tmp_path / "shown.yaml").write_text(shown)
+    assert mgm("config", "show", tmp_path / "shown.yaml", "--plain").stdout == shown
+
+
+def test_reference_page_is_current():
+    page = mgm("config", "help", "--markdown").stdout
+    assert (ROOT / "docs/config.md").read_text() == page, "run: mgm config help --markdown > docs/config.md"
+
+
+def test_origins_are_shown():
+    text = mgm("config", "show", "configs/stage2/vicuna_7b_hd.yaml", "--set", "train.seed=9").stdout
+    assert re.search(r"seed: 9 +# --set train.seed=9", text), text
+    assert "# base/hd" in text or "base/hd.yaml" in text
