@@ -63,28 +63,24 @@ class SentencePieceTokenizer final : public Tokenizer {
 
   std::string decode(const std::vector<int32_t>& ids, bool skip_special) const override {
     std::string out;
-    std::vector<std::string> run;  // pieces since the last special token
-    bool after_special = false;
-    bool first = true;
+    std::vector<int32_t> group;  // ids since the last added token that stands apart
+    const auto append = [&](const std::string& text) {
+      if (text.empty()) return;
+      if (!out.empty() && !settings_.gemma) out += " ";
+      out += text;
+    };
     for (const int32_t id : ids) {
-      const std::string text = piece(id);
       if (is_special(id) && skip_special) continue;
-      if (added_ids_.count(id)) {
-        if (!run.empty() || !first) {
-          out += decode_run(run);
-          run.clear();
-          if (settings_.legacy && !settings_.gemma && !after_special && !first) out += " ";
-        }
-        out += text;
-        after_special = true;
-      } else {
-        run.push_back(first && settings_.add_prefix_space && !settings_.gemma ? without_space(text)
-                                                                              : text);
-        after_special = false;
+      if (!stands_apart(id)) {
+        group.push_back(id);
+        continue;
       }
-      first = false;
+      append(decode_group(group));
+      append(piece(id));
+      group.clear();
     }
-    return out + decode_run(run);
+    if (!group.empty() && !out.empty() && !settings_.gemma) out += " ";  // though it may be empty
+    return out + decode_group(group);
   }
 
   int64_t vocab_size() const override {
@@ -134,14 +130,13 @@ class SentencePieceTokenizer final : public Tokenizer {
       settings_.added[id] = {content, id, true, false, false};
       return id;
     };
-    named(settings_.unk);
+    unk_ = named(settings_.unk);
     bos_ = named(settings_.bos);
     eos_ = named(settings_.eos);
     pad_ = named(settings_.pad);
     for (const auto& [id, token] : settings_.added) {
       if (token.content.empty()) throw DataError(source, ": added token ", id, " is empty");
       by_content_[token.content] = id;
-      added_ids_.emplace(id, true);
       longest_ = std::max(longest_, token.content.size());
       first_byte_[static_cast<uint8_t>(token.content[0])] = true;
     }
@@ -211,7 +206,10 @@ class SentencePieceTokenizer final : public Tokenizer {
       }
       first = false;
     }
-    out.insert(out.end(), body.begin(), body.end());
+    // Without the prefix the same rule hits a blank of the text itself.
+    const bool lone = modern && body.size() > 1 && piece(body[0].id) == kSpace;
+    const bool drop = lone && is_special(body[1].id);
+    out.insert(out.end(), body.begin() + (drop ? 1 : 0), body.end());
   }
 
   // One stretch of plain text at byte `offset`, with a blank put before it if `prefix`.
@@ -254,6 +252,38 @@ class SentencePieceTokenizer final : public Tokenizer {
     return out;
   }
 
+  // Added tokens that Hugging Face decodes on their own, with a blank on both sides (Llama's
+  // class).
+  bool stands_apart(int32_t id) const {
+    const auto it = settings_.added.find(id);
+    if (it == settings_.added.end()) return false;
+    if (settings_.gemma || !it->second.special) return true;
+    const bool named = id == unk_ || id == bos_ || id == eos_ || id == pad_;
+    return !named && id >= processor_.GetPieceSize();
+  }
+
+  // LlamaTokenizer.convert_tokens_to_string, blanks in odd places included.
+  std::string decode_group(const std::vector<int32_t>& ids) const {
+    std::string out;
+    std::vector<std::string> run;  // pieces since the last special token
+    bool after_special = false;
+    const bool prefix = settings_.add_prefix_space && !settings_.gemma;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const std::string text = piece(ids[i]);
+      if (is_special(ids[i])) {
+        if (!after_special && i != 0 && settings_.legacy) out += " ";
+        out += decode_run(run) + text;
+        run.clear();
+        after_special = true;
+        continue;
+      }
+      if (after_special && i == 1 && prefix && text.rfind(kSpace, 0) != 0) out += " ";
+      run.push_back(i == 0 && prefix ? without_space(text) : text);
+      after_special = false;
+    }
+    return out + decode_run(run);
+  }
+
   std::string decode_run(const std::vector<std::string>& run) const {
     return run.empty() ? std::string() : processor_.DecodePieces(run);
   }
@@ -265,11 +295,10 @@ class SentencePieceTokenizer final : public Tokenizer {
   Settings settings_;
   std::vector<std::pair<std::string, std::string>> files_;
   std::unordered_map<std::string, int32_t> by_content_;
-  std::unordered_map<int32_t, bool> added_ids_;
   std::array<bool, 256> first_byte_{};
   size_t longest_ = 0;
   size_t unk_prefix_ = 0;  // pieces the unknown token's spelling takes
-  int32_t bos_ = -1, eos_ = -1, pad_ = -1;
+  int32_t unk_ = -1, bos_ = -1, eos_ = -1, pad_ = -1;
 };
 
 // A token of a JSON file is a string or an object with "content".

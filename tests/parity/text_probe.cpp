@@ -2,7 +2,8 @@
 //   text_probe TOKENIZER     reads one JSON object a line from stdin, answers with one a line
 //     {"encode": TEXT}                       {"ids": [...], "spans": [[begin, end], ...]}
 //     {"decode": [ids], "skip": bool}        {"text": ..., "streamed": ...}
-//     {"template": NAME, "turns": [[from, value], ...], "images": N, "prompt": bool, "collapse": bool}
+//     {"template": NAME, "turns": [[from, value], ...], "images": N, "prompt": bool, "collapse":
+//     bool}
 //                                            {"text": ..., "ids": [...], "labels": [...]}
 //   anything that is refused                 {"error": exit code, "message": ...}
 #include <iostream>
