@@ -72,9 +72,15 @@ void check_description(const ModelDescription& description, const std::string& s
 LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
   LoadedModel loaded;
   const fs::path config = dir / "config.json";
-  loaded.description = read_hf_config(read_config(config), config.string());
+  const Json json = read_config(config);
+  loaded.description = read_hf_config(json, config.string());
   ModelDescription& description = loaded.description;
-  if (!options.template_name.empty()) description.text.template_name = options.template_name;
+  if (!options.template_name.empty()) {
+    description.text.template_name = options.template_name;
+  } else if (!json.contains("mgm")) {
+    log::warn(cat(config.string(), " names no chat template; '", description.text.template_name,
+                  "' is used, --template takes another"));
+  }
   if (options.mining) description.model.mining.kernel = *options.mining;
   check_description(description, config.string());
   loaded.model = std::make_unique<MiniGemini>(description.model, description.image);
@@ -108,8 +114,12 @@ void write_model(const fs::path& dir, const ModelContent& content, at::ScalarTyp
   const SpecialIds ids{content.tokenizer.bos_id(), content.tokenizer.eos_id(),
                        content.tokenizer.pad_id()};
   const std::string type = dtype == at::kBFloat16 ? "bfloat16" : "float32";
-  const OrderedJson config = llm_only ? to_llm_config(content.description.model.llm, ids, type)
-                                      : to_hf_config(content.description, ids, type);
+  OrderedJson config = llm_only ? to_llm_config(content.description.model.llm, ids, type)
+                                : to_hf_config(content.description, ids, type);
+  if (!llm_only) {
+    config["optimize_vision_tower"] = content.vision_tower_trained;
+    config["optimize_vision_tower_aux"] = content.hr_encoder_trained;
+  }
   out.files["config.json"] = config.dump(2) + "\n";
   HfDirectoryOptions options;
   options.replace = replace;

@@ -38,6 +38,8 @@ struct ModelContent {
   const std::vector<Param*>& params;
   std::function<at::Tensor(const Param&)> value;  // any float dtype and device
   const Tokenizer& tokenizer;
+  // The reference takes a tower from the shards only where config.json says that it was trained.
+  bool vision_tower_trained = false, hr_encoder_trained = false;
 };
 
 // Writes `dir`, whole or not at all (checkpoint/hf_directory.h). Everything load_model needs goes

@@ -1,4 +1,5 @@
 // mgm chat: questions about a picture, one after another or a single one.
+#include <ATen/ATen.h>
 #include <unistd.h>
 
 #include <iostream>
@@ -15,46 +16,100 @@ namespace {
 struct ChatArgs {
   ModelArgs model;
   std::vector<std::string> images;
-  std::string prompt;
+  std::optional<std::string> prompt;
   SamplingConfig sampling;
 };
 
-void ask(const Generator& generator, std::vector<Turn>& turns, const std::string& question,
-         const at::Tensor& visual) {
-  turns.push_back({"human", question});
-  const Answer answer = generator.answer(
-      turns, visual, [](const std::string& text) { std::cout << text << std::flush; });
-  std::cout << (answer.stopped ? "" : " [cut at the token limit]") << "\n" << std::flush;
-  turns.push_back({"gpt", answer.text});
+// One conversation. What fails leaves it as it was.
+class Chat {
+ public:
+  Chat(const LoadedModel& model, const SamplingConfig& sampling)
+      : model_(model), generator_(model, sampling) {}
+
+  // The picture joins the next question.
+  void add_picture(const std::string& path) {
+    DirectRunner runner;
+    const at::Tensor tokens =
+        encode_pictures(model_, {load_picture(path, model_.description)}, ForwardContext{runner});
+    visual_NTH_ = visual_NTH_.defined() ? at::cat({visual_NTH_, tokens}) : tokens;
+    ++fresh_pictures_;
+  }
+
+  // Streams the answer to stdout. An empty answer cannot be part of a conversation, so its question
+  // is forgotten.
+  void ask(std::string question) {
+    if (question.find(kImageMarker) == question.npos) {
+      for (int64_t i = 0; i < fresh_pictures_; ++i) {
+        question = std::string(kImageMarker) + "\n" + question;
+      }
+    }
+    std::vector<Turn> turns = turns_;
+    turns.push_back({"human", question});
+    const Answer answer = generator_.answer(
+        turns, visual_NTH_, [](const std::string& text) { std::cout << text << std::flush; });
+    std::cout << (answer.stopped ? "" : " [cut at the token limit]") << "\n" << std::flush;
+    if (answer.text.empty()) {
+      log::warn("the answer is empty; its question is left out of the conversation");
+      return;
+    }
+    turns.push_back({"gpt", answer.text});
+    turns_ = std::move(turns);
+    fresh_pictures_ = 0;
+  }
+
+  void start_anew() {
+    turns_.clear();
+    visual_NTH_ = at::Tensor();
+    fresh_pictures_ = 0;
+  }
+
+ private:
+  const LoadedModel& model_;
+  Generator generator_;
+  std::vector<Turn> turns_;
+  at::Tensor visual_NTH_;       // of all pictures so far
+  int64_t fresh_pictures_ = 0;  // the last ones, that no question has taken yet
+};
+
+void take_line(Chat& chat, const std::string& line) {
+  constexpr std::string_view kImage = "/image ";
+  if (line == "/new") {
+    chat.start_anew();
+  } else if (line.rfind(kImage, 0) == 0) {
+    chat.add_picture(std::string(trim(line.substr(kImage.size()))));
+  } else {
+    chat.ask(line);
+  }
 }
 
-void chat(const ChatArgs& args) {
-  const LoadedModel model = load_model(args.model.dir, load_options(args.model));
-  std::vector<Picture> pictures;
-  for (const std::string& path : args.images) {
-    pictures.push_back(load_picture(path, model.description));
-  }
-  DirectRunner runner;
-  const at::Tensor visual = encode_pictures(model, pictures, ForwardContext{runner});
-  const Generator generator(model, args.sampling);
-  std::vector<Turn> turns;
-  if (!args.prompt.empty()) {
-    ask(generator, turns, args.prompt, visual);
-    return;
-  }
+void converse(Chat& chat) {
   const bool terminal = ::isatty(STDIN_FILENO) == 1;
-  if (terminal) std::cerr << "One question per line; an empty line or Ctrl-D ends.\n";
+  if (terminal) {
+    std::cerr << "One question per line. /image FILE adds a picture, /new starts a new "
+                 "conversation, an empty line or Ctrl-D ends.\n";
+  }
   std::string line;
   while ((terminal ? std::cerr << "> " : std::cerr) && std::getline(std::cin, line)) {
-    if (trim(line).empty()) {
-      if (terminal) break;
-      continue;
+    line = std::string(trim(line));
+    if (line.empty() && terminal) break;
+    if (line.empty()) continue;
+    try {
+      take_line(chat, line);
+    } catch (const DataError& e) {
+      if (!terminal) throw;  // a script has to notice; a person can go on
+      std::cerr << "error: " << e.what() << "\n";
     }
-    // The first question carries the pictures' markers, so that later turns keep them in place.
-    if (turns.empty() && line.find(kImageMarker) == line.npos) {
-      for (size_t i = 0; i < pictures.size(); ++i) line = std::string(kImageMarker) + "\n" + line;
-    }
-    ask(generator, turns, line, visual);
+  }
+}
+
+void run(const ChatArgs& args) {
+  const LoadedModel model = load_model(args.model.dir, load_options(args.model));
+  Chat chat(model, args.sampling);
+  for (const std::string& path : args.images) chat.add_picture(path);
+  if (args.prompt) {
+    chat.ask(*args.prompt);
+  } else {
+    converse(chat);
   }
 }
 
@@ -81,8 +136,10 @@ void add_chat(CLI::App& app) {
       "Example:\n"
       "  mgm chat runs/tiny/model --image data/embedded/images/apple.png "
       "--prompt 'What is in the picture?'\n"
-      "  mgm chat MODEL_DIR --image photo.jpg --temperature 0.7 --top-p 0.9 --seed 1");
-  command->callback([args] { chat(*args); });
+      "  mgm chat MODEL_DIR --image photo.jpg --temperature 0.7 --top-p 0.9 --seed 1\n"
+      "On stdin, one question per line; /image FILE adds a picture to the next question, /new "
+      "starts\na new conversation.");
+  command->callback([args] { run(*args); });
 }
 
 }  // namespace mgm::cli

@@ -20,7 +20,7 @@ struct ForwardArgs {
 };
 
 // The conversation as ids and labels: rendered by the template, or with `none` the prompt's own
-// text (an answer then is everything behind it, with the end token).
+// text with the answer behind it, nothing added (no end token either).
 Encoded encode(const ForwardArgs& args, const LoadedModel& model, int64_t pictures) {
   std::string prompt = args.prompt;
   if (pictures > 0 && prompt.find(kImageMarker) == prompt.npos) {

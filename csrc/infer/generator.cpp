@@ -82,6 +82,8 @@ Answer Generator::answer(std::vector<Turn> turns, const at::Tensor& visual_NTH,
   KvCache cache =
       decoder.make_cache(length + budget, at::TensorOptions(model.device()).dtype(model.dtype()));
   const std::vector<int32_t> stops = encoder_.stop_ids();
+  // Rows of the head beyond the tokenizer's vocabulary are padding: no text belongs to them.
+  const int64_t vocabulary = model_.tokenizer->vocab_size();
   StreamDecoder stream(*model_.tokenizer);
   Answer out;
   at::Tensor x = model.splice(prompt, visual_NTH, ctx);
@@ -89,7 +91,8 @@ Answer Generator::answer(std::vector<Turn> turns, const at::Tensor& visual_NTH,
   SeqInfo seq = prompt.seq;
   for (int64_t n = 0; n < budget; ++n) {
     const at::Tensor hidden = decoder.blocks(x, positions, seq, ctx, &cache);
-    const at::Tensor logits = decoder.logits(hidden.narrow(0, hidden.size(0) - 1, 1), ctx)[0];
+    const at::Tensor logits =
+        decoder.logits(hidden.narrow(0, hidden.size(0) - 1, 1), ctx)[0].narrow(0, 0, vocabulary);
     const auto id = static_cast<int32_t>(sample_token(logits, sampling_, n));
     out.ids.push_back(id);
     out.stopped = std::find(stops.begin(), stops.end(), id) != stops.end();

@@ -23,7 +23,7 @@ at::Tensor encode_pictures(const LoadedModel& model, const std::vector<Picture>&
 struct Answer {
   std::string text;          // without the end token, white space at both ends removed
   std::vector<int32_t> ids;  // the end token included, if there was one
-  bool stopped = false;      // by an end token; else by max_new_tokens
+  bool stopped = false;      // by an end token; else by max_new_tokens or the context's end
 };
 
 class Generator {
@@ -31,9 +31,10 @@ class Generator {
   // `model` must outlive the generator. Throws ConfigError for an unknown template.
   Generator(const LoadedModel& model, const SamplingConfig& sampling);
 
-  // `turns` end with the user's; their image markers stand for `visual_NTH`, in order. A first user
-  // turn without any marker gets one per picture in front. `on_text` receives the answer as it
-  // grows. Throws DataError when prompt and answer may not fit model.llm.max_positions.
+  // `turns` end with the user's; their image markers stand for `visual_NTH`, in order. If no turn
+  // has a marker, the first gets one per picture in front. `on_text` receives the answer as it
+  // grows. An answer ends at model.llm.max_positions at the latest. Throws DataError when the
+  // prompt leaves no room for one, or markers and pictures differ in number; NonFiniteError.
   Answer answer(std::vector<Turn> turns, const at::Tensor& visual_NTH,
                 const std::function<void(const std::string&)>& on_text = {}) const;
 

@@ -48,6 +48,7 @@ void export_run(const ExportRequest& request) {
   });
   check_frozen(checkpoint, frozen_hashes(parts.params, parts.policies));
   int64_t trained = 0;
+  bool vision_tower_trained = false, hr_encoder_trained = false;
   for (size_t i = 0; i < parts.params.size(); ++i) {
     if (!parts.policies[i].train) continue;
     const std::string& name = parts.params[i]->spec.name;
@@ -56,14 +57,23 @@ void export_run(const ExportRequest& request) {
       throw CheckpointError(dir.string(), ": lacks the trained weight ", name);
     }
     parts.params[i]->value = it->second;
+    vision_tower_trained |= name.rfind("model.vision_tower.", 0) == 0;
+    hr_encoder_trained |= name.rfind("model.vision_tower_aux.", 0) == 0;
     ++trained;
+  }
+  constexpr int64_t kPerWeight = 3;  // the master and AdamW's two moments
+  if (static_cast<int64_t>(checkpoint.tensors.size()) != kPerWeight * trained) {
+    throw CheckpointError(dir.string(), ": holds ", checkpoint.tensors.size(), " tensors, but its ",
+                          "config.yaml trains ", trained, " weights of ", kPerWeight, " each");
   }
   const auto tokenizer = load_tokenizer(tokenizer_path(config));
   write_model(request.out,
               {{config.model, config.image, config.text},
                parts.params,
                [](const Param& param) { return param.value; },
-               *tokenizer},
+               *tokenizer,
+               vision_tower_trained,
+               hr_encoder_trained},
               request.dtype.value_or(dtype), request.llm_only, request.replace);
   log::info(cat("wrote ", request.out.string(), " from ", dir.string(), ": step ", checkpoint.step,
                 ", ", trained, " trained tensors"));
