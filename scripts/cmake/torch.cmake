@@ -28,8 +28,10 @@ add_library(torch_cpu_headers INTERFACE)
 target_include_directories(torch_cpu_headers SYSTEM INTERFACE
   ${MGM_TORCH}/include ${MGM_TORCH}/include/torch/csrc/api/include)
 target_compile_definitions(torch_cpu_headers INTERFACE USE_DISTRIBUTED AT_PER_OPERATOR_HEADERS)
-target_compile_options(torch_cpu_headers INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-interference-size>)
-set(_torch_libs ${MGM_TORCH}/lib/libtorch_cpu.so ${MGM_TORCH}/lib/libc10.so)
+target_compile_options(torch_cpu_headers INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-interference-size>
+  # Without it at::parallel_for is a plain loop.
+  $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
+set(_torch_libs ${MGM_TORCH}/lib/libtorch_cpu.so ${MGM_TORCH}/lib/libc10.so ${MGM_TORCH}/lib/libgomp.so.1)
 if(MGM_CUDA)
   find_path(MGM_NCCL_INCLUDE nccl.h
     HINTS ${MGM_SITE_PACKAGES}/nvidia/nccl/include ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES} REQUIRED)
