@@ -247,12 +247,17 @@ def preprocess(path, s, aspect="pad"):
     processor = transformers.CLIPImageProcessor(
         size={"shortest_edge": s.hr}, crop_size={"height": s.hr, "width": s.hr}, image_mean=MEAN, image_std=STD)
     hr = torch.from_numpy(np.asarray(processor(image)["pixel_values"][0]))
-    big = F.interpolate(hr[None], size=(s.image * s.grid,) * 2, mode="bilinear", align_corners=False)[0]
-    views = [big[:, r * s.image:(r + 1) * s.image, c * s.image:(c + 1) * s.image]
-             for r in range(s.grid) for c in range(s.grid)]
-    if s.with_global:
-        views.append(F.interpolate(big[None], size=(s.image, s.image), mode="bilinear", align_corners=False)[0])
-    return hr, torch.stack(views)
+    return hr, lr_views(hr, s.image, s.grid, s.with_global)
+
+
+def lr_views(hr, side, grid, with_global):
+    """hr [3, S, S], normalised -> [views, 3, side, side]: bilinear without antialiasing, row-major tiles, then
+    the whole picture once more"""
+    big = F.interpolate(hr[None], size=(side * grid,) * 2, mode="bilinear", align_corners=False)[0]
+    views = [big[:, r * side:(r + 1) * side, c * side:(c + 1) * side] for r in range(grid) for c in range(grid)]
+    if with_global:
+        views.append(F.interpolate(big[None], size=(side, side), mode="bilinear", align_corners=False)[0])
+    return torch.stack(views)
 
 
 def relative_l2(actual, expected):
