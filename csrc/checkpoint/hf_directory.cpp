@@ -6,33 +6,6 @@
 namespace mgm {
 namespace {
 
-// What may be replaced: nothing, an empty folder, or with `replace` a flat one with a config.json.
-void check_target(const fs::path& dir, bool replace) {
-  if (!fs::exists(fs::symlink_status(dir))) return;
-  if (!fs::is_directory(fs::symlink_status(dir))) {
-    throw CheckpointError(dir.string(), ": exists and is no folder; choose another one");
-  }
-  if (fs::is_empty(dir)) return;
-  if (!replace) {
-    throw CheckpointError(
-        dir.string(), ": exists and is not empty; choose another folder, or allow replacing it");
-  }
-  bool has_config = false;
-  for (const auto& entry : fs::directory_iterator(dir)) {
-    has_config |= entry.path().filename() == "config.json";
-    if (entry.is_directory()) {
-      throw CheckpointError(dir.string(), ": not replaced, since it has a sub-folder ('",
-                            entry.path().filename().string(),
-                            "') and so may hold more than a model; remove it yourself");
-    }
-  }
-  if (!has_config) {
-    throw CheckpointError(dir.string(),
-                          ": not replaced, since it has no config.json and so is no "
-                          "model directory; remove it yourself");
-  }
-}
-
 void check_space(const fs::path& parent, uint64_t needed) {
   std::error_code code;
   const fs::space_info space = fs::space(parent, code);
@@ -118,12 +91,39 @@ std::vector<std::vector<size_t>> plan_shards(const std::vector<TensorSpec>& tens
   return shards;
 }
 
+void check_hf_target(const fs::path& dir, bool replace) {
+  if (!fs::exists(fs::symlink_status(dir))) return;
+  if (!fs::is_directory(fs::symlink_status(dir))) {
+    throw CheckpointError(dir.string(), ": exists and is no folder; choose another one");
+  }
+  if (fs::is_empty(dir)) return;
+  if (!replace) {
+    throw CheckpointError(dir.string(),
+                          ": exists and is not empty; choose another folder, or replace it with "
+                          "--replace");
+  }
+  bool has_config = false;
+  for (const auto& entry : fs::directory_iterator(dir)) {
+    has_config |= entry.path().filename() == "config.json";
+    if (entry.is_directory()) {
+      throw CheckpointError(dir.string(), ": not replaced, since it has a sub-folder ('",
+                            entry.path().filename().string(),
+                            "') and so may hold more than a model; remove it yourself");
+    }
+  }
+  if (!has_config) {
+    throw CheckpointError(dir.string(),
+                          ": not replaced, since it has no config.json and so is no "
+                          "model directory; remove it yourself");
+  }
+}
+
 void write_hf_directory(const fs::path& path, const HfDirectory& content,
                         const HfDirectoryOptions& options) {
   check_files(content);
   // "out/" names the same folder as "out", but "out/.tmp" would lie inside it.
   const fs::path dir = path.has_filename() ? path : path.parent_path();
-  check_target(dir, options.replace);
+  check_hf_target(dir, options.replace);
   const fs::path parent = dir.has_parent_path() ? dir.parent_path() : fs::path(".");
   make_dirs(parent);
   uint64_t needed = 0;

@@ -30,6 +30,10 @@ struct HfDirectoryOptions {
 void write_hf_directory(const fs::path& dir, const HfDirectory& content,
                         const HfDirectoryOptions& options = {});
 
+// The same refusals before any work is done: `dir` must be absent or an empty folder, or with
+// `replace` a flat folder with a config.json. Throws CheckpointError.
+void check_hf_target(const fs::path& dir, bool replace);
+
 // Which tensors go to which shard (indices into `tensors`); the rule of huggingface_hub's
 // split_torch_state_dict_into_shards.
 std::vector<std::vector<size_t>> plan_shards(const std::vector<TensorSpec>& tensors,

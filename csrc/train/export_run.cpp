@@ -6,6 +6,7 @@
 #include "assemble/model_dir.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "checkpoint/hf_directory.h"
 #include "train/build.h"
 #include "train/run_state.h"
 
@@ -34,6 +35,7 @@ at::ScalarType run_dtype(const TrainCheckpoint& checkpoint, const std::string& s
 }  // namespace
 
 void export_run(const ExportRequest& request) {
+  check_hf_target(request.out, request.replace);  // before minutes of reading
   const fs::path dir = checkpoint_dir(request.from);
   const TrainCheckpoint checkpoint = read_train_checkpoint(dir);
   const ResolvedConfig resolved =
