@@ -176,7 +176,8 @@ def test_weights_that_do_not_fit_are_all_named(model, tmp_path):
         del tensors["model.mm_projector.0.bias"]
         tensors["model.surplus"] = torch.zeros(2)
 
-    refused(4, "chat", with_tensors(model, tmp_path / "lost", lose), says=["model.mm_projector.0.bias", "model.surplus"])
+    lost = with_tensors(model, tmp_path / "lost", lose)
+    refused(4, "chat", lost, says=["model.mm_projector.0.bias", "model.surplus"])
 
 
 def test_tokenizer_larger_than_the_embedding(oracle, tmp_path):
@@ -232,7 +233,8 @@ def test_towers_in_their_own_directories_and_sharded_weights(model, tmp_path):
     clip["text_model.final_layer_norm.bias"] = torch.zeros(3)  # the half of CLIP that nobody needs
     split = changed(model, tmp_path / "split", mm_vision_tower="towers/clip", mm_vision_tower_aux="towers/convnext")
     (split / "model.safetensors").unlink()
-    for folder, part, file in (("clip", clip, "model.safetensors"), ("convnext", convnext, "open_clip_model.safetensors")):
+    for folder, part, file in (("clip", clip, "model.safetensors"),
+                               ("convnext", convnext, "open_clip_model.safetensors")):
         (split / "towers" / folder).mkdir(parents=True)
         save_file(part, split / "towers" / folder / file)
     names = sorted(rest)
@@ -266,7 +268,8 @@ def test_config_without_our_own_key(model, tmp_path):
 
 
 # ---- preprocess -------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name,size", [("odd", (61, 97)), ("wide", (301, 5)), ("two pixels", (1, 2)), ("square", (64, 64))])
+@pytest.mark.parametrize("name,size", [("odd", (61, 97)), ("wide", (301, 5)), ("two pixels", (1, 2)),
+                                       ("square", (64, 64))])
 @pytest.mark.parametrize("grid,with_global,aspect", [(1, False, "pad"), (2, True, "pad"), (1, False, "square")])
 def test_preprocess(model, tmp_path, name, size, grid, with_global, aspect):
     noise = np.random.default_rng(5).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
@@ -342,7 +345,8 @@ def exported(stage2):
 
 def masters(run, step=3):
     with safe_open(run / "checkpoints" / f"step_{step}" / "rank_0.safetensors", "pt") as file:
-        return {name.removeprefix("master."): file.get_tensor(name) for name in file.keys() if name.startswith("master.")}
+        return {name.removeprefix("master."): file.get_tensor(name)
+                for name in file.keys() if name.startswith("master.")}
 
 
 def test_export_holds_masters_and_frozen_towers(stage1, stage2, exported):
