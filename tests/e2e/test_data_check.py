@@ -6,6 +6,7 @@ would show; files that cannot be told apart into records come one by one."""
 import io
 import json
 import random
+import re
 import struct
 import zlib
 
@@ -165,8 +166,13 @@ def test_training_stops_at_a_bad_sample_or_skips_it(all_bad):
     skip = mgm("train", data.config, *settings, "--set", "data.on_error=skip", code=0)
     lines = [json.loads(line) for line in (data.folder / "run/metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 2
-    named = [index for index, _, _ in expected if f"record {index}" in skip.stdout + skip.stderr]
-    assert len(named) > 5, skip.stdout + skip.stderr
+    # Two batches of 16 places: nothing moves up, and every hole is a bad sample that is named.
+    holes, kept = sum(line["holes"] for line in lines), sum(line["samples"] for line in lines)
+    assert holes + kept == 32 and holes > 5
+    output = skip.stdout + skip.stderr
+    assert f"data: bad samples skipped: {holes} in all, {holes} different" in output, output
+    named = [index for index, _, _ in expected if re.search(rf"skipped \S+: record {index}\b|: record {index}: ", output)]
+    assert len(named) == holes, output
 
 
 @pytest.mark.parametrize("text,words", [
