@@ -1,5 +1,10 @@
 """Ten optimizer steps of both stages against a PyTorch loop: same weights, same samples, torch.optim.AdamW and
-transformers' schedule. Losses within 1e-4."""
+transformers' schedule. Losses within 1e-4.
+
+What that sees, as tried on the PyTorch side alone (largest change of a loss, stage 1 / stage 2): learning rate 1 %
+higher 7e-3 / 8e-3, warm-up a step shorter 5e-2 / 1e-1, no clipping 4e-3 / 1e-2, mean of micro-batches 5e-2 / 8e-2,
+no weight decay 3e-4 / 4e-4.
+"""
 import importlib.util
 import json
 import pathlib
@@ -96,7 +101,9 @@ def train(oracle, samples, stage, options):
         optimizer.zero_grad()
         loss.backward()
         trained = [p for p in decay + plain if p.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(trained, options["clip_norm"] or float("inf"))
+        # In fp64: the fp32 norm that torch returns here is off by 4e-6.
+        norm = sum(p.grad.double().square().sum() for p in trained).sqrt()
+        torch.nn.utils.clip_grad_norm_(trained, options["clip_norm"] or float("inf"))
         optimizer.step()
         schedule.step()
         out.append((loss.item(), norm.item()))
@@ -169,6 +176,7 @@ def test_ten_steps(tmp_path, tokenizer, name, mining):
     actual = [(line["loss"], line["grad_norm"]) for line in metrics(tmp_path / "run")]
     assert len(actual) == STEPS
     worst = max(abs(a[0] - e[0]) for a, e in zip(actual, expected))
+    print(f"{name}, {mining}: losses differ by at most {worst:.1e}, first gradient norms {actual[0][1]}, {expected[0][1]}")
     assert worst <= TOLERANCE, (worst, actual, expected)
-    assert abs(actual[0][1] - expected[0][1]) <= 1e-4 * expected[0][1], (actual[0], expected[0])
+    assert abs(actual[0][1] - expected[0][1]) <= 1e-6 * expected[0][1], (actual[0], expected[0])
     assert expected[-1][0] < expected[0][0]  # something was learned
