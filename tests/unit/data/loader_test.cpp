@@ -258,6 +258,50 @@ TEST_F(Loaders, StopsAtTheBadSamplesTurn) {
   }
 }
 
+TEST_F(Loaders, EveryKindOfBadSampleStopsOrLeavesAHole) {
+  const std::string png = encode_png(noise_image(50, 40, 1));
+  const std::string jpeg = encode_jpeg(noise_image(50, 40, 2), 90);
+  data.dir.write("images/half.png", png.substr(0, png.size() / 2));
+  data.dir.write("images/half.jpg", jpeg.substr(0, jpeg.size() / 2));
+  data.dir.write("images/huge.png", png_that_claims(20000, 20000));
+  data.dir.write("images/lie.png", png_that_claims(13000, 13000));
+  const std::vector<std::string> ask = {"<image>\nQ", "A"};
+  OrderedJson backwards = SmallData::record("bad", {}, {"Q", "A", "Q"});
+  backwards["conversations"].erase(0);
+  std::string text;
+  for (int i = 0; i < 50000; ++i) text += "word ";
+  const std::vector<std::pair<OrderedJson, std::string>> bad = {
+      {SmallData::record("bad", {"gone.png"}, ask), "missing image"},
+      {SmallData::record("bad", {"half.png"}, ask), "broken image"},
+      {SmallData::record("bad", {"half.jpg"}, ask), "broken image"},
+      {SmallData::record("bad", {"huge.png"}, ask), "20000 x 20000"},
+      {SmallData::record("bad", {"lie.png"}, ask), "broken image"},
+      {SmallData::record("bad", {"a.png"}, {"<image> <image>", "A"}), "image marker mismatch"},
+      {SmallData::record("bad", {}, {"Q", " \n"}), "unusable conversation"},
+      {backwards, "begins with 'gpt'"},
+      {SmallData::record("bad", {}, {"Q", text}), "cut by the length limit"},
+  };
+  data.config.data.grouping = Grouping::kNone;
+  data.config.data.shuffle = false;
+  for (const auto& [record, words] : bad) {
+    auto records = SmallData::records(kGlobalBatch);
+    records[5] = record;
+    data.write(records);
+    data.config.data.on_error = OnError::kStop;
+    const std::string error = message_of<DataError>([&] { load({2, 0, 1, 0, 1}); });
+    EXPECT_NE(error.find("record 5 (id 'bad'): "), std::string::npos) << words << ": " << error;
+    EXPECT_NE(error.find(words), std::string::npos) << error;
+    data.config.data.on_error = OnError::kSkip;
+    const auto steps = load({2, 0, 1, 0, 1});
+    ASSERT_EQ(steps[0].skipped.size(), 1u) << words;
+    EXPECT_EQ(steps[0].skipped[0].index, 5);
+    EXPECT_EQ(steps[0].holes, 1);
+    ASSERT_EQ(steps[0].micro[2].samples.size(), 1u);  // 4 stays, 6 does not move up
+    EXPECT_EQ(steps[0].micro[2].samples[0].index, 4);
+    EXPECT_EQ(steps[0].micro[3].samples[0].index, 6);
+  }
+}
+
 TEST_F(Loaders, MalformedRecordsAreKnownBeforeTheFirstStep) {
   auto records = SmallData::records(kRecords);
   records[20].erase("conversations");
