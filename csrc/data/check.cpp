@@ -43,18 +43,20 @@ int64_t quantile(const std::vector<int64_t>& sorted, double q) {
   return sorted[static_cast<size_t>(q * static_cast<double>(sorted.size() - 1))];
 }
 
+// Bins of equal width from the shortest sample to the longest.
 std::string histogram(const std::vector<int64_t>& lengths) {
-  const int64_t width = std::max<int64_t>(1, (lengths.back() + kHistogramBins) / kHistogramBins);
-  std::array<int64_t, kHistogramBins> bins{};
-  for (const int64_t length : lengths) ++bins[static_cast<size_t>(length / width)];
+  const int64_t first = lengths.front();
+  const int64_t width = (lengths.back() - first) / kHistogramBins + 1;
+  std::vector<int64_t> bins(static_cast<size_t>((lengths.back() - first) / width + 1));
+  for (const int64_t length : lengths) ++bins[static_cast<size_t>((length - first) / width)];
   const int64_t most = *std::max_element(bins.begin(), bins.end());
   std::string out;
-  for (int64_t b = 0; b < kHistogramBins; ++b) {
-    const int64_t n = bins[static_cast<size_t>(b)];
-    const auto bar = static_cast<size_t>((n * kHistogramWidth + most - 1) / most);
-    out += strf("  %7lld - %-7lld %10s  ", static_cast<long long>(b * width),
-                static_cast<long long>((b + 1) * width - 1), with_commas(n).c_str());
-    out += std::string(bar, '#') + "\n";
+  for (size_t b = 0; b < bins.size(); ++b) {
+    const int64_t from = first + static_cast<int64_t>(b) * width;
+    out += strf("  %7lld - %-7lld %10s", static_cast<long long>(from),
+                static_cast<long long>(from + width - 1), with_commas(bins[b]).c_str());
+    const auto bar = static_cast<size_t>((bins[b] * kHistogramWidth + most - 1) / most);
+    out += (bar > 0 ? "  " : "") + std::string(bar, '#') + "\n";
   }
   return out;
 }
