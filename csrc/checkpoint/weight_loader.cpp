@@ -167,7 +167,7 @@ void default_sink(Param& param, const at::Tensor& value, at::ScalarType dtype) {
   if (param.value.defined()) {
     param.value.copy_(value);
   } else {
-    param.value = value.to(dtype);
+    param.value = value.to(dtype, /*non_blocking=*/false, /*copy=*/true);
   }
 }
 

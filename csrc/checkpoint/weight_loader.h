@@ -35,8 +35,8 @@ struct LoadReport {
 // Takes one weight: a CPU tensor in the file's dtype, perhaps a read-only view (TensorSource).
 using WeightSink = std::function<void(Param& param, const at::Tensor& value)>;
 
-// Default sink: a bound Param::value is copied into, converting; an unbound one is set to the
-// tensor in options.dtype, without a copy where the file has that dtype (do not write to it then).
+// Default sink: a bound Param::value is copied into, converting; an unbound one is set to a
+// copy in options.dtype.
 //
 // Throws CheckpointError with all problems: missing and unexpected names, shapes (with the likely
 // cause), dtypes that are no weights, NaN or infinity. A head tied to the embedding is not declared

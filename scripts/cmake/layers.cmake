@@ -45,5 +45,7 @@ function(mgm_test name label dir)
   endif()
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES LABELS ${label} ENVIRONMENT "OMP_NUM_THREADS=2")
+  # Two tests at a time on two cores: threads that wait must sleep, not spin.
+  set_tests_properties(${name} PROPERTIES LABELS ${label}
+    ENVIRONMENT "OMP_NUM_THREADS=2;OMP_WAIT_POLICY=passive")
 endfunction()
