@@ -9,7 +9,7 @@ namespace mgm {
 namespace {
 
 constexpr double kWidth = 520, kHeight = 220;
-constexpr double kLeft = 58, kRight = 12, kTop = 26, kBottom = 28;  // around the plot
+constexpr double kLeft = 58, kRight = 22, kTop = 26, kBottom = 28;  // around the plot
 
 struct Axis {
   double low, high, from, to;  // values, and pixels they are drawn at
@@ -25,7 +25,10 @@ Axis make_axis(double low, double high, double from, double to) {
   return {low, high, from, to};
 }
 
-std::string label(double value) { return strf("%.3g", value); }
+std::string label(double value) {
+  return std::abs(value) >= 1000 && std::abs(value) < 1e6 ? strf("%.0f", value)
+                                                          : strf("%.3g", value);
+}
 
 std::string tick(const char* css, double x1, double y1, double x2, double y2) {
   return strf("<line class=\"%s\" x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\"/>", css, x1, y1,
