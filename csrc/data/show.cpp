@@ -1,6 +1,7 @@
 #include "data/show.h"
 
 #include "base/base64.h"
+#include "base/html.h"
 #include "base/strings.h"
 #include "image/encode.h"
 #include "text/tokenizer.h"
@@ -55,32 +56,6 @@ std::string counts_line(const Sample& sample, const SampleBuilder& builder) {
              " supervised");
 }
 
-std::string escape(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '&':
-        out += "&amp;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      case '\n':
-        out += "\u21b5\n";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
-}
-
 constexpr const char* kPage = R"(<!doctype html><html lang="en"><head><meta charset="utf-8">
 <title>sample</title><style>
 body{font:16px/1.6 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}
@@ -124,13 +99,13 @@ std::string show_text(const Sample& sample, const SampleBuilder& builder, const 
 std::string show_html(const Sample& sample, const SampleBuilder& builder) {
   const std::vector<Shown> tokens = shown_tokens(sample, builder);
   std::string out = kPage;
-  out += cat("<h1>", escape(sample.id.empty() ? cat("sample ", sample.index) : sample.id),
-             "</h1>\n<p>", escape(builder.annotations().where(sample.index)), ", index ",
+  out += cat("<h1>", html_escape(sample.id.empty() ? cat("sample ", sample.index) : sample.id),
+             "</h1>\n<p>", html_escape(builder.annotations().where(sample.index)), ", index ",
              sample.index, "<br>", counts_line(sample, builder), "</p>\n");
   for (const Picture& picture : sample.pictures) {
     out += cat("<figure><img alt=\"the HR canvas\" src=\"data:image/jpeg;base64,",
                base64(encode_jpeg(picture.canvas, kJpegQuality)), "\"><figcaption>",
-               escape(picture.path), "<br>", picture.width, " x ", picture.height,
+               html_escape(picture.path), "<br>", picture.width, " x ", picture.height,
                "; shown as the model gets it</figcaption></figure>\n");
   }
   if (!sample.pictures.empty()) {
@@ -144,7 +119,7 @@ std::string show_html(const Sample& sample, const SampleBuilder& builder) {
                token.id == kImageTokenIndex ? "i"
                : token.supervised           ? "s"
                                             : "t",
-               "\" title=\"", token.id, "\">", escape(token.text), "</span>");
+               "\" title=\"", token.id, "\">", html_escape(token.text), "</span>");
   }
   out += "</div>\n<p class=\"ids\">";
   for (const Shown& token : tokens) {

@@ -63,7 +63,8 @@ std::vector<Question> read_questions(const std::string& annotations, const std::
   return out;
 }
 
-std::map<std::string, std::string> exchange(const std::vector<std::string>& names, uint64_t seed) {
+std::map<std::string, std::string> exchange_pictures(const std::vector<std::string>& names,
+                                                     uint64_t seed) {
   const auto count = static_cast<int64_t>(names.size());
   const std::vector<int64_t> order = permutation(count, rng_key(seed, "exchange pictures"), 0);
   std::map<std::string, std::string> out;
@@ -80,7 +81,8 @@ Evaluation evaluate(const LoadedModel& model, const std::vector<Question>& quest
     paths.insert(question.images.begin(), question.images.end());
   }
   std::map<std::string, std::string> shown;
-  if (spoil == Spoil::kPermutedPictures) shown = exchange({paths.begin(), paths.end()}, seed);
+  if (spoil == Spoil::kPermutedPictures)
+    shown = exchange_pictures({paths.begin(), paths.end()}, seed);
 
   DirectRunner runner;
   ForwardContext ctx{runner};

@@ -45,6 +45,7 @@ Evaluation evaluate(const LoadedModel& model, const std::vector<Question>& quest
                     uint64_t seed);
 
 // names -> names without a fixed point: a random single cycle. One name alone stays where it is.
-std::map<std::string, std::string> exchange(const std::vector<std::string>& names, uint64_t seed);
+std::map<std::string, std::string> exchange_pictures(const std::vector<std::string>& names,
+                                                     uint64_t seed);
 
 }  // namespace mgm

@@ -3,6 +3,7 @@
 #include "base/base64.h"
 #include "base/error.h"
 #include "base/fs.h"
+#include "base/html.h"
 #include "base/json.h"
 #include "image/decode.h"
 #include "image/encode.h"

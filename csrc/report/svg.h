@@ -1,13 +1,10 @@
-// Line charts as inline SVG, and HTML text.
+// Line charts as inline SVG.
 #pragma once
 
 #include <string>
 #include <vector>
 
 namespace mgm {
-
-// &, <, > and quotes as entities: any text is safe between tags and in attributes.
-std::string html_escape(const std::string& text);
 
 struct Chart {
   std::string title;
