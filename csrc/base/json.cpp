@@ -18,6 +18,8 @@ Json parse_json(std::string_view text, const std::string& source) {
     const size_t colon = what.find("; ");
     throw DataError(source, ":", line, ":", column,
                     ": not valid JSON: ", colon == what.npos ? what : what.substr(colon + 2));
+  } catch (const Json::out_of_range& e) {  // a number that no double holds
+    throw DataError(source, ": not valid JSON: ", e.what());
   }
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds a libFuzzer target with AddressSanitizer and UndefinedBehaviorSanitizer: NAME_fuzz.cpp becomes
-# build/fuzz/NAME_fuzz. What it needs stands in two comment lines of the file: "// sources: csrc/..."
-# (globs relative to the repository) and "// flags: -l..." (may be absent).
+# build/fuzz/NAME_fuzz. What it needs stands in comment lines of the file: "// sources: csrc/..."
+# (globs relative to the repository; as many lines as it takes) and "// flags: -l..." (may be absent).
 #
 #   tests/fuzz/build.sh NAME
 #   build/fuzz/NAME_fuzz -max_total_time=900 <scratch folder> tests/fuzz/corpus/NAME
@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../.."
 name=$1
 target=tests/fuzz/${name}_fuzz.cpp
 [ -f "$target" ] || { echo "no $target" >&2; exit 2; }
-read -ra sources <<<"$(sed -n 's|^// sources: ||p' "$target")"
+read -ra sources <<<"$(sed -n 's|^// sources: ||p' "$target" | tr '\n' ' ')"
 read -ra flags <<<"$(sed -n 's|^// flags: ||p' "$target")"
 mkdir -p build/fuzz
 # The globs in the sources are expanded on purpose.

@@ -48,8 +48,7 @@ TEST(Evaluation, ExchangeLeavesNoPictureInPlace) {
   EXPECT_EQ(exchange_pictures({"alone"}, 1).at("alone"), "alone");
 }
 
-// Two by two windows of two by two positions on an 8 px canvas, one pixel per position; all weight
-// of a window on one of its positions.
+// 2 x 2 windows of 2 x 2 positions, 4 px each; one window has all its weight on one position.
 TEST(AttentionPicture, TintsThePositionThatIsLookedAt) {
   ImageGeometry g;
   g.hr_size = 16;
