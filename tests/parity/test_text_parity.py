@@ -166,7 +166,7 @@ CASES = [("v1", "llama"), ("v1", "llama legacy"), ("llama_2", "llama"), ("llama_
 @pytest.mark.parametrize("name,kind", CASES)
 def test_labels_equal_the_counting_formulas(tokenizers, name, kind, image):
     folder, slow = tokenizers[kind]
-    for turns in conversations(25, image):
+    for turns in conversations(8, image):
         ours = json.loads(render(name, turns, "--tokenizer", folder))
         ids, labels = text_oracle.labels(name, text_oracle.render(name, turns), slow)
         assert ours["ids"] == ids, turns
