@@ -27,12 +27,14 @@ std::string_view bytes_of(const at::Tensor& tensor) {
 
 // Runs `write` on a temporary file that becomes `path`.
 template <class Write>
-void write_whole(const fs::path& path, const Write& write) {
+WrittenFile write_whole(const fs::path& path, const Write& write) {
   const fs::path temporary = path.string() + ".tmp";
+  WrittenFile written;
   try {
     FileWriter file(temporary);
     write(file);
     file.finish();
+    written = {file.size(), file.hash()};
     std::error_code code;
     fs::rename(temporary, path, code);
     if (code) throw InternalError(path.string(), ": cannot rename a file to it: ", code.message());
@@ -42,6 +44,7 @@ void write_whole(const fs::path& path, const Write& write) {
     throw;
   }
   fsync_dir(path.has_parent_path() ? path.parent_path() : fs::path("."));
+  return written;
 }
 
 std::map<std::string, const TensorSpec*> by_name(const std::vector<TensorSpec>& tensors) {
@@ -60,14 +63,14 @@ uint64_t TensorSpec::bytes() const {
   return *out;
 }
 
-void write_safetensors(const fs::path& path, const std::vector<TensorSpec>& tensors,
-                       const TensorGetter& get) {
+WrittenFile write_safetensors(const fs::path& path, const std::vector<TensorSpec>& tensors,
+                              const TensorGetter& get) {
   const auto specs = by_name(tensors);
   std::vector<TensorEntry> entries;
   for (const TensorSpec& spec : tensors) {
     entries.push_back({spec.name, dtype_name(spec.type), spec.shape, 0, 0});
   }
-  write_whole(path, [&](FileWriter& file) {
+  return write_whole(path, [&](FileWriter& file) {
     file.write(make_safetensors_header(entries));
     for (const TensorEntry& entry : entries) {
       const at::Tensor tensor = fetch(*specs.at(entry.name), get);
@@ -76,23 +79,24 @@ void write_safetensors(const fs::path& path, const std::vector<TensorSpec>& tens
   });
 }
 
-void write_safetensors(const fs::path& path, const std::map<std::string, at::Tensor>& tensors) {
+WrittenFile write_safetensors(const fs::path& path,
+                              const std::map<std::string, at::Tensor>& tensors) {
   std::vector<TensorSpec> specs;
   for (const auto& [name, tensor] : tensors) {
     specs.push_back({name, tensor.scalar_type(), tensor.sizes().vec()});
   }
-  write_safetensors(path, specs, [&](const std::string& name) { return tensors.at(name); });
+  return write_safetensors(path, specs, [&](const std::string& name) { return tensors.at(name); });
 }
 
-void write_torch_file(const fs::path& path, const std::vector<TensorSpec>& tensors,
-                      const TensorGetter& get) {
+WrittenFile write_torch_file(const fs::path& path, const std::vector<TensorSpec>& tensors,
+                             const TensorGetter& get) {
   by_name(tensors);
   std::vector<TorchFileEntry> entries;
   for (const TensorSpec& spec : tensors) {
     entries.push_back({spec.name, dtype_name(spec.type), spec.shape});
   }
   TorchFileLayout layout(std::move(entries));
-  write_whole(path, [&](FileWriter& file) {
+  return write_whole(path, [&](FileWriter& file) {
     file.write(layout.begin());
     for (size_t i = 0; i < tensors.size(); ++i) {
       const at::Tensor tensor = fetch(tensors[i], get);

@@ -24,14 +24,20 @@ struct TensorSpec {
 // Gives a tensor of the announced type and shape, on any device; asked for once per name.
 using TensorGetter = std::function<at::Tensor(const std::string& name)>;
 
+struct WrittenFile {
+  uint64_t size = 0;
+  uint64_t hash = 0;  // xxh3-64 of what was to be written
+};
+
 // Throw Error(kInternal): disk full, folder not writable, `get` returned something else than
 // announced, two tensors of one name.
-void write_safetensors(const fs::path& path, const std::vector<TensorSpec>& tensors,
-                       const TensorGetter& get);
-void write_safetensors(const fs::path& path, const std::map<std::string, at::Tensor>& tensors);
+WrittenFile write_safetensors(const fs::path& path, const std::vector<TensorSpec>& tensors,
+                              const TensorGetter& get);
+WrittenFile write_safetensors(const fs::path& path,
+                              const std::map<std::string, at::Tensor>& tensors);
 // A flat dict, as torch.save writes it; torch.load(weights_only=True) reads it. A type without a
 // torch storage class (float8, unsigned beyond uint8) is a CheckpointError.
-void write_torch_file(const fs::path& path, const std::vector<TensorSpec>& tensors,
-                      const TensorGetter& get);
+WrittenFile write_torch_file(const fs::path& path, const std::vector<TensorSpec>& tensors,
+                             const TensorGetter& get);
 
 }  // namespace mgm

@@ -268,6 +268,9 @@ std::string syntax_advice(std::string_view text, const Where& where) {
 
 std::optional<ConfigNode> parse(std::string_view text, const std::string& source,
                                 std::vector<ConfigIssue>& issues) {
+  // yaml-cpp leaves a byte order mark out of its positions.
+  constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+  if (text.substr(0, 3) == kByteOrderMark) text.remove_prefix(3);
   try {
     check_text(text, source);
     std::istringstream in{std::string(text)};

@@ -17,6 +17,40 @@ std::string without_markers(const std::string& text) {
   return std::string(trim(replace_all(text, std::string(kImageMarker), "")));
 }
 
+// What a question needs of its record; the generator would fail later and name no record.
+void check_record(const Record& record, const std::string& where,
+                  const std::vector<std::string>& images) {
+  const std::vector<Turn>& turns = record.turns;
+  if (turns.size() % 2 != 0) {
+    throw DataError(where, ": ", turns.size(), " turns; every question needs an answer");
+  }
+  int64_t markers = 0, markers_first = 0;
+  for (size_t t = 0; t < turns.size(); ++t) {
+    const char* expected = t % 2 == 0 ? "human" : "gpt";
+    if (turns[t].from != expected) {
+      throw DataError(where, ": turn ", t, " is from '", turns[t].from, "', expected '", expected,
+                      "': questions and answers must alternate, a question first");
+    }
+    if (t % 2 == 1 && trim(turns[t].value).empty()) {
+      throw DataError(where, ": turn ", t, " is an empty answer: there is nothing to compare with");
+    }
+    for (size_t at = 0; (at = turns[t].value.find(kImageMarker, at)) != std::string::npos;
+         at += kImageMarker.size()) {
+      ++markers;
+      markers_first += t == 0 ? 1 : 0;
+    }
+  }
+  const auto count = static_cast<int64_t>(images.size());
+  if (markers != markers_first || (markers != 0 && markers != count)) {
+    throw DataError(where, ": ", markers, " image marker(s), ", markers_first,
+                    " of them in the first turn, and ", count,
+                    " picture(s): the first turn needs one marker per picture");
+  }
+  for (const std::string& path : images) {
+    if (!fs::is_regular_file(path)) throw DataError(where, ": no picture at ", path);
+  }
+}
+
 // Visual tokens of each picture, encoded once.
 class PictureCache {
  public:
@@ -51,7 +85,8 @@ std::vector<Question> read_questions(const std::string& annotations, const std::
     for (const std::string& name : record.images) {
       question.images.push_back((fs::path(images) / name).string());
     }
-    for (size_t t = 0; t + 1 < record.turns.size(); t += 2) {
+    check_record(record, index.where(i), question.images);
+    for (size_t t = 0; t < record.turns.size(); t += 2) {
       question.history.push_back(record.turns[t]);
       question.text = without_markers(record.turns[t].value);
       question.expected = std::string(trim(record.turns[t + 1].value));
