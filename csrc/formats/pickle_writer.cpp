@@ -43,15 +43,15 @@ std::string storage_class(const std::string& dtype) {
 std::string make_state_pickle(const std::vector<PickledTensor>& tensors) {
   std::string out = "\x80\x02}(";
   for (const PickledTensor& t : tensors) {
-    int64_t numel = 1;
-    for (const int64_t size : t.shape) numel *= size;
+    uint64_t numel = 1;  // unsigned: shapes without sense are the reader's to refuse
+    for (const int64_t size : t.shape) numel *= static_cast<uint64_t>(size);
     put_text(out, t.name);
     out += "ctorch._utils\n_rebuild_tensor_v2\n((";
     put_text(out, "storage");
     out += "ctorch\n" + storage_class(t.dtype) + "\n";
     put_text(out, t.storage);
     put_text(out, "cpu");
-    put_int(out, static_cast<int64_t>(t.offset) + numel);
+    put_int(out, static_cast<int64_t>(t.offset + numel));
     out += "tQ";
     put_int(out, static_cast<int64_t>(t.offset));
     put_ints(out, t.shape);
