@@ -39,6 +39,11 @@ std::vector<OverlayLayer> weight_layers(const RunConfig& config) {
     }
   }
   if (!m.projector.path.empty()) {
+    if (!fs::exists(m.projector.path)) {
+      throw CheckpointError("model.projector.path: ", m.projector.path,
+                            " is not there; stage 1 writes it when it completes. To begin with a "
+                            "random projector: --set 'model.projector.path=\"\"'");
+    }
     layers.push_back({open_projector_file(m.projector.path, /*aux_tower=*/true), {}});
   }
   return layers;

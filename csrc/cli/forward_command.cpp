@@ -64,6 +64,12 @@ void forward(const ForwardArgs& args) {
   for (const std::string& path : args.images) {
     sample.pictures.push_back(load_picture(path, loaded.description));
   }
+  const auto length = static_cast<int64_t>(sample.ids.size());
+  const int64_t limit = loaded.description.model.llm.max_positions;
+  if (length > limit) {
+    throw DataError("the prompt has ", length, " tokens, visual ones included; the model takes ",
+                    limit);
+  }
   const Batch batch = pack({sample}, 0, 0).to(model.device());
 
   const at::NoGradGuard no_grad;

@@ -143,7 +143,13 @@ std::string number_text(double value) {
   const auto end =
       plain ? std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::fixed).ptr
             : std::to_chars(buffer, buffer + sizeof buffer, value).ptr;
-  return {buffer, end};
+  std::string text(buffer, end);
+  // 2.0e-05: without a point PyYAML reads a text.
+  const size_t exponent = text.find('e');
+  if (exponent != std::string::npos && text.find('.') == std::string::npos) {
+    text.insert(exponent, ".0");
+  }
+  return text;
 }
 
 }  // namespace mgm

@@ -61,8 +61,8 @@ Loader::MicroBatch Loader::make(int64_t number) const {
     SampleResult result = builder_.build(index);
     if (auto* problem = std::get_if<Problem>(&result)) {
       if (on_error_ == OnError::kStop) {
-        throw DataError(describe(*problem), ". Run `mgm data check` for all such samples, or set ",
-                        "data.on_error: skip to leave them out.");
+        throw DataError(describe(*problem), " (`mgm data check` lists every such sample; ",
+                        "data.on_error: skip leaves them out and counts them)");
       }
       out.problems.push_back(std::move(*problem));
       continue;

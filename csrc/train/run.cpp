@@ -117,7 +117,7 @@ void log_start(const RunConfig& config, const ModelParts& parts, const DataParts
     log::info(
         device.device.is_cuda()
             ? "deterministic: bit-equal from run to run; cuDNN's algorithm search and atomic adds "
-              "are off (docs/training.md has what that costs)"
+              "are off, which cost 0.6 to 1.8 % of a 7B step as measured (docs/training.md)"
             : "deterministic: bit-equal from run to run; on the CPU this is always so and costs "
               "nothing");
   }

@@ -130,8 +130,7 @@ def test_recipe_is_the_reference_script(stage, recipe, template, lr, micro, batc
     mgm("config", "check", config)
     shown = yaml.safe_load(mgm("config", "show", config, "--plain").stdout)
     train, image, optimizer = shown["train"], shown["image"], shown["optimizer"]
-    # float: PyYAML takes 1e-05, without a point, for a text.
-    assert (shown["text"]["template"], float(optimizer["lr"]), train["micro_batch"], train["global_batch"],
+    assert (shown["text"]["template"], optimizer["lr"], train["micro_batch"], train["global_batch"],
             shown["text"]["max_length"], shown["checkpoint"]["every_steps"]) == (template, lr, micro, batch, length, save)
     hd = recipe.endswith("_hd")
     assert (image["hr_size"], image["grid"], image["global"]) == ((1536, 2, True) if hd else (768, 1, False))
@@ -141,7 +140,7 @@ def test_recipe_is_the_reference_script(stage, recipe, template, lr, micro, batc
     assert (shown["schedule"]["kind"], shown["schedule"]["warmup_ratio"], train["epochs"]) == ("cosine", 0.03, 1)
     assert shown["model"]["convnext"]["drop_path"] == (0 if recipe.endswith("nodp") else 0.1)
     llm, theirs = shown["model"]["llm"], LLMS[llm_of(recipe)]
-    assert (float(llm["rope_theta"]), float(llm["norm_eps"]), llm["max_positions"]) == (
+    assert (llm["rope_theta"], llm["norm_eps"], llm["max_positions"]) == (
         theirs.rope_theta, theirs.rms_norm_eps, theirs.max_position_embeddings)
     doubled = [rule["match"] for rule in train["rules"] if rule["lr_scale"] == 2]
     assert doubled == (["model.mm_projector.*", "model.vlm_uni_*"] if lr == 1e-5 else [])

@@ -93,7 +93,7 @@ TEST(Scalar, NumberTextReadsBackToTheSameBits) {
     check(value);
   }
   EXPECT_EQ(number_text(500000), "500000");
-  EXPECT_EQ(number_text(2e-5), "2e-05");
+  EXPECT_EQ(number_text(2e-5), "2.0e-05");
 }
 
 }  // namespace
