@@ -11,7 +11,7 @@
 #include "base/rng.h"
 #include "data/pack.h"
 #include "dist/param_store.h"
-#include "dist/process_group.h"
+#include "dist/ranks.h"
 #include "model/mini_gemini.h"
 #include "optim/param_rules.h"
 #include "train/train_module.h"
@@ -69,26 +69,26 @@ inline at::Tensor redrawn(const ParamSpec& spec, uint64_t seed) {
 
 struct TinyModel {
   explicit TinyModel(RunConfig run_config, at::ScalarType dtype = at::kFloat,
-                     at::Device device = at::kCPU)
+                     at::Device device = at::kCPU, const Topology& topology = {})
       : config(std::move(run_config)), model(config.model, config.image) {
     params = model.params();
     const RuleOutcome rules = resolve_rules(params, config);
-    store = std::make_unique<ParamStore>(params, rules.policies, device, dtype, true);
+    StoreSettings settings;
+    settings.device = device;
+    settings.dtype = dtype;
+    settings.gradients = true;
+    settings.topology = topology;
+    settings.bucket_dtype =
+        config.dist.reduce_dtype == DtypeKind::kBfloat16 ? at::kBFloat16 : at::kFloat;
+    settings.strict = config.dist.reduction == Reduction::kStrict;
+    store = std::make_unique<ParamStore>(params, rules.policies, settings);
     for (size_t i = 0; i < params.size(); ++i) {
       store->assign(params[i]->spec.name, redrawn(params[i]->spec, i + 1));
     }
   }
 
-  // The fp32 gradient of a trained parameter, a view.
-  at::Tensor grad(const std::string& name) const {
-    for (const ParamGroup& group : store->groups()) {
-      for (const Segment& s : group.segments) {
-        if (s.param->spec.name != name) continue;
-        return group.grad.narrow(0, s.offset, s.numel).view(s.param->spec.shape);
-      }
-    }
-    throw InternalError("no gradient for ", name);
-  }
+  // The gradient of a trained parameter that lies on one rank, a view.
+  at::Tensor grad(const std::string& name) const { return store->owned_grad(name); }
 
   RunConfig config;
   MiniGemini model;

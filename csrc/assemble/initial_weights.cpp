@@ -52,7 +52,8 @@ std::vector<OverlayLayer> weight_layers(const RunConfig& config) {
 }  // namespace
 
 void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
-                     const WeightSink& sink) {
+                     const WeightSink& sink,
+                     const std::function<ElementRange(const Param&)>& range) {
   const bool random = config.model.init == ModelInit::kRandom;
   std::set<std::string> loaded;
   const std::vector<OverlayLayer> layers = weight_layers(config);
@@ -60,11 +61,11 @@ void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
     const OverlaySource source(layers);
     LoadOptions options;
     options.allow_missing = true;  // which ones may be missing is decided below
-    const LoadReport report =
-        load_weights(params, source, options, [&](Param& param, const at::Tensor& value) {
-          loaded.insert(param.spec.name);
-          sink(param, value);
-        });
+    options.range = range;
+    for (const Param* param : params) {
+      if (source.contains(param->spec.name)) loaded.insert(param->spec.name);
+    }
+    const LoadReport report = load_weights(params, source, options, sink);
     log::info(cat("weights: ", report.loaded, " tensors, ", human_bytes(double(report.bytes)),
                   " from ", source.description()));
     if (!report.ignored.empty())
@@ -78,10 +79,12 @@ void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
       missing.push_back(param->spec.name);
       continue;
     }
-    at::Tensor value = at::empty(param->spec.shape, at::kFloat);
-    init_range(param->spec, static_cast<uint64_t>(config.train.seed), 0, value);
-    sink(*param, value);
     ++fresh;
+    const ElementRange wanted = range ? range(*param) : ElementRange{0, param->spec.numel()};
+    if (wanted.count == 0) continue;
+    at::Tensor values = at::empty({wanted.count}, at::kFloat);
+    init_range(param->spec, static_cast<uint64_t>(config.train.seed), wanted.first, values);
+    sink(*param, wanted.first, values);
   }
   if (!missing.empty()) {
     constexpr size_t kShown = 20;

@@ -10,7 +10,8 @@
 
 namespace mgm {
 
-// Hands every parameter to `sink` exactly once, as a CPU tensor of any float dtype.
+// Hands the wanted elements of every parameter (`range`, checkpoint/weight_loader.h; not set: all)
+// to `sink` exactly once, as a CPU tensor of any float dtype. Reads and draws nothing else.
 //
 // model.init random: every value is a function of (train.seed, parameter name, element).
 // model.projector.path still overrides what that file holds. model.init pretrained: model.path (a
@@ -19,6 +20,7 @@ namespace mgm {
 // 1; anything else that is missing, or a tensor that nobody takes, is a CheckpointError with the
 // whole list.
 void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
-                     const WeightSink& sink);
+                     const WeightSink& sink,
+                     const std::function<ElementRange(const Param&)>& range = {});
 
 }  // namespace mgm

@@ -183,7 +183,12 @@ LoadReport load_weights(const std::vector<Param*>& params, const TensorSource& s
   for (Param* param : params) {
     const std::string& name = param->spec.name;
     if (!source.contains(name)) continue;  // allowed to be missing
-    const at::Tensor value = source.read(name);
+    at::Tensor value = source.read(name);
+    ElementRange range{0, value.numel()};
+    if (options.range) {
+      range = options.range(*param);
+      value = value.view(-1).narrow(0, range.first, range.count);
+    }
     if (options.check_finite && !all_finite(value)) {
       problems.add("with NaN or infinity",
                    cat(name, " in ", source.info(name).file, ": ", count_non_finite(value)));
@@ -192,10 +197,10 @@ LoadReport load_weights(const std::vector<Param*>& params, const TensorSource& s
     const at::ScalarType wanted =
         param->value.defined() ? param->value.scalar_type() : options.dtype;
     report.converted += wanted != value.scalar_type();
-    report.bytes += source.info(name).bytes;
+    report.bytes += value.nbytes();
     ++report.loaded;
     if (sink) {
-      sink(*param, value);
+      if (range.count > 0) sink(*param, range.first, value);
     } else {
       default_sink(*param, value, options.dtype);
     }

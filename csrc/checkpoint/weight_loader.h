@@ -11,6 +11,10 @@
 
 namespace mgm {
 
+struct ElementRange {
+  int64_t first = 0, count = 0;
+};
+
 struct LoadOptions {
   // Names (globs) of buffers that old files carry and nobody needs: left out, in report.ignored.
   std::vector<std::string> ignore = {"*.embeddings.position_ids", "*.rotary_emb.inv_freq"};
@@ -23,6 +27,9 @@ struct LoadOptions {
   bool check_finite = true;
   // For parameters whose value is not bound yet.
   at::ScalarType dtype = at::kFloat;
+  // Which elements of a parameter are wanted; of a mapped file only these are touched. Not set:
+  // all of them.
+  std::function<ElementRange(const Param&)> range;
 };
 
 struct LoadReport {
@@ -32,8 +39,10 @@ struct LoadReport {
   std::vector<std::string> ignored, unexpected, missing;
 };
 
-// Takes one weight: a CPU tensor in the file's dtype, perhaps a read-only view (TensorSource).
-using WeightSink = std::function<void(Param& param, const at::Tensor& value)>;
+// Takes elements [first, first + values.numel()) of one weight: a CPU tensor in the file's dtype,
+// perhaps a read-only view (TensorSource). Without LoadOptions::range it is the whole weight in its
+// shape.
+using WeightSink = std::function<void(Param& param, int64_t first, const at::Tensor& values)>;
 
 // Default sink: a bound Param::value is copied into, converting; an unbound one is set to a
 // copy in options.dtype.

@@ -31,6 +31,11 @@ MGM_ENUM_NAMES(DeviceKind, "auto", "cpu", "cuda");
 MGM_ENUM_NAMES(DtypeKind, "auto", "float32", "bfloat16");
 MGM_ENUM_NAMES(LossNorm, "global_tokens", "micro_batch");
 MGM_ENUM_NAMES(RecomputePolicy, "none", "full", "selective");
+MGM_ENUM_NAMES(DistMode, "replicate", "zero1", "zero2", "zero3", "hybrid");
+MGM_ENUM_NAMES(DistBackend, "auto", "nccl", "gloo");
+MGM_ENUM_NAMES(Reduction, "fast", "strict");
+MGM_ENUM_NAMES(Offload, "none", "optimizer");
+MGM_ENUM_NAMES(OnNonFinite, "stop", "skip");
 MGM_ENUM_NAMES(RulePreset, "none", "stage1", "stage2", "optimize_vision_tower",
                "optimize_vision_tower_aux");
 #undef MGM_ENUM_NAMES
@@ -248,9 +253,41 @@ void TrainConfig::describe(FieldVisitor& v) {
   v.choice("loss_norm", loss_norm,
            "global_tokens: sum over all targets of the step / their number; micro_batch: mean of "
            "the micro-batch means, as the reference");
+  v.choice("on_nonfinite", on_nonfinite,
+           "a loss or gradient that is not finite: stop with the samples of the step (exit code "
+           "6), or skip the update, count and report it; no weight changes either way");
   v.list("rules", rules,
          "what trains: applied in order, the last match wins; nothing trains by default");
   v.list("recompute", recompute, "activation recomputation per block: the last match wins");
+}
+
+void DistTimeouts::describe(FieldVisitor& v) {
+  v.field("start", start, "until every rank has loaded and begun", between(1, kMaxCount));
+  v.field("step", step, "without a finished step", between(1, kMaxCount));
+  v.field("save", save, "in one checkpoint or export", between(1, kMaxCount));
+}
+
+void DistConfig::describe(FieldVisitor& v) {
+  v.choice("mode", mode,
+           "what is cut over the ranks: replicate nothing; zero1 optimizer state; zero2 gradients "
+           "too; zero3 parameters too; hybrid as zero3 inside a shard group, copies across. With "
+           "one rank all are the same");
+  v.choice("backend", backend, "auto: nccl on cuda, gloo on cpu");
+  v.choice("reduction", reduction,
+           "fast; or strict: weights, losses and norms are the same bits for every world size that "
+           "divides virtual_shards, in every mode");
+  v.choice("reduce_dtype", reduce_dtype,
+           "of gradients on their way between ranks; auto: float32. They add up in float32");
+  v.field("virtual_shards", virtual_shards,
+          "strict: leaves that the gradients of a step are summed from; divides global_batch",
+          between(1, kMaxSize));
+  v.field("shard_size", shard_size, "hybrid: ranks of a shard group; 0: the ranks of a node",
+          between(0, kMaxSize));
+  v.choice("offload", offload,
+           "optimizer: fp32 weights and moments stay in host memory and are updated there");
+  v.section(
+      "timeout_s", timeout_s,
+      "seconds a phase may last before the job is ended with the name of the rank that hangs");
 }
 
 void CheckpointConfig::describe(FieldVisitor& v) {
@@ -260,6 +297,8 @@ void CheckpointConfig::describe(FieldVisitor& v) {
           between(0, kMaxRate));
   v.field("keep", keep, "newest checkpoints kept", between(1, kMaxCount));
   v.field("at_end", at_end, "save after the last step");
+  v.field("async", asynchronous,
+          "copy the state and go on training while it is written; false: wait for the disk");
 }
 
 void LogConfig::describe(FieldVisitor& v) {
@@ -282,6 +321,7 @@ void RunConfig::describe(FieldVisitor& v) {
   v.section("optimizer", optimizer, "AdamW");
   v.section("schedule", schedule, "learning rate over time");
   v.section("train", train, "the loop");
+  v.section("dist", dist, "ranks");
   v.section("checkpoint", checkpoint, "saving and keeping");
   v.section("log", log, "progress and metrics");
 }
@@ -355,6 +395,17 @@ void check_model(const ModelConfig& model, Checks& checks) {
                 " = llm.hidden_size ", llm.hidden_size);
 }
 
+void check_ranks(const RunConfig& config, Checks& checks) {
+  const DistConfig& dist = config.dist;
+  if (dist.reduction != Reduction::kStrict) return;
+  const int64_t shards = dist.virtual_shards, batch = config.train.global_batch;
+  checks.expect(batch % shards == 0, "dist.virtual_shards", shards,
+                " leaves do not divide train.global_batch ", batch);
+  checks.expect(batch % shards != 0 || batch / shards % config.train.micro_batch == 0,
+                "dist.virtual_shards", "a leaf of ", batch / shards,
+                " samples does not divide into micro-batches of ", config.train.micro_batch);
+}
+
 void check_training(const RunConfig& config, Checks& checks) {
   const TrainConfig& train = config.train;
   if (train.global_batch % train.micro_batch != 0) {
@@ -393,6 +444,7 @@ std::vector<ConfigProblem> resolve_and_check(RunConfig& config) {
   Checks checks;
   check_model(config.model, checks);
   check_training(config, checks);
+  check_ranks(config, checks);
   const auto geometry =
       make_geometry(config.image, config.model.vision_tower, config.model.hr_encoder);
   if (const auto* problem = std::get_if<ConfigProblem>(&geometry)) {

@@ -26,6 +26,11 @@ enum class DeviceKind { kAuto, kCpu, kCuda };
 enum class DtypeKind { kAuto, kFloat32, kBfloat16 };
 enum class LossNorm { kGlobalTokens, kMicroBatch };
 enum class RecomputePolicy { kNone, kFull, kSelective };
+enum class DistMode { kReplicate, kZero1, kZero2, kZero3, kHybrid };
+enum class DistBackend { kAuto, kNccl, kGloo };
+enum class Reduction { kFast, kStrict };
+enum class Offload { kNone, kOptimizer };
+enum class OnNonFinite { kStop, kSkip };
 enum class RulePreset { kNone, kStage1, kStage2, kOptimizeVisionTower, kOptimizeVisionTowerAux };
 
 struct LlmConfig {
@@ -183,8 +188,28 @@ struct TrainConfig {
   bool deterministic = false;
   int64_t threads = 0;  // 0: all cores
   LossNorm loss_norm = LossNorm::kGlobalTokens;
+  OnNonFinite on_nonfinite = OnNonFinite::kStop;
   std::vector<TrainRule> rules;
   std::vector<RecomputeRule> recompute;
+  void describe(FieldVisitor& v);
+};
+
+struct DistTimeouts {
+  double start = 1800;
+  double step = 60;
+  double save = 1800;
+  void describe(FieldVisitor& v);
+};
+
+struct DistConfig {
+  DistMode mode = DistMode::kZero2;
+  DistBackend backend = DistBackend::kAuto;
+  Reduction reduction = Reduction::kFast;
+  DtypeKind reduce_dtype = DtypeKind::kAuto;
+  int64_t virtual_shards = 8;
+  int64_t shard_size = 0;  // 0: the ranks of a node
+  Offload offload = Offload::kNone;
+  DistTimeouts timeout_s;
   void describe(FieldVisitor& v);
 };
 
@@ -193,6 +218,7 @@ struct CheckpointConfig {
   double every_minutes = 10;  // 0: never by time
   int64_t keep = 2;
   bool at_end = true;
+  bool asynchronous = true;  // key: async
   void describe(FieldVisitor& v);
 };
 
@@ -216,6 +242,7 @@ struct RunConfig {
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   TrainConfig train;
+  DistConfig dist;
   CheckpointConfig checkpoint;
   LogConfig log;
   void describe(FieldVisitor& v);

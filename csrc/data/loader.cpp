@@ -13,15 +13,17 @@ constexpr size_t kWarnings = 20;  // bad samples named in the log; the rest is c
 int64_t accumulation_of(const Plan& plan, const LoaderRange& range) {
   MGM_CHECK(range.micro_batch > 0 && range.world > 0 && range.rank >= 0 && range.rank < range.world,
             "micro_batch ", range.micro_batch, ", rank ", range.rank, " of ", range.world);
-  const int64_t per_pass = range.micro_batch * range.world;
+  MGM_CHECK(range.leaf > 0, "leaf of ", range.leaf);
+  const int64_t per_pass = range.micro_batch * range.leaf * range.world;
   if (plan.global_batch() % per_pass != 0) {
     throw ConfigError("train.global_batch ", plan.global_batch(), " does not divide into ",
                       range.world, " ranks with train.micro_batch ", range.micro_batch,
+                      range.leaf > 1 ? cat(" and strict leaves of ", range.leaf, " of them") : "",
                       "; nearest global batches: ",
                       std::max<int64_t>(1, plan.global_batch() / per_pass) * per_pass, " or ",
                       (plan.global_batch() / per_pass + 1) * per_pass);
   }
-  return plan.global_batch() / per_pass;
+  return plan.global_batch() / per_pass * range.leaf;
 }
 
 }  // namespace
@@ -51,7 +53,8 @@ Loader::Loader(const Plan& plan, const SampleBuilder& builder, const DataConfig&
 // Micro-batch `number` of this rank, counted over all steps.
 Loader::MicroBatch Loader::make(int64_t number) const {
   const int64_t step = number / accumulation_;
-  const int64_t slice = number % accumulation_ * range_.world + range_.rank;
+  const int64_t round = number % accumulation_ / range_.leaf, inside = number % range_.leaf;
+  const int64_t slice = (round * range_.world + range_.rank) * range_.leaf + inside;
   const std::vector<int64_t> batch = plan_.batch(step);
   MicroBatch out;
   std::vector<Sample> samples;

@@ -15,14 +15,16 @@
 
 namespace mgm {
 
-// The part of a plan that one loader serves. A global batch is cut into micro-batches in order;
-// micro-batch number a * world + rank belongs to accumulation step a of that rank.
+// The part of a plan that one loader serves. A global batch is cut into micro-batches in order, and
+// runs of `leaf` micro-batches are dealt to the ranks in turn: run number r * world + rank is the
+// r-th of that rank.
 struct LoaderRange {
   int64_t micro_batch = 1;  // samples
   int64_t rank = 0;
   int64_t world = 1;
   int64_t first_step = 0;  // from 0; after a resume the number of steps already done
   int64_t end_step = 0;    // one past the last
+  int64_t leaf = 1;        // micro-batches; more than one with dist.reduction: strict
 };
 
 struct StepBatches {

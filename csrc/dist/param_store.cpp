@@ -1,127 +1,269 @@
 #include "dist/param_store.h"
 
 #include <ATen/ATen.h>
+#include <ATen/native/Resize.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
 
 #include "base/error.h"
+#ifdef MGM_WITH_CUDA
+#include <ATen/native/cuda/Resize.h>
+#endif
 
 namespace mgm {
 namespace {
 
-constexpr int64_t kAlign = 128;  // elements: 256 bytes in bf16, what cuBLAS and grouped GEMMs like
+at::ScalarType sum_dtype(const StoreSettings& settings) {
+  return settings.dtype == at::kDouble ? at::kDouble : at::kFloat;  // fp64: numeric tests
+}
 
-int64_t aligned(int64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
+at::ScalarType bucket_dtype(const StoreSettings& settings) {
+  return settings.topology.reduces_every_micro_batch() && !settings.strict &&
+                 settings.dtype != at::kDouble
+             ? settings.bucket_dtype
+             : sum_dtype(settings);
+}
 
-// Adds a finished gradient into the group's fp32 buffer and frees it: bf16 `.grad`s would lose what
+void resize_storage(const at::Tensor& tensor, size_t bytes) {
+  c10::StorageImpl* storage = tensor.storage().unsafeGetStorageImpl();
+  if (storage->nbytes() == bytes) return;
+#ifdef MGM_WITH_CUDA
+  if (tensor.is_cuda()) {
+    at::native::resize_bytes_cuda(storage, bytes);
+    return;
+  }
+#endif
+  at::native::resize_bytes_cpu(storage, bytes);
+}
+
+void allocate_bucket(ParamGroup& group, const StoreSettings& settings) {
+  if (group.bucket.flat.defined()) return;
+  group.bucket.flat = at::empty({group.trained.padded},
+                                at::TensorOptions(settings.device).dtype(bucket_dtype(settings)));
+}
+
+// Moves a finished gradient into the group's bucket and frees it: bf16 `.grad`s would lose what
 // micro-batches add (256 + 1 = 256), and only one of them exists at a time.
-class AccumulateInto : public torch::autograd::PostAccumulateGradHook {
+class CollectGradient : public torch::autograd::PostAccumulateGradHook {
  public:
-  explicit AccumulateInto(at::Tensor sink) : sink_(std::move(sink)) {}
+  CollectGradient(ParamGroup& group, const StoreSettings& settings, size_t segment)
+      : group_(group), settings_(settings), segment_(segment) {}
   void operator()(const torch::autograd::Variable& leaf) override {
     const at::NoGradGuard no_grad;
-    sink_.add_(leaf.grad());
+    allocate_bucket(group_, settings_);
+    const Segment& s = group_.trained.segments[segment_];
+    const at::Tensor sink = group_.bucket.flat.narrow(0, s.offset, s.numel).view(leaf.sizes());
+    if (group_.bucket.filled[segment_]) {
+      sink.add_(leaf.grad());
+    } else {
+      sink.copy_(leaf.grad());
+      group_.bucket.filled[segment_] = true;
+    }
     leaf.mutable_grad().reset();
   }
 
  private:
-  at::Tensor sink_;
+  ParamGroup& group_;
+  const StoreSettings& settings_;
+  size_t segment_;
 };
 
 }  // namespace
 
 ParamStore::ParamStore(const std::vector<Param*>& params, const std::vector<ParamPolicy>& policies,
-                       at::Device device, at::ScalarType dtype, bool gradients)
-    : device_(device), dtype_(dtype) {
+                       const StoreSettings& settings)
+    : settings_(settings) {
   MGM_CHECK(params.size() == policies.size(), params.size(), " parameters, ", policies.size(),
             " policies");
-  std::map<std::string, size_t> group_index;
+  std::map<std::string, ParamGroup*> by_name;
   for (size_t i = 0; i < params.size(); ++i) {
     const ParamSpec& spec = params[i]->spec;
-    const auto [it, fresh] = group_index.try_emplace(spec.group, groups_.size());
-    if (fresh) groups_.emplace_back().name = spec.group;
-    ParamPolicy policy = policies[i];
-    policy.train = policy.train && gradients;
-    groups_[it->second].segments.push_back({params[i], policy, 0, spec.numel()});
-  }
-  for (size_t g = 0; g < groups_.size(); ++g) {
-    allocate(groups_[g], gradients);
-    for (size_t s = 0; s < groups_[g].segments.size(); ++s) {
-      const std::string& name = groups_[g].segments[s].param->spec.name;
-      MGM_CHECK(index_.emplace(name, Place{g, s}).second, "parameter ", name, " is declared twice");
+    ParamGroup*& group = by_name[spec.group];
+    if (!group) {
+      group = &groups_.emplace_back();
+      group->name = spec.group;
     }
+    ParamPolicy policy = policies[i];
+    policy.train = policy.train && settings.gradients;
+    Flat& flat = policy.train ? group->trained : group->frozen;
+    flat.segments.push_back({params[i], policy, flat.numel, spec.numel()});
+    flat.numel += aligned(spec.numel());
+    const Place place{group, &flat, flat.segments.size() - 1};
+    MGM_CHECK(places_.emplace(spec.name, place).second, "parameter ", spec.name,
+              " is declared twice");
   }
+  for (ParamGroup& group : groups_) allocate(group);
 }
 
 ParamStore::~ParamStore() {
-  for (ParamGroup& group : groups_) {
-    for (Segment& segment : group.segments) segment.param->value.reset();
+  for (const auto& [name, place] : places_)
+    place.flat->segments[place.segment].param->value.reset();
+}
+
+void ParamStore::allocate(Flat& flat) {
+  const Topology& t = settings_.topology;
+  flat.padded = padded(flat.numel, t.shard_size);
+  flat.part = flat.padded / t.shard_size;
+  flat.begin = flat.part * t.shard_rank();
+  const at::TensorOptions options = at::TensorOptions(settings_.device).dtype(settings_.dtype);
+  flat.full = at::empty({flat.padded}, options);
+  if (t.shards_parameters()) {
+    flat.shard = at::zeros({flat.part}, options);
+  } else {
+    flat.full.zero_();
+    flat.shard = flat.full.narrow(0, flat.begin, flat.part);
+  }
+  for (const Segment& segment : flat.segments) {
+    // A leaf of its own that shares the storage, not a view: the storage is freed and refilled
+    // between uses without autograd noticing.
+    at::Tensor leaf = at::empty({0}, options);
+    leaf.set_(flat.full.storage(), segment.offset, segment.param->spec.shape);
+    segment.param->value = leaf;
+  }
+  if (t.shards_parameters()) take_storage(flat);
+}
+
+void ParamStore::allocate(ParamGroup& group) {
+  allocate(group.frozen);
+  allocate(group.trained);
+  if (group.trained.empty()) return;
+  const at::TensorOptions options(settings_.device);
+  group.master = settings_.dtype == at::kFloat
+                     ? group.trained.shard
+                     : at::zeros({group.trained.part}, options.dtype(at::kFloat));
+  group.grad = at::zeros({group.trained.part}, options.dtype(sum_dtype(settings_)));
+  group.bucket.filled.assign(group.trained.segments.size(), false);
+  // What never leaves the rank adds up in place.
+  if (settings_.topology.shard_size == 1 && !settings_.strict) {
+    group.bucket.flat = group.grad;
+  }
+  for (size_t s = 0; s < group.trained.segments.size(); ++s) {
+    const at::Tensor& leaf = group.trained.segments[s].param->value;
+    leaf.requires_grad_(true);
+    torch::autograd::impl::set_post_acc_grad_hooks(
+        leaf, std::make_unique<CollectGradient>(group, settings_, s));
   }
 }
 
-void ParamStore::allocate(ParamGroup& group, bool gradients) {
-  std::stable_sort(
-      group.segments.begin(), group.segments.end(),
-      [](const Segment& a, const Segment& b) { return a.policy.train > b.policy.train; });
-  int64_t size = 0;
-  for (Segment& segment : group.segments) {
-    segment.offset = size;
-    size += aligned(segment.numel);
-    if (segment.policy.train) group.trainable = size;
+ParamGroup* ParamStore::find_group(const std::string& name) {
+  for (ParamGroup& group : groups_) {
+    if (group.name == name) return &group;
   }
-  group.flat = at::zeros({size}, at::TensorOptions(device_).dtype(dtype_));
-  if (gradients && group.trainable > 0) {
-    group.master = dtype_ == at::kFloat
-                       ? group.flat.narrow(0, 0, group.trainable)
-                       : at::zeros({group.trainable}, at::TensorOptions(device_).dtype(at::kFloat));
-    // fp64 runs (numeric tests) keep fp64 gradients.
-    group.grad = at::zeros(
-        {group.trainable},
-        at::TensorOptions(device_).dtype(dtype_ == at::kDouble ? at::kDouble : at::kFloat));
-  }
-  for (Segment& segment : group.segments) {
-    const std::vector<int64_t>& shape = segment.param->spec.shape;
-    // A leaf of its own that shares the storage, not a view: a sharding engine may free and refill
-    // the storage between uses without autograd noticing.
-    at::Tensor leaf = at::empty({0}, group.flat.options());
-    leaf.set_(group.flat.storage(), segment.offset, shape);
-    if (segment.policy.train) {
-      leaf.requires_grad_(true);
-      torch::autograd::impl::set_post_acc_grad_hooks(
-          leaf, std::make_unique<AccumulateInto>(
-                    group.grad.narrow(0, segment.offset, segment.numel).view(shape)));
-    }
-    segment.param->value = leaf;
-  }
+  return nullptr;
+}
+
+const ParamStore::Place& ParamStore::place(const std::string& name) const {
+  const auto it = places_.find(name);
+  MGM_CHECK(it != places_.end(), "no parameter ", name);
+  return it->second;
+}
+
+ParamStore::Range ParamStore::owned(const std::string& name) const {
+  const Place& p = place(name);
+  const Segment& s = p.flat->segments[p.segment];
+  const int64_t begin = std::max(s.offset, p.flat->begin);
+  const int64_t end = std::min(s.offset + s.numel, p.flat->begin + p.flat->part);
+  if (begin >= end) return {};
+  return {begin - s.offset, end - begin};
+}
+
+void ParamStore::assign(const std::string& name, int64_t first, const at::Tensor& values) {
+  const at::NoGradGuard no_grad;
+  const Place& p = place(name);
+  const Segment& s = p.flat->segments[p.segment];
+  const int64_t count = values.numel();
+  MGM_CHECK(first >= 0 && first + count <= s.numel, name, ": ", count, " values at ", first, " of ",
+            s.numel);
+  const at::Tensor flat_values = values.reshape(-1);
+  if (has_storage(*p.flat)) p.flat->full.narrow(0, s.offset + first, count).copy_(flat_values);
+  const Range mine = owned(name);
+  const int64_t begin = std::max(first, mine.first);
+  const int64_t end = std::min(first + count, mine.first + mine.count);
+  if (begin >= end) return;
+  const at::Tensor part = flat_values.narrow(0, begin - first, end - begin);
+  const int64_t at = s.offset + begin - p.flat->begin;
+  p.flat->shard.narrow(0, at, end - begin).copy_(part);
+  if (s.policy.train) p.group->master.narrow(0, at, end - begin).copy_(part);
 }
 
 void ParamStore::assign(const std::string& name, const at::Tensor& value) {
-  const at::NoGradGuard no_grad;
-  const Place place = index_.at(name);
-  ParamGroup& group = groups_[place.group];
-  const Segment& segment = group.segments[place.segment];
-  MGM_CHECK(value.numel() == segment.numel, name, ": ", value.numel(), " values for ",
-            segment.numel);
-  segment.param->value.detach().copy_(value.view(segment.param->spec.shape));
-  if (segment.policy.train && group.master.data_ptr() != group.flat.data_ptr()) {
-    group.master.narrow(0, segment.offset, segment.numel).copy_(value.reshape(-1));
-  }
+  const Place& p = place(name);
+  const int64_t numel = p.flat->segments[p.segment].numel;
+  MGM_CHECK(value.numel() == numel, name, ": ", value.numel(), " values for ", numel);
+  assign(name, 0, value);
+}
+
+at::Tensor ParamStore::owned_values(const std::string& name) const {
+  const Place& p = place(name);
+  const Segment& s = p.flat->segments[p.segment];
+  const Range mine = owned(name);
+  const at::Tensor& source = s.policy.train ? p.group->master : p.flat->shard;
+  const int64_t at = mine.count > 0 ? s.offset + mine.first - p.flat->begin : 0;
+  return source.detach()
+      .narrow(0, at, mine.count)
+      .to(at::kFloat, /*non_blocking=*/false,
+          /*copy=*/true);
 }
 
 at::Tensor ParamStore::value(const std::string& name) const {
-  const Place place = index_.at(name);
-  const ParamGroup& group = groups_[place.group];
-  const Segment& segment = group.segments[place.segment];
-  if (!segment.policy.train) return segment.param->value.detach();
-  return group.master.narrow(0, segment.offset, segment.numel).view(segment.param->spec.shape);
+  const Place& p = place(name);
+  const Segment& s = p.flat->segments[p.segment];
+  if (!s.policy.train && has_storage(*p.flat)) return s.param->value.detach();
+  MGM_CHECK(settings_.topology.shard_size == 1, name, " lies in ", settings_.topology.shard_size,
+            " parts");
+  const at::Tensor& source = s.policy.train ? p.group->master : p.flat->shard;
+  return source.narrow(0, s.offset, s.numel).view(s.param->spec.shape);
 }
 
-void ParamStore::zero_grad() {
+at::Tensor ParamStore::owned_grad(const std::string& name) const {
+  const Place& p = place(name);
+  const Segment& s = p.flat->segments[p.segment];
+  MGM_CHECK(s.policy.train, name, " is frozen");
+  const Range mine = owned(name);
+  const int64_t at = mine.count > 0 ? s.offset + mine.first - p.flat->begin : 0;
+  return p.group->grad.narrow(0, at, mine.count);
+}
+
+void ParamStore::begin_step() {
   for (ParamGroup& group : groups_) {
-    if (group.grad.defined()) group.grad.zero_();
+    std::fill(group.bucket.filled.begin(), group.bucket.filled.end(), false);
   }
+}
+
+void give_storage(Flat& flat) {
+  resize_storage(flat.full, static_cast<size_t>(flat.padded) * flat.full.element_size());
+}
+void take_storage(Flat& flat) { resize_storage(flat.full, 0); }
+bool has_storage(const Flat& flat) { return flat.full.storage().nbytes() > 0; }
+
+at::Tensor finish_bucket(ParamGroup& group, const StoreSettings& settings, bool keep) {
+  const at::NoGradGuard no_grad;
+  GradBucket& bucket = group.bucket;
+  const bool untouched =
+      std::none_of(bucket.filled.begin(), bucket.filled.end(), [](bool f) { return f; });
+  allocate_bucket(group, settings);
+  if (untouched) {
+    bucket.flat.zero_();
+  } else {
+    // Runs of what no gradient has filled, gaps behind segments among them.
+    int64_t begin = 0;
+    const auto zero_until = [&](int64_t end) {
+      if (end > begin) bucket.flat.narrow(0, begin, end - begin).zero_();
+    };
+    for (size_t s = 0; s < bucket.filled.size(); ++s) {
+      if (!bucket.filled[s]) continue;
+      const Segment& segment = group.trained.segments[s];
+      zero_until(segment.offset);
+      begin = segment.offset + segment.numel;
+    }
+    zero_until(group.trained.padded);
+  }
+  std::fill(bucket.filled.begin(), bucket.filled.end(), false);
+  at::Tensor out = bucket.flat;
+  if (!keep) bucket.flat.reset();
+  return out;
 }
 
 }  // namespace mgm

@@ -1,23 +1,25 @@
 // Storage of all parameters, in ParamGroups: one flat buffer per group (a decoder block, a tower
-// part, ...) that the group's parameters share as independent leaves. What trains also has an fp32
-// master copy (the flat buffer itself in fp32 runs) and an fp32 gradient that micro-batches add up
-// in.
+// part, ...) that the group's parameters share as independent leaves, one part for what trains and
+// one for what is frozen. Ranks cut each buffer into equal parts (dist/topology.h); what trains has
+// an fp32 master of this rank's part (the part itself in fp32 runs) and its summed gradient.
 //
-// Sharding cuts these flats across ranks without touching model code.
+// Who calls what: the store allocates, binds and holds; dist/shard_engine.h moves parts between
+// ranks; optim/adamw.h updates this rank's part.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
-#include <functional>
+#include <deque>
 #include <map>
 #include <string>
 #include <vector>
 
+#include "dist/topology.h"
 #include "types/param.h"
 
 namespace mgm {
 
-// A parameter's place in its group's flat buffer, in elements.
+// A parameter's place in its flat buffer, in elements. Places do not depend on the ranks.
 struct Segment {
   Param* param = nullptr;
   ParamPolicy policy;
@@ -25,48 +27,106 @@ struct Segment {
   int64_t numel = 0;
 };
 
+struct Flat {
+  std::vector<Segment> segments;
+  int64_t numel = 0;   // aligned segments; the same whatever the ranks
+  int64_t padded = 0;  // cut into equal parts
+  int64_t begin = 0;   // this rank's part is [begin, begin + part)
+  int64_t part = 0;
+  at::Tensor full;   // compute dtype [padded]; has storage only while parameters are whole
+  at::Tensor shard;  // compute dtype [part]: this rank's part; a view of `full` where that lasts
+
+  bool empty() const { return padded == 0; }
+};
+
+// Gradients of one backward (or of several that add up) before they leave the rank.
+struct GradBucket {
+  at::Tensor flat;           // [padded] of the trained buffer; undefined while unused
+  std::vector<bool> filled;  // per trained segment
+};
+
 struct ParamGroup {
   std::string name;
-  std::vector<Segment> segments;  // what trains first
-  int64_t trainable = 0;          // elements of `flat`, padding included, that train
-  at::Tensor flat;                // compute dtype [padded]
-  at::Tensor master;              // fp32 [trainable]; shares `flat` in fp32 runs
-  at::Tensor grad;                // fp32 [trainable]
+  Flat trained, frozen;
+  at::Tensor master;  // fp32 [part] of the trained buffer
+  at::Tensor grad;    // fp32 [part]: the step's gradient, summed over ranks
+  GradBucket bucket;
+
+  int64_t params() const { return trained.numel + frozen.numel; }
+};
+
+struct StoreSettings {
+  at::Device device = at::kCPU;
+  at::ScalarType dtype = at::kFloat;  // of parameters in use
+  bool gradients = false;             // what trains gets master, grad and requires_grad
+  Topology topology;
+  // Of gradients between ranks, where they leave after every micro-batch.
+  at::ScalarType bucket_dtype = at::kFloat;
+  // Strict reduction: a bucket holds one leaf of the sum, in fp32, and is never the sum itself.
+  bool strict = false;
 };
 
 class ParamStore {
  public:
-  // Allocates and binds every Param::value; policies[i] belongs to params[i]. With `gradients`,
-  // what trains gets master, grad and requires_grad.
+  // Allocates and binds every Param::value; policies[i] belongs to params[i].
   ParamStore(const std::vector<Param*>& params, const std::vector<ParamPolicy>& policies,
-             at::Device device, at::ScalarType dtype, bool gradients);
+             const StoreSettings& settings);
   ~ParamStore();
   ParamStore(const ParamStore&) = delete;
   ParamStore& operator=(const ParamStore&) = delete;
 
-  std::vector<ParamGroup>& groups() { return groups_; }
-  const std::vector<ParamGroup>& groups() const { return groups_; }
+  std::deque<ParamGroup>& groups() { return groups_; }
+  const std::deque<ParamGroup>& groups() const { return groups_; }
+  ParamGroup* find_group(const std::string& name);  // null if there is none
+  bool contains(const std::string& name) const { return places_.count(name) > 0; }
 
-  // Sets a parameter (and its master) from a tensor of any float dtype and device.
+  // The elements [first, first + count) of a parameter that lie in this rank's part.
+  struct Range {
+    int64_t first = 0, count = 0;
+  };
+  Range owned(const std::string& name) const;
+  // Sets elements [first, first + values.numel()) of a parameter, and its master, from a tensor of
+  // any float dtype and device; what is not in this rank's part is left out.
+  void assign(const std::string& name, int64_t first, const at::Tensor& values);
+  // Sets a whole parameter.
   void assign(const std::string& name, const at::Tensor& value);
-  // fp32 value of a parameter: its master where it has one. On the store's device.
+  // fp32 elements of a parameter that lie in this rank's part, a copy: master where it has one.
+  at::Tensor owned_values(const std::string& name) const;
+  // The whole parameter in fp32; only where parts are whole (shard_size 1).
   at::Tensor value(const std::string& name) const;
-  bool contains(const std::string& name) const { return index_.count(name) > 0; }
+  // The step's gradient of a trained parameter as owned() cuts it, a view; for tests.
+  at::Tensor owned_grad(const std::string& name) const;
 
-  void zero_grad();
-  at::Device device() const { return device_; }
-  at::ScalarType dtype() const { return dtype_; }
+  // Forgets what buckets and gradients hold: a new step begins.
+  void begin_step();
+
+  const StoreSettings& settings() const { return settings_; }
+  at::Device device() const { return settings_.device; }
+  at::ScalarType dtype() const { return settings_.dtype; }
 
  private:
   struct Place {
-    size_t group, segment;
+    ParamGroup* group;
+    Flat* flat;
+    size_t segment;
   };
-  void allocate(ParamGroup& group, bool gradients);
+  const Place& place(const std::string& name) const;
+  void allocate(ParamGroup& group);
+  void allocate(Flat& flat);
 
-  at::Device device_;
-  at::ScalarType dtype_;
-  std::vector<ParamGroup> groups_;
-  std::map<std::string, Place> index_;
+  StoreSettings settings_;
+  std::deque<ParamGroup> groups_;  // stable addresses: gradient hooks keep them
+  std::map<std::string, Place> places_;
 };
+
+// Storage of `full` on and off; the leaves that share it follow.
+void give_storage(Flat& flat);
+void take_storage(Flat& flat);
+bool has_storage(const Flat& flat);
+
+// Zeroes what no gradient has filled (parameters a batch does not use, alignment gaps) and hands
+// the bucket over; empty buckets come as zeros. The group's bucket is undefined afterwards unless
+// `keep`.
+at::Tensor finish_bucket(ParamGroup& group, const StoreSettings& settings, bool keep);
 
 }  // namespace mgm

@@ -75,6 +75,13 @@ ClipVit::ClipVit(const std::string& prefix, const VisionTowerConfig& config)
       config.select_layer >= 0 ? config.select_layer : config.num_layers + 1 + config.select_layer;
 }
 
+void ClipVit::list_uses(std::vector<GroupUse>& out) const {
+  out.push_back({embeddings_group_, /*vision=*/true, /*source=*/true});
+  for (int64_t i = 0; i < blocks_run_; ++i) {
+    out.push_back({blocks_[static_cast<size_t>(i)]->group(), /*vision=*/true});
+  }
+}
+
 at::Tensor ClipVit::operator()(const at::Tensor& pixels_NHWC, const ForwardContext& ctx) const {
   const auto embed = [this](const Tensors& in) -> Tensors {
     const at::Tensor patches = (*patch_embedding_)(in[0]).flatten(1, 2);  // row-major patches

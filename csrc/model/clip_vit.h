@@ -19,6 +19,8 @@ class ClipVit : public Module {
   at::Tensor operator()(const at::Tensor& pixels_NHWC, const ForwardContext& ctx) const;
 
   int64_t blocks_run() const { return blocks_run_; }
+  // Appends the groups that a forward pass uses, in order. The other parts have the same.
+  void list_uses(std::vector<GroupUse>& out) const;
 
  private:
   VisionTowerConfig config_;

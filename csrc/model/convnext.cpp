@@ -90,6 +90,11 @@ Convnext::Convnext(const std::string& prefix, const ConvnextConfig& config)
   }
 }
 
+void Convnext::list_uses(std::vector<GroupUse>& out) const {
+  out.push_back({group(), /*vision=*/true, /*source=*/true});
+  for (const ConvnextStage* stage : stages_) out.push_back({stage->group(), /*vision=*/true});
+}
+
 at::Tensor Convnext::drop_path_scales(const std::vector<uint64_t>& image_keys,
                                       const ForwardContext& ctx, at::TensorOptions options) const {
   if (!ctx.training || config_.drop_path == 0) return {};

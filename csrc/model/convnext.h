@@ -20,6 +20,7 @@ class Convnext : public Module {
   std::vector<at::Tensor> operator()(const at::Tensor& pixels_NHWC,
                                      const std::vector<uint64_t>& image_keys,
                                      const ForwardContext& ctx) const;
+  void list_uses(std::vector<GroupUse>& out) const;
 
  private:
   // [blocks, N] residual factors: 0 for a dropped branch, 1 / keep probability for a kept one.

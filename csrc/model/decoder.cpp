@@ -130,6 +130,12 @@ Decoder::Decoder(const LlmConfig& config)
   }
 }
 
+void Decoder::list_uses(std::vector<GroupUse>& out) const {
+  out.push_back({group(), /*vision=*/false, /*source=*/true});
+  for (const DecoderBlock* block : blocks_) out.push_back({block->group()});
+  out.push_back({head_group_});
+}
+
 at::Tensor Decoder::embed(const at::Tensor& ids_T, const ForwardContext& ctx) const {
   return ctx.runner.run(group(), {ids_T}, [this](const Tensors& in) -> Tensors {
     return {(*embed_)(in[0].clamp_min(0))};

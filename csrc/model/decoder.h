@@ -32,6 +32,8 @@ class Decoder : public Module {
   at::Tensor loss_sum(const at::Tensor& hidden_MH, const at::Tensor& targets_M,
                       const ForwardContext& ctx) const;
 
+  void list_uses(std::vector<GroupUse>& out) const;
+
   KvCache make_cache(int64_t capacity, at::TensorOptions options) const;
 
  private:

@@ -57,6 +57,18 @@ std::vector<Param*> MiniGemini::params() const {
   return out;
 }
 
+std::vector<GroupUse> MiniGemini::group_uses() const {
+  std::vector<GroupUse> out;
+  clip_->list_uses(out);
+  if (mining_) {
+    convnext_->list_uses(out);
+    out.push_back({mining_->group(), /*vision=*/true});
+  }
+  out.push_back({projector_->group(), /*vision=*/true});
+  decoder_->list_uses(out);
+  return out;
+}
+
 at::ScalarType MiniGemini::dtype() const { return decoder_->params().front()->value.scalar_type(); }
 at::Device MiniGemini::device() const { return decoder_->params().front()->value.device(); }
 

@@ -23,6 +23,8 @@ class MiniGemini {
   MiniGemini(const ModelConfig& model, const ImageConfig& image);
 
   std::vector<Param*> params() const;  // in published order; storage is bound by the caller
+  // Every group that a training forward with images uses, in the order it does.
+  std::vector<GroupUse> group_uses() const;
   const ModelConfig& config() const { return model_; }
   const ImageConfig& image_config() const { return image_; }
   const ImageGeometry& geometry() const { return geometry_; }

@@ -3,7 +3,10 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+
 #include "base/error.h"
+#include "dist/strict_sum.h"
 #include "kernels/adamw.h"
 #include "kernels/sum_squares.h"
 
@@ -23,22 +26,24 @@ kernels::Bf16* bf16_data(const at::Tensor& t) {
   return reinterpret_cast<kernels::Bf16*>(t.data_ptr<at::BFloat16>());
 }
 
-// Segments next to each other with equal hyper-parameters are one call.
+// Segments next to each other with equal hyper-parameters are one call. In elements of this rank's
+// part.
 struct Run {
   int64_t begin, end;
   ParamPolicy policy;
 };
 
-std::vector<Run> runs_of(const ParamGroup& group) {
+std::vector<Run> runs_of(const Flat& flat) {
   std::vector<Run> runs;
-  for (const Segment& segment : group.segments) {
-    if (!segment.policy.train) break;  // what trains comes first
-    const int64_t end = segment.offset + segment.numel;
+  for (const Segment& segment : flat.segments) {
+    const int64_t begin = std::max(segment.offset - flat.begin, int64_t{0});
+    const int64_t end = std::min(segment.offset + segment.numel - flat.begin, flat.part);
+    if (begin >= end) continue;
     if (!runs.empty() && runs.back().policy.lr_scale == segment.policy.lr_scale &&
         runs.back().policy.weight_decay == segment.policy.weight_decay) {
       runs.back().end = end;
     } else {
-      runs.push_back({segment.offset, end, segment.policy});
+      runs.push_back({begin, end, segment.policy});
     }
   }
   return runs;
@@ -46,18 +51,16 @@ std::vector<Run> runs_of(const ParamGroup& group) {
 
 }  // namespace
 
-AdamW::AdamW(ParamStore& store, const OptimizerConfig& config) : store_(store), config_(config) {
-  for (const ParamGroup& group : store.groups()) {
-    State state;
-    if (group.grad.defined()) {
-      state.exp_avg = at::zeros_like(group.grad);
-      state.exp_avg_sq = at::zeros_like(group.grad);
-    }
-    states_.push_back(std::move(state));
+AdamW::AdamW(ParamStore& store, Ranks& ranks, const OptimizerConfig& config)
+    : store_(store), ranks_(ranks), config_(config) {
+  for (ParamGroup& group : store.groups()) {
+    if (!group.grad.defined()) continue;
+    states_.push_back({&group, at::zeros_like(group.grad), at::zeros_like(group.grad)});
   }
 }
 
 at::Tensor AdamW::gradient_norm() const {
+  if (store_.settings().strict) return strict_gradient_norm();
   const at::Device device = store_.device();
   at::Tensor squares = at::zeros({static_cast<int64_t>(states_.size())},
                                  at::TensorOptions(device).dtype(at::kDouble));
@@ -66,8 +69,7 @@ at::Tensor AdamW::gradient_norm() const {
       at::empty({device.is_cuda() ? kernels::kSumSquaresScratch : 0}, squares.options());
 #endif
   for (size_t g = 0; g < states_.size(); ++g) {
-    const at::Tensor& grad = store_.groups()[g].grad;
-    if (!grad.defined()) continue;
+    const at::Tensor& grad = states_[g].group->grad;
     double* out = squares.data_ptr<double>() + g;
     if (device.is_cpu()) {
       *out = kernels::sum_squares_cpu(grad.data_ptr<float>(), grad.numel(), parallel_for);
@@ -80,7 +82,28 @@ at::Tensor AdamW::gradient_norm() const {
     MGM_CHECK(false, "this build has no CUDA");
 #endif
   }
-  return squares.sum().sqrt();
+  at::Tensor total = squares.sum();
+  // Every rank of a shard group holds another part; replicas hold the same ones.
+  if (ranks_.topology.shard_size > 1) ranks_.reduce->all_reduce_sum(total, "gradient norm").wait();
+  return total.sqrt();
+}
+
+// Sums over fixed chunks of each buffer, wherever they lie, then over the chunks in order.
+at::Tensor AdamW::strict_gradient_norm() const {
+  std::vector<at::Tensor> groups;
+  for (const State& state : states_) {
+    const at::Tensor rows = state.group->grad.view({-1, kFlatAlign}).to(at::kDouble);
+    at::Tensor chunks = fixed_order_row_sums(rows * rows).contiguous();
+    if (ranks_.topology.shard_size > 1) {
+      const at::Tensor all =
+          at::empty({chunks.numel() * ranks_.topology.shard_size}, chunks.options());
+      ranks_.reduce->all_gather(all, chunks, cat(state.group->name, " for the norm")).wait();
+      chunks = all;
+    }
+    groups.push_back(fixed_order_sum(chunks.narrow(0, 0, state.group->trained.numel / kFlatAlign)));
+  }
+  if (groups.empty()) return at::zeros({}, at::TensorOptions(store_.device()).dtype(at::kDouble));
+  return fixed_order_sum(at::stack(groups)).sqrt();
 }
 
 at::Tensor AdamW::step(double lr, int64_t step) {
@@ -92,18 +115,18 @@ at::Tensor AdamW::step(double lr, int64_t step) {
   if (config_.clip_norm > 0) {
     scale = (config_.clip_norm / (norm + 1e-6)).clamp_max(1.0).to(at::kFloat);
   }
-  for (size_t g = 0; g < states_.size(); ++g) {
-    ParamGroup& group = store_.groups()[g];
-    if (!group.grad.defined()) continue;
-    const bool has_copy = group.master.data_ptr() != group.flat.data_ptr();
-    for (const Run& run : runs_of(group)) {
+  for (State& state : states_) {
+    ParamGroup& group = *state.group;
+    const at::Tensor& part = group.trained.shard;
+    const bool has_copy = group.master.const_data_ptr() != part.const_data_ptr();
+    for (const Run& run : runs_of(group.trained)) {
       kernels::AdamWBuffers<float> buffers;
       buffers.n = run.end - run.begin;
       buffers.master = group.master.data_ptr<float>() + run.begin;
-      buffers.exp_avg = states_[g].exp_avg.data_ptr<float>() + run.begin;
-      buffers.exp_avg_sq = states_[g].exp_avg_sq.data_ptr<float>() + run.begin;
+      buffers.exp_avg = state.exp_avg.data_ptr<float>() + run.begin;
+      buffers.exp_avg_sq = state.exp_avg_sq.data_ptr<float>() + run.begin;
       buffers.grad = group.grad.data_ptr<float>() + run.begin;
-      buffers.copy = has_copy ? bf16_data(group.flat) + run.begin : nullptr;
+      buffers.copy = has_copy ? bf16_data(part) + run.begin : nullptr;
       buffers.grad_scale = scale.defined() ? scale.data_ptr<float>() : nullptr;
       buffers.skip = skip.data_ptr<float>();
       const kernels::AdamWScalars scalars{lr * run.policy.lr_scale, config_.betas[0],
@@ -119,21 +142,6 @@ at::Tensor AdamW::step(double lr, int64_t step) {
     }
   }
   return norm;
-}
-
-std::vector<AdamW::Moments> AdamW::moments() {
-  std::vector<Moments> out;
-  for (size_t g = 0; g < states_.size(); ++g) {
-    for (const Segment& segment : store_.groups()[g].segments) {
-      if (!segment.policy.train) continue;
-      const auto view = [&](const at::Tensor& flat) {
-        return flat.narrow(0, segment.offset, segment.numel).view(segment.param->spec.shape);
-      };
-      out.push_back(
-          {segment.param->spec.name, view(states_[g].exp_avg), view(states_[g].exp_avg_sq)});
-    }
-  }
-  return out;
 }
 
 }  // namespace mgm

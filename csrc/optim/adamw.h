@@ -1,4 +1,4 @@
-// AdamW over the flat fp32 buffers of a ParamStore (torch.optim.AdamW's arithmetic), with the
+// AdamW over this rank's parts of a ParamStore (torch.optim.AdamW's arithmetic), with the
 // global-norm clip read on the device: no host sync. A gradient that is not finite leaves
 // everything untouched.
 #pragma once
@@ -10,33 +10,34 @@
 
 #include "config/run_config.h"
 #include "dist/param_store.h"
+#include "dist/ranks.h"
 
 namespace mgm {
 
 class AdamW {
  public:
-  AdamW(ParamStore& store, const OptimizerConfig& config);
+  // `ranks` and `store` must outlive the optimizer.
+  AdamW(ParamStore& store, Ranks& ranks, const OptimizerConfig& config);
 
-  // One step (1-based) at rate `lr`; returns the fp32 gradient norm before clipping, a device
-  // scalar.
+  // One step (1-based) at rate `lr`; returns the gradient norm over all ranks before clipping, an
+  // fp64 device scalar. Collective.
   at::Tensor step(double lr, int64_t step);
 
-  // Moments of a trained parameter, views in the parameter's shape; for checkpoints.
-  struct Moments {
-    std::string name;
+  // fp32, as long as the group's master; undefined where nothing trains. For checkpoints.
+  struct State {
+    ParamGroup* group = nullptr;
     at::Tensor exp_avg, exp_avg_sq;
   };
-  std::vector<Moments> moments();
+  std::vector<State>& states() { return states_; }
 
  private:
-  struct State {
-    at::Tensor exp_avg, exp_avg_sq;  // fp32, as long as the group's master
-  };
   at::Tensor gradient_norm() const;
+  at::Tensor strict_gradient_norm() const;
 
   ParamStore& store_;
+  Ranks& ranks_;
   OptimizerConfig config_;
-  std::vector<State> states_;  // one per group; undefined where nothing trains
+  std::vector<State> states_;  // one per group that trains
 };
 
 }  // namespace mgm

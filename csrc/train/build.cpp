@@ -65,12 +65,25 @@ DataParts open_data(const ResolvedConfig& resolved) {
 }
 
 std::unique_ptr<ParamStore> make_store(const ResolvedConfig& resolved, const ModelParts& parts,
-                                       const DeviceSetup& device, bool gradients) {
-  auto store = std::make_unique<ParamStore>(parts.params, parts.policies, device.device,
-                                            device.dtype, gradients);
-  initial_weights(resolved.config, parts.params, [&](Param& param, const at::Tensor& value) {
-    store->assign(param.spec.name, value);
-  });
+                                       const DeviceSetup& device, const Topology& topology) {
+  const DistConfig& dist = resolved.config.dist;
+  StoreSettings settings;
+  settings.device = device.device;
+  settings.dtype = device.dtype;
+  settings.gradients = true;
+  settings.topology = topology;
+  settings.bucket_dtype = dist.reduce_dtype == DtypeKind::kBfloat16 ? at::kBFloat16 : at::kFloat;
+  settings.strict = dist.reduction == Reduction::kStrict;
+  auto store = std::make_unique<ParamStore>(parts.params, parts.policies, settings);
+  initial_weights(
+      resolved.config, parts.params,
+      [&](Param& param, int64_t first, const at::Tensor& values) {
+        store->assign(param.spec.name, first, values);
+      },
+      [&](const Param& param) {
+        const ParamStore::Range range = store->owned(param.spec.name);
+        return ElementRange{range.first, range.count};
+      });
   return store;
 }
 

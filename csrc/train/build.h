@@ -34,8 +34,9 @@ struct DataParts {
 };
 DataParts open_data(const ResolvedConfig& resolved);
 
-// The groups a run's weights live in, filled from the config's sources.
+// The groups this rank's parts of a run's weights live in, filled from the config's sources.
+// Whole copies, where the mode has them, follow with ShardEngine::parameters_loaded.
 std::unique_ptr<ParamStore> make_store(const ResolvedConfig& resolved, const ModelParts& parts,
-                                       const DeviceSetup& device, bool gradients);
+                                       const DeviceSetup& device, const Topology& topology);
 
 }  // namespace mgm

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "checkpoint/hf_directory.h"
+#include "dist/frozen_hash.h"
 #include "train/build.h"
 #include "train/run_state.h"
 
@@ -45,7 +46,7 @@ void export_run(const ExportRequest& request) {
   const ModelParts parts = describe_model(resolved);
 
   const at::NoGradGuard no_grad;
-  initial_weights(config, parts.params, [&](Param& param, const at::Tensor& value) {
+  initial_weights(config, parts.params, [&](Param& param, int64_t, const at::Tensor& value) {
     param.value = value.to(dtype).reshape(param.spec.shape);
   });
   check_frozen(checkpoint, frozen_hashes(parts.params, parts.policies));

@@ -13,6 +13,7 @@
 #include "base/version.h"
 #include "checkpoint/mm_projector_file.h"
 #include "config/writer.h"
+#include "dist/frozen_hash.h"
 #include "train/build.h"
 #include "train/hooks/metrics_file.h"
 #include "train/hooks/progress.h"
@@ -158,12 +159,12 @@ ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resum
   record_start(dir, identity, done, data.total_steps);
   write_file_atomic(dir / "config.yaml", to_yaml(config, &resolved.origins));
 
-  const auto store = make_store(resolved, parts, device, /*gradients=*/true);
-  identity.frozen = frozen_hashes(parts.params, parts.policies);
+  Ranks ranks = local_ranks(config.dist);
+  const auto store = make_store(resolved, parts, device, ranks.topology);
+  identity.frozen = frozen_hashes(*store, ranks);
   if (checkpoint) check_frozen(*checkpoint, identity.frozen);
-  const auto ranks = make_local_group();
   TrainModule module(config, *parts.model, *store, make_recompute_runner(config.train.recompute),
-                     *ranks);
+                     ranks);
   if (checkpoint) restore(*checkpoint, module);
 
   MetricsFile metrics(dir / "metrics.jsonl", checkpoint ? metrics_offset(*checkpoint) : 0);
@@ -173,7 +174,8 @@ ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resum
   if (config.log.tensorboard) hooks.push_back(&tensorboard.emplace(dir, done + 1));
 
   Loader loader(*data.plan, *data.builder, config.data,
-                {config.train.micro_batch, ranks->rank(), ranks->size(), done, data.total_steps});
+                {config.train.micro_batch, ranks.rank(), ranks.size(), done, data.total_steps,
+                 leaf_micro_batches(config)});
   const LrSchedule schedule(config.schedule, config.optimizer.lr, data.total_steps);
   TrainLoop loop;
   loop.first_step = done + 1;

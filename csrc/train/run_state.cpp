@@ -6,7 +6,6 @@
 #include <set>
 
 #include "base/error.h"
-#include "base/hash.h"
 #include "base/log.h"
 #include "config/flatten.h"
 #include "config/writer.h"
@@ -18,7 +17,8 @@ namespace {
 // number.
 bool may_change(const std::string& key) {
   for (const char* prefix :
-       {"run.", "log.", "checkpoint.", "data.workers", "data.prefetch", "data.expected_samples"}) {
+       {"run.", "log.", "checkpoint.", "data.workers", "data.prefetch", "data.expected_samples",
+        "dist.mode", "dist.backend", "dist.shard_size", "dist.offload", "dist.timeout_s."}) {
     if (key.rfind(prefix, 0) == 0) return true;
   }
   return false;
@@ -77,19 +77,6 @@ void check_belongs(const TrainCheckpoint& checkpoint, const std::string& source,
 
 }  // namespace
 
-std::map<std::string, std::string> frozen_hashes(const std::vector<Param*>& params,
-                                                 const std::vector<ParamPolicy>& policies) {
-  std::map<std::string, std::string> parts;  // group -> "name hash" of each frozen parameter
-  for (size_t i = 0; i < params.size(); ++i) {
-    if (policies[i].train) continue;
-    const at::Tensor host = params[i]->value.detach().to(at::kCPU).contiguous();
-    const uint64_t hash = hash64({static_cast<const char*>(host.const_data_ptr()), host.nbytes()});
-    parts[params[i]->spec.group] += cat(params[i]->spec.name, " ", hex64(hash), "\n");
-  }
-  for (auto& [group, text] : parts) text = hex64(hash64(text));
-  return parts;
-}
-
 void check_frozen(const TrainCheckpoint& checkpoint,
                   const std::map<std::string, std::string>& now) {
   for (const auto& [group, hash] : checkpoint.frozen) {
@@ -145,11 +132,14 @@ void restore(const TrainCheckpoint& checkpoint, TrainModule& module) {
     return it->second;
   };
   size_t used = 0;
-  for (AdamW::Moments& m : module.optimizer().moments()) {
-    module.store().assign(m.name, tensor("master." + m.name));
-    m.exp_avg.copy_(tensor("exp_avg." + m.name));
-    m.exp_avg_sq.copy_(tensor("exp_avg_sq." + m.name));
-    used += 3;
+  for (AdamW::State& state : module.optimizer().states()) {
+    for (const Segment& s : state.group->trained.segments) {
+      const std::string& name = s.param->spec.name;
+      module.store().assign(name, tensor("master." + name));
+      state.exp_avg.narrow(0, s.offset, s.numel).copy_(tensor("exp_avg." + name).view(-1));
+      state.exp_avg_sq.narrow(0, s.offset, s.numel).copy_(tensor("exp_avg_sq." + name).view(-1));
+      used += 3;
+    }
   }
   if (used != checkpoint.tensors.size()) {
     throw CheckpointError("the checkpoint holds ", checkpoint.tensors.size(),
@@ -170,10 +160,16 @@ TrainCheckpoint capture(TrainModule& module, int64_t step, const ResolvedConfig&
                {"dtype", identity.dtype},
                {"threads", identity.threads}};
   out.frozen = identity.frozen;
-  for (const AdamW::Moments& m : module.optimizer().moments()) {
-    out.tensors["master." + m.name] = module.store().value(m.name).to(at::kCPU);
-    out.tensors["exp_avg." + m.name] = m.exp_avg.to(at::kCPU);
-    out.tensors["exp_avg_sq." + m.name] = m.exp_avg_sq.to(at::kCPU);
+  for (const AdamW::State& state : module.optimizer().states()) {
+    for (const Segment& s : state.group->trained.segments) {
+      const std::string& name = s.param->spec.name;
+      const auto view = [&](const at::Tensor& flat) {
+        return flat.narrow(0, s.offset, s.numel).view(s.param->spec.shape).to(at::kCPU);
+      };
+      out.tensors["master." + name] = view(state.group->master);
+      out.tensors["exp_avg." + name] = view(state.exp_avg);
+      out.tensors["exp_avg_sq." + name] = view(state.exp_avg_sq);
+    }
   }
   return out;
 }

@@ -40,10 +40,6 @@ void restore(const TrainCheckpoint& checkpoint, TrainModule& module);
 // Bytes of metrics.jsonl that belong to the checkpoint. Throws CheckpointError.
 int64_t metrics_offset(const TrainCheckpoint& checkpoint);
 
-// Hash of what is frozen, per group, in the dtype it is used in; reads every frozen weight once.
-std::map<std::string, std::string> frozen_hashes(const std::vector<Param*>& params,
-                                                 const std::vector<ParamPolicy>& policies);
-
 // Throws CheckpointError naming the group whose frozen weights are not those of the checkpoint.
 void check_frozen(const TrainCheckpoint& checkpoint, const std::map<std::string, std::string>& now);
 

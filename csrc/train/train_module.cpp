@@ -2,49 +2,101 @@
 
 #include <ATen/ATen.h>
 
+#include "base/error.h"
+#include "dist/strict_sum.h"
+#include "train/sharded_runner.h"
+
 namespace mgm {
 
 TrainModule::TrainModule(const RunConfig& config, MiniGemini& model, ParamStore& store,
-                         std::unique_ptr<BlockRunner> runner, ProcessGroup& ranks)
+                         std::unique_ptr<BlockRunner> runner, Ranks& ranks)
     : config_(config),
       model_(model),
       store_(store),
-      runner_(std::move(runner)),
       ranks_(ranks),
-      optimizer_(store, config.optimizer) {}
+      engine_(store, ranks, model.group_uses()),
+      runner_(make_sharded_runner(engine_, std::move(runner))),
+      optimizer_(store, ranks, config.optimizer) {}
+
+int64_t leaf_micro_batches(const RunConfig& config) {
+  if (config.dist.reduction != Reduction::kStrict) return 1;
+  return config.train.global_batch / config.dist.virtual_shards / config.train.micro_batch;
+}
+
+// One small sum over CPU tensors before anything is computed; the device does not wait for it.
+TrainModule::Agreement TrainModule::agree(const std::vector<Batch>& micro_batches) const {
+  const auto n = static_cast<int64_t>(micro_batches.size());
+  const at::Tensor counts = at::zeros({n, 3}, at::kLong);
+  auto count = counts.accessor<int64_t, 2>();
+  for (int64_t i = 0; i < n; ++i) {
+    const Batch& batch = micro_batches[static_cast<size_t>(i)];
+    const bool runs = batch.num_targets() > 0;
+    count[i][0] = batch.num_targets();
+    count[i][1] = runs ? batch.num_images() : 0;
+    count[i][2] = runs ? 1 : 0;
+  }
+  ranks_.control->all_reduce_sum(counts, "targets and images of the step").wait();
+
+  const bool strict = config_.dist.reduction == Reduction::kStrict;
+  const int64_t leaf = strict ? leaf_micro_batches(config_) : n;
+  MGM_CHECK(n % leaf == 0, n, " micro-batches do not make leaves of ", leaf);
+  Agreement out;
+  for (int64_t i = 0; i < n; ++i) {
+    out.targets += count[i][0];
+    out.with_targets += count[i][2];
+    out.micro.push_back({count[i][2] > 0, count[i][1] > 0, (i + 1) % leaf == 0});
+  }
+  return out;
+}
+
+// The step's loss from the loss of each of this rank's leaves.
+at::Tensor TrainModule::sum_losses(const std::vector<at::Tensor>& leaves) const {
+  at::Tensor mine = at::stack(leaves);
+  if (!store_.settings().strict) {
+    at::Tensor sum = mine.sum();
+    ranks_.world->all_reduce_sum(sum, "loss").wait();
+    return sum;
+  }
+  const at::Tensor all = at::empty({ranks_.size() * mine.size(0)}, mine.options());
+  ranks_.world->all_gather(all, mine, "loss of every leaf").wait();
+  // Leaf number round * world + rank, as gradients are summed.
+  return fixed_order_sum(all.view({ranks_.size(), -1}).t().reshape(-1));
+}
 
 StepResult TrainModule::forward_backward(const std::vector<Batch>& micro_batches, int64_t step) {
-  store_.zero_grad();
-  int64_t targets = 0, with_targets = 0;
-  for (const Batch& batch : micro_batches) {
-    targets += batch.num_targets();
-    with_targets += batch.num_targets() > 0 ? 1 : 0;
-  }
-  at::Tensor counts = at::tensor({targets, with_targets}, at::kLong);
-  ranks_.all_reduce_sum(counts);
-  const auto global_targets = counts[0].item<int64_t>();
-  const auto global_micro = counts[1].item<int64_t>();
-
+  const Agreement agreed = agree(micro_batches);
   const ForwardContext ctx{*runner_, /*training=*/true, static_cast<uint64_t>(config_.train.seed),
                            step};
-  at::Tensor loss = at::zeros({}, at::TensorOptions(store_.device()).dtype(at::kFloat));
-  for (const Batch& host : micro_batches) {
-    if (host.num_targets() == 0) continue;  // all holes: nothing to learn, nothing to run
-    const Batch batch = host.to(store_.device());
-    const bool by_tokens = config_.train.loss_norm == LossNorm::kGlobalTokens;
-    const double divisor =
-        by_tokens ? double(global_targets) : double(host.num_targets()) * double(global_micro);
-    const at::Tensor part = model_.loss_sum(batch, ctx) / divisor;
-    if (part.requires_grad()) part.backward();
-    loss.add_(part.detach());
+  const at::TensorOptions scalar = at::TensorOptions(store_.device()).dtype(at::kFloat);
+  std::vector<at::Tensor> leaves;
+  at::Tensor loss = at::zeros({}, scalar);
+  engine_.begin_step();
+  for (size_t i = 0; i < micro_batches.size(); ++i) {
+    const Batch& host = micro_batches[i];
+    engine_.begin_micro_batch(agreed.micro[i]);
+    if (host.num_targets() > 0) {  // else all holes: nothing to learn, nothing to run
+      const Batch batch = host.to(store_.device());
+      const bool by_tokens = config_.train.loss_norm == LossNorm::kGlobalTokens;
+      const double divisor = by_tokens ? double(agreed.targets)
+                                       : double(host.num_targets()) * double(agreed.with_targets);
+      const at::Tensor part = model_.loss_sum(batch, ctx) / divisor;
+      if (part.requires_grad()) part.backward();
+      loss.add_(part.detach());
+    }
+    engine_.end_micro_batch();
+    if (agreed.micro[i].last) {
+      leaves.push_back(loss);
+      loss = at::zeros({}, scalar);
+    }
   }
-  ranks_.all_reduce_sum(loss);
-  return {loss, {}, global_targets};
+  engine_.end_step();
+  return {sum_losses(leaves), {}, agreed.targets};
 }
 
 StepResult TrainModule::step(const std::vector<Batch>& micro_batches, int64_t step, double lr) {
   StepResult result = forward_backward(micro_batches, step);
   result.grad_norm = optimizer_.step(lr, step);
+  engine_.parameters_changed();
   return result;
 }
 

@@ -57,7 +57,7 @@ TEST_F(WeightLoaderTest, SinkGetsTheFilesOwnType) {
   declare("a", {3}, at::zeros({3}, at::kBFloat16));
   std::vector<std::string> got;
   load_weights(params_, *source({{"a", numbered({3}, 1, at::kFloat)}}), {},
-               [&](Param& param, const at::Tensor& value) {
+               [&](Param& param, int64_t, const at::Tensor& value) {
                  got.push_back(param.spec.name);
                  EXPECT_EQ(value.scalar_type(), at::kFloat);
                });

@@ -16,11 +16,11 @@ namespace {
 struct Trainer {
   explicit Trainer(const RunConfig& config)
       : tiny(config),
-        ranks(make_local_group()),
+        ranks(local_ranks(config.dist)),
         module(tiny.config, tiny.model, *tiny.store,
-               make_recompute_runner(tiny.config.train.recompute), *ranks) {}
+               make_recompute_runner(tiny.config.train.recompute), ranks) {}
   TinyModel tiny;
-  std::unique_ptr<ProcessGroup> ranks;
+  Ranks ranks;
   TrainModule module;
 };
 
@@ -103,8 +103,10 @@ TEST_F(TrainModuleTest, TextAloneGivesTheVisionSideZeroGradientsAndDecayingMomen
   Trainer trainer(tiny_config());
   trainer.module.step(micro_batches(trainer.tiny.model, 4), 1, 1e-3);
   const auto moment = [&](const std::string& name) {
-    for (AdamW::Moments& m : trainer.module.optimizer().moments()) {
-      if (m.name == name) return m.exp_avg.clone();
+    for (const AdamW::State& state : trainer.module.optimizer().states()) {
+      for (const Segment& s : state.group->trained.segments) {
+        if (s.param->spec.name == name) return state.exp_avg.narrow(0, s.offset, s.numel).clone();
+      }
     }
     throw InternalError("no moments for ", name);
   };
@@ -131,8 +133,8 @@ TEST_F(TrainModuleTest, NotFiniteLeavesEverythingAndNamesTheSamples) {
   const at::Tensor before = trainer.tiny.store->value("lm_head.weight").clone();
   const StepResult result = trainer.module.step(micro_batches(trainer.tiny.model, 4), 7, 1e-3);
   EXPECT_TRUE(at::equal(trainer.tiny.store->value("lm_head.weight"), before));
-  for (AdamW::Moments& m : trainer.module.optimizer().moments()) {
-    EXPECT_EQ(m.exp_avg.abs().sum().item<double>(), 0) << m.name;
+  for (const AdamW::State& state : trainer.module.optimizer().states()) {
+    EXPECT_EQ(state.exp_avg.abs().sum().item<double>(), 0) << state.group->name;
   }
   MetricsDrain drain({});
   StepReport report;
@@ -154,8 +156,8 @@ TEST_F(TrainModuleTest, Bf16RunsKeepFp32Masters) {
   RunConfig config = tiny_config();
   config.model.convnext.drop_path = 0;
   TinyModel tiny(config, at::kBFloat16);
-  const auto ranks = make_local_group();
-  TrainModule module(tiny.config, tiny.model, *tiny.store, make_recompute_runner({}), *ranks);
+  Ranks ranks = local_ranks(config.dist);
+  TrainModule module(tiny.config, tiny.model, *tiny.store, make_recompute_runner({}), ranks);
   const at::Tensor start = tiny.store->value("lm_head.weight").clone();
   const std::vector<Batch> batches = micro_batches(tiny.model, 4);
   for (int64_t step = 1; step <= 3; ++step) module.step(batches, step, 1e-5);

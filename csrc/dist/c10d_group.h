@@ -1,0 +1,25 @@
+// A ProcessGroup over a c10d backend, and the makers of the two there are.
+#pragma once
+
+#include "dist/process_group.h"
+#include "dist/store.h"
+
+namespace mgm {
+
+struct GroupSettings {
+  std::string name = "world";  // keys of the store and records of the log carry it
+  int rank = 0, size = 1;
+  double timeout_s = 600;  // the outer net: no collective takes longer
+  CollectiveLog* log = nullptr;
+};
+
+// CPU tensors. `address` is the local address other ranks reach this one by. Throws DistError.
+std::unique_ptr<ProcessGroup> make_gloo_group(const std::shared_ptr<Store>& store,
+                                              const GroupSettings& settings,
+                                              const std::string& address);
+// CUDA tensors of `device`; connects at once. Throws DistError; ConfigError in a build without
+// CUDA.
+std::unique_ptr<ProcessGroup> make_nccl_group(const std::shared_ptr<Store>& store,
+                                              const GroupSettings& settings, int device);
+
+}  // namespace mgm

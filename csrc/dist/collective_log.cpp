@@ -1,0 +1,52 @@
+#include "dist/collective_log.h"
+
+#include <chrono>
+
+namespace mgm {
+namespace {
+
+double seconds_of_process() {
+  static const auto begin = std::chrono::steady_clock::now();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+}  // namespace
+
+uint64_t CollectiveLog::enter(CollectiveRecord record) {
+  record.entered_s = seconds_of_process();
+  const std::lock_guard lock(mutex_);
+  if (ring_.size() < capacity_) ring_.resize(ring_.size() + 1);
+  ring_[next_ % capacity_] = std::move(record);
+  return next_++;
+}
+
+void CollectiveLog::leave(uint64_t ticket) {
+  const double now = seconds_of_process();
+  const std::lock_guard lock(mutex_);
+  if (next_ - ticket <= capacity_) ring_[ticket % capacity_].left_s = now;
+}
+
+std::vector<CollectiveRecord> CollectiveLog::records() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<CollectiveRecord> out;
+  const uint64_t first = next_ > capacity_ ? next_ - capacity_ : 0;
+  for (uint64_t i = first; i < next_; ++i) out.push_back(ring_[i % capacity_]);
+  return out;
+}
+
+OrderedJson CollectiveLog::to_json() const {
+  OrderedJson out = OrderedJson::array();
+  for (const CollectiveRecord& r : records()) {
+    out.push_back({{"group", r.group},
+                   {"sequence", r.sequence},
+                   {"operation", r.operation},
+                   {"label", r.label},
+                   {"dtype", r.dtype},
+                   {"numel", r.numel},
+                   {"entered_s", r.entered_s},
+                   {"left_s", r.left_s}});
+  }
+  return out;
+}
+
+}  // namespace mgm

@@ -1,0 +1,41 @@
+// The last collectives of a process, for the question every hang asks: which rank did not enter
+// which one. Written by the thread that issues them, read by any other; never waits for a device.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+
+namespace mgm {
+
+struct CollectiveRecord {
+  int64_t sequence = 0;  // of its group, from 0: equal on all ranks that agree
+  std::string group;     // "world", "gather", ...
+  std::string operation;
+  std::string label;  // what it is for: a parameter group, "loss", ...
+  std::string dtype;
+  int64_t numel = 0;                 // of the larger side
+  double entered_s = 0, left_s = 0;  // seconds since the process began; left 0: not yet
+};
+
+class CollectiveLog {
+ public:
+  explicit CollectiveLog(size_t capacity = 4096) : capacity_(capacity) {}
+  // Returns a ticket for leave().
+  uint64_t enter(CollectiveRecord record);
+  void leave(uint64_t ticket);
+  // Oldest first.
+  std::vector<CollectiveRecord> records() const;
+  OrderedJson to_json() const;
+
+ private:
+  mutable std::mutex mutex_;
+  size_t capacity_;
+  uint64_t next_ = 0;
+  std::vector<CollectiveRecord> ring_;
+};
+
+}  // namespace mgm

@@ -1,0 +1,71 @@
+#include "dist/frozen_hash.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/hash.h"
+
+namespace mgm {
+namespace {
+
+// Elements [first, ...) of a parameter; parts begin at multiples of a chunk.
+uint64_t hash_elements(const std::string& name, int64_t first, const at::Tensor& values) {
+  MGM_CHECK(first % kFlatAlign == 0, name, ": a part begins at element ", first);
+  const at::Tensor host = values.detach().to(at::kCPU).contiguous();
+  const char* bytes = static_cast<const char*>(host.const_data_ptr());
+  const auto size = static_cast<size_t>(host.element_size());
+  const uint64_t key = hash64(name);
+  uint64_t sum = 0;
+  for (int64_t at = 0; at < host.numel(); at += kFlatAlign) {
+    const int64_t count = std::min(kFlatAlign, host.numel() - at);
+    sum += hash64({bytes + static_cast<size_t>(at) * size, static_cast<size_t>(count) * size},
+                  key + static_cast<uint64_t>((first + at) / kFlatAlign));
+  }
+  return sum;
+}
+
+}  // namespace
+
+std::map<std::string, std::string> frozen_hashes(const ParamStore& store, Ranks& ranks) {
+  std::vector<const ParamGroup*> groups;
+  std::vector<int64_t> sums;
+  for (const ParamGroup& group : store.groups()) {
+    if (group.frozen.empty()) continue;
+    uint64_t sum = 0;
+    for (const Segment& s : group.frozen.segments) {
+      if (ranks.topology.replica_rank() > 0) break;  // replicas hold the same
+      const ParamStore::Range mine = store.owned(s.param->spec.name);
+      if (mine.count == 0) continue;
+      const int64_t at = s.offset + mine.first - group.frozen.begin;
+      sum += hash_elements(s.param->spec.name, mine.first,
+                           group.frozen.shard.narrow(0, at, mine.count));
+    }
+    groups.push_back(&group);
+    sums.push_back(static_cast<int64_t>(sum));
+  }
+  const at::Tensor total = at::tensor(sums, at::kLong);
+  if (!sums.empty()) ranks.control->all_reduce_sum(total, "hashes of frozen weights").wait();
+  std::map<std::string, std::string> out;
+  for (size_t g = 0; g < groups.size(); ++g) {
+    const auto sum = total[static_cast<int64_t>(g)].item<int64_t>();
+    out[groups[g]->name] = hex64(static_cast<uint64_t>(sum));
+  }
+  return out;
+}
+
+std::map<std::string, std::string> frozen_hashes(const std::vector<Param*>& params,
+                                                 const std::vector<ParamPolicy>& policies) {
+  std::map<std::string, uint64_t> sums;
+  for (size_t i = 0; i < params.size(); ++i) {
+    if (policies[i].train) continue;
+    const ParamSpec& spec = params[i]->spec;
+    sums[spec.group] += hash_elements(spec.name, 0, params[i]->value.reshape(-1));
+  }
+  std::map<std::string, std::string> out;
+  for (const auto& [group, sum] : sums) out[group] = hex64(sum);
+  return out;
+}
+
+}  // namespace mgm

@@ -1,0 +1,31 @@
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+
+#include "base/error.h"
+#include "dist/c10d_backend.h"
+
+namespace mgm {
+
+std::unique_ptr<ProcessGroup> make_gloo_group(const std::shared_ptr<Store>& store,
+                                              const GroupSettings& settings,
+                                              const std::string& address) {
+  const auto timeout = std::chrono::milliseconds(static_cast<int64_t>(settings.timeout_s * 1000));
+  try {
+    auto options = c10d::ProcessGroupGloo::Options::create(timeout);
+    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
+    options->group_name = settings.name;
+    auto prefixed = c10::make_intrusive<c10d::PrefixStore>("gloo/" + settings.name, store->impl());
+    return std::make_unique<C10dGroup>(
+        settings, store,
+        c10::make_intrusive<c10d::ProcessGroupGloo>(std::move(prefixed), settings.rank,
+                                                    settings.size, std::move(options)));
+  } catch (const c10::Error& e) {
+    throw DistError("rank ", settings.rank, " of ", settings.size, ": cannot join Gloo group '",
+                    settings.name, "' from ", address, ": ", e.what_without_backtrace());
+  } catch (const std::exception& e) {
+    throw DistError("rank ", settings.rank, " of ", settings.size, ": cannot join Gloo group '",
+                    settings.name, "' from ", address, ": ", e.what());
+  }
+}
+
+}  // namespace mgm

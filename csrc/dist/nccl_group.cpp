@@ -1,0 +1,47 @@
+#include "base/error.h"
+#include "dist/c10d_group.h"
+
+#ifdef MGM_WITH_CUDA
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
+
+#include "dist/c10d_backend.h"
+#endif
+
+namespace mgm {
+
+#ifdef MGM_WITH_CUDA
+
+std::unique_ptr<ProcessGroup> make_nccl_group(const std::shared_ptr<Store>& store,
+                                              const GroupSettings& settings, int device) {
+  try {
+    auto options = c10d::ProcessGroupNCCL::Options::create(/*is_high_priority_stream=*/true);
+    options->timeout = std::chrono::milliseconds(static_cast<int64_t>(settings.timeout_s * 1000));
+    options->group_name = settings.name;
+    options->group_desc = settings.name;
+    for (int rank = 0; rank < settings.size; ++rank) {
+      options->global_ranks_in_group.push_back(static_cast<uint64_t>(rank));
+    }
+    auto prefixed = c10::make_intrusive<c10d::PrefixStore>("nccl/" + settings.name, store->impl());
+    auto backend = c10::make_intrusive<c10d::ProcessGroupNCCL>(std::move(prefixed), settings.rank,
+                                                               settings.size, std::move(options));
+    const at::Device at_device(at::kCUDA, static_cast<c10::DeviceIndex>(device));
+    backend->setBoundDeviceId(at_device);
+    backend->eagerConnectSingleDevice(at_device);
+    return std::make_unique<C10dGroup>(settings, store, std::move(backend));
+  } catch (const c10::Error& e) {
+    throw DistError("rank ", settings.rank, " of ", settings.size, ": cannot join NCCL group '",
+                    settings.name, "' on cuda:", device, ": ", e.what_without_backtrace());
+  }
+}
+
+#else
+
+std::unique_ptr<ProcessGroup> make_nccl_group(const std::shared_ptr<Store>&, const GroupSettings&,
+                                              int) {
+  throw ConfigError("dist.backend: nccl needs a build with CUDA (scripts/setup.sh --cuda)");
+}
+
+#endif
+
+}  // namespace mgm

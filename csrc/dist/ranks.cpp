@@ -1,0 +1,96 @@
+#include "dist/ranks.h"
+
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/error.h"
+#include "dist/c10d_group.h"
+
+namespace mgm {
+
+Ranks local_ranks(const DistConfig& config) {
+  Ranks out;
+  out.topology = make_topology(config, 0, 1, 1);
+  out.control = out.world = out.gather = out.reduce = out.replica = make_local_group();
+  return out;
+}
+
+Ranks connect_ranks(const LaunchEnv& env, const DistConfig& config, std::shared_ptr<Store> store,
+                    const RankSettings& settings) {
+  Ranks out;
+  out.env = env;
+  out.topology = make_topology(config, env.rank, env.world, env.local_world);
+  out.store = std::move(store);
+  const Topology& t = out.topology;
+
+  const auto connect = [&](const std::string& name, int rank, int size,
+                           bool nccl) -> std::shared_ptr<ProcessGroup> {
+    if (size == 1) return make_local_group();
+    GroupSettings group;
+    group.name = name;
+    group.rank = rank;
+    group.size = size;
+    group.timeout_s = settings.timeout_s;
+    group.log = out.log.get();
+    return nccl ? make_nccl_group(out.store, group, settings.device)
+                : make_gloo_group(out.store, group, settings.address);
+  };
+  out.control = connect("control", t.rank, t.world, false);
+  out.world = connect("world", t.rank, t.world, settings.nccl);
+  const std::string shard = cat(t.replica_rank());
+  out.gather = connect("gather." + shard, t.shard_rank(), t.shard_size, settings.nccl);
+  out.reduce = connect("reduce." + shard, t.shard_rank(), t.shard_size, settings.nccl);
+  // Where the groups would be the same ranks, the world's communicator serves.
+  out.replica = t.shard_size == 1 ? out.world
+                                  : connect(cat("replica.", t.shard_rank()), t.replica_rank(),
+                                            t.replicas, settings.nccl);
+  return out;
+}
+
+void Ranks::shutdown() {
+  for (ProcessGroup* group :
+       {replica.get(), reduce.get(), gather.get(), world.get(), control.get()}) {
+    if (group) group->shutdown();
+  }
+}
+
+void Ranks::abort() {
+  for (ProcessGroup* group :
+       {replica.get(), reduce.get(), gather.get(), world.get(), control.get()}) {
+    if (group) group->abort();
+  }
+}
+
+std::string address_towards(const std::string& host, int port) {
+  addrinfo hints{}, *found = nullptr;
+  hints.ai_family = AF_INET;
+  hints.ai_socktype = SOCK_DGRAM;
+  const int code = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
+  if (code != 0) {
+    throw DistError("MASTER_ADDR ", host, ": ", ::gai_strerror(code),
+                    "; it must be a name or address that every rank can resolve");
+  }
+  // A connected UDP socket sends nothing; the kernel picks the route.
+  char text[INET_ADDRSTRLEN] = "";
+  int error = 0;
+  const int fd = ::socket(AF_INET, SOCK_DGRAM, 0);
+  sockaddr_in local{};
+  socklen_t length = sizeof local;
+  if (fd < 0 || ::connect(fd, found->ai_addr, found->ai_addrlen) != 0 ||
+      ::getsockname(fd, reinterpret_cast<sockaddr*>(&local), &length) != 0) {
+    error = errno;
+  } else {
+    ::inet_ntop(AF_INET, &local.sin_addr, text, sizeof text);
+  }
+  if (fd >= 0) ::close(fd);
+  ::freeaddrinfo(found);
+  if (error != 0) throw DistError("no route to MASTER_ADDR ", host, ": ", std::strerror(error));
+  return text;
+}
+
+}  // namespace mgm
