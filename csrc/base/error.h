@@ -18,6 +18,7 @@ enum class ExitCode : int {
   kDist = 5,
   kNonFinite = 6,
   kSigint = 130,   // 128 + SIGINT, after a clean save
+  kSigusr1 = 138,  // 128 + SIGUSR1 (preemption notice), after a clean save
   kSigterm = 143,  // 128 + SIGTERM, after a clean save
 };
 

@@ -8,10 +8,12 @@ namespace mgm {
 namespace {
 
 volatile std::sig_atomic_t g_stop = 0;
-struct sigaction g_old_term, g_old_int;
+struct sigaction g_old_term, g_old_int, g_old_usr1;
 
 void on_signal(int signal) {
-  if (g_stop != 0) ::_exit(128 + signal);  // asked twice: do not wait for the save
+  // Asked twice: do not wait for the save. A preemption notice comes before the SIGTERM it warns
+  // of.
+  if (g_stop != 0 && g_stop != SIGUSR1) ::_exit(128 + signal);
   g_stop = signal;
 }
 
@@ -24,11 +26,13 @@ StopSignals::StopSignals() {
   action.sa_flags = SA_RESTART;
   ::sigaction(SIGTERM, &action, &g_old_term);
   ::sigaction(SIGINT, &action, &g_old_int);
+  ::sigaction(SIGUSR1, &action, &g_old_usr1);
 }
 
 StopSignals::~StopSignals() {
   ::sigaction(SIGTERM, &g_old_term, nullptr);
   ::sigaction(SIGINT, &g_old_int, nullptr);
+  ::sigaction(SIGUSR1, &g_old_usr1, nullptr);
 }
 
 int stop_signal() { return g_stop; }

@@ -1,4 +1,5 @@
-// The stop flag: SIGTERM and SIGINT ask for a clean save and exit; a second signal ends at once.
+// The stop flag: SIGTERM, SIGINT and SIGUSR1 (what schedulers warn of preemption with) ask for a
+// clean save and exit; a second signal ends at once, unless the first was SIGUSR1.
 #pragma once
 
 namespace mgm {

@@ -17,6 +17,10 @@ struct TrainArgs {
 
 void train(const TrainArgs& args) {
   const std::vector<ResolvedConfig> stages = read_run_configs(args.config, args.sets);
+  Meeting meeting;
+  if (!args.plan) {
+    meeting = meet(read_launch_env(), stages.front().config.dist.timeout_s.start);
+  }
   for (size_t i = 0; i < stages.size(); ++i) {
     if (stages.size() > 1) {
       log::info(cat("stage ", i + 1, " of ", stages.size(), ": ", stages[i].config.run.dir));
@@ -25,7 +29,7 @@ void train(const TrainArgs& args) {
       std::cout << plan_report(stages[i]);
       continue;
     }
-    const ExitCode outcome = run_training(stages[i], args.resume);
+    const ExitCode outcome = run_training(stages[i], args.resume, meeting, static_cast<int>(i));
     if (outcome != ExitCode::kOk) throw Exit{static_cast<int>(outcome)};
   }
 }

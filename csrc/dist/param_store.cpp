@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "dist/pinned.h"
 #ifdef MGM_WITH_CUDA
 #include <ATen/native/cuda/Resize.h>
 #endif
@@ -130,9 +131,13 @@ void ParamStore::allocate(ParamGroup& group) {
   allocate(group.trained);
   if (group.trained.empty()) return;
   const at::TensorOptions options(settings_.device);
-  group.master = settings_.dtype == at::kFloat
-                     ? group.trained.shard
-                     : at::zeros({group.trained.part}, options.dtype(at::kFloat));
+  if (settings_.offload) {
+    group.master = pinned_tensor(group.trained.part, at::kFloat).zero_();
+  } else if (settings_.dtype == at::kFloat) {
+    group.master = group.trained.shard;
+  } else {
+    group.master = at::zeros({group.trained.part}, options.dtype(at::kFloat));
+  }
   group.grad = at::zeros({group.trained.part}, options.dtype(sum_dtype(settings_)));
   group.bucket.filled.assign(group.trained.segments.size(), false);
   // What never leaves the rank adds up in place.

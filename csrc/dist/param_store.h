@@ -48,7 +48,7 @@ struct GradBucket {
 struct ParamGroup {
   std::string name;
   Flat trained, frozen;
-  at::Tensor master;  // fp32 [part] of the trained buffer
+  at::Tensor master;  // fp32 [part] of the trained buffer; on the host with offload
   at::Tensor grad;    // fp32 [part]: the step's gradient, summed over ranks
   GradBucket bucket;
 
@@ -64,6 +64,8 @@ struct StoreSettings {
   at::ScalarType bucket_dtype = at::kFloat;
   // Strict reduction: a bucket holds one leaf of the sum, in fp32, and is never the sum itself.
   bool strict = false;
+  // CUDA: masters (and the optimizer's moments) live in page-locked host memory.
+  bool offload = false;
 };
 
 class ParamStore {

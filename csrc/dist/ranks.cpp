@@ -13,6 +13,18 @@
 
 namespace mgm {
 
+Meeting meet(const LaunchEnv& env, double timeout_s) {
+  Meeting out;
+  out.env = env;
+  if (env.world == 1) return out;
+  int port = env.master_port;
+  const bool serve = env.rank == 0 && !env.store_is_served;
+  // A launcher's store outlives a restart of the job: what the last attempt left must not be read.
+  out.store =
+      connect_store(env.master_host, &port, serve, timeout_s)->below(cat("attempt", env.restart));
+  return out;
+}
+
 Ranks local_ranks(const DistConfig& config) {
   Ranks out;
   out.topology = make_topology(config, 0, 1, 1);

@@ -36,6 +36,15 @@ struct Ranks {
   void abort();
 };
 
+// A process among its ranks: what its launcher told it, and the store they all reach. Made once per
+// process; runs one after another use keys of their own.
+struct Meeting {
+  LaunchEnv env;
+  std::shared_ptr<Store> store;  // null when there is one rank
+};
+// Throws DistError when the store cannot be reached within `timeout_s`.
+Meeting meet(const LaunchEnv& env, double timeout_s);
+
 // One rank: this process; nothing is connected.
 Ranks local_ranks(const DistConfig& config);
 

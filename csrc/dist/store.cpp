@@ -1,6 +1,7 @@
 #include "dist/store.h"
 
 #include <torch/csrc/distributed/c10d/HashStore.hpp>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "base/error.h"
@@ -58,6 +59,10 @@ bool Store::has(const std::string& key) {
 
 int64_t Store::add(const std::string& key, int64_t amount) {
   return guarded(cat("store: add to ", key), [&] { return impl_->add(key, amount); });
+}
+
+std::shared_ptr<Store> Store::below(const std::string& prefix) const {
+  return std::make_shared<Store>(c10::make_intrusive<c10d::PrefixStore>(prefix, impl_));
 }
 
 std::shared_ptr<Store> make_memory_store() {

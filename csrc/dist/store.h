@@ -30,6 +30,9 @@ class Store {
   // Adds and returns the sum; a key that is not there counts as 0.
   int64_t add(const std::string& key, int64_t amount);
 
+  // The same store with every key below `prefix`.
+  std::shared_ptr<Store> below(const std::string& prefix) const;
+
   const c10::intrusive_ptr<c10d::Store>& impl() const { return impl_; }
 
  private:

@@ -38,4 +38,15 @@ Topology make_topology(const DistConfig& config, int rank, int world, int local_
   return t;
 }
 
+const char* name_of(DistMode mode) {
+  constexpr const char* kNames[] = {"replicate", "zero1", "zero2", "zero3", "hybrid"};
+  return kNames[static_cast<int>(mode)];
+}
+
+std::string describe(const Topology& t) {
+  const std::string mode = name_of(t.mode);
+  if (t.shard_size == 1 || t.replicas == 1) return cat(mode, " over ", t.world, " ranks");
+  return cat(mode, ": ", t.replicas, " groups of ", t.shard_size, " ranks");
+}
+
 }  // namespace mgm

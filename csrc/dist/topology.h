@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "config/run_config.h"
 
@@ -34,6 +35,10 @@ struct Topology {
     return shards_parameters() || (mode == DistMode::kZero2 && shard_size > 1);
   }
 };
+
+const char* name_of(DistMode mode);  // as in YAML
+// "zero3 over 8 ranks", "hybrid: 2 groups of 4 ranks".
+std::string describe(const Topology& topology);
 
 // `local_world`: ranks of a node, which a hybrid shard group has unless dist.shard_size says
 // otherwise. Throws ConfigError naming dist.shard_size and the sizes that would do.

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "dist/pinned.h"
 #include "dist/strict_sum.h"
 #include "kernels/adamw.h"
 #include "kernels/sum_squares.h"
@@ -55,8 +56,19 @@ AdamW::AdamW(ParamStore& store, Ranks& ranks, const OptimizerConfig& config)
     : store_(store), ranks_(ranks), config_(config) {
   for (ParamGroup& group : store.groups()) {
     if (!group.grad.defined()) continue;
-    states_.push_back({&group, at::zeros_like(group.grad), at::zeros_like(group.grad)});
+    const auto moment = [&] {
+      return store.settings().offload ? pinned_tensor(group.trained.part, at::kFloat).zero_()
+                                      : at::zeros_like(group.grad);
+    };
+    states_.push_back({&group, moment(), moment()});
   }
+#ifdef MGM_WITH_CUDA
+  if (store.settings().offload) {
+    std::vector<ParamGroup*> groups;
+    for (const State& state : states_) groups.push_back(state.group);
+    host_ = std::make_unique<HostUpdate>(groups);
+  }
+#endif
 }
 
 at::Tensor AdamW::gradient_norm() const {
@@ -106,40 +118,68 @@ at::Tensor AdamW::strict_gradient_norm() const {
   return fixed_order_sum(at::stack(groups)).sqrt();
 }
 
+struct AdamW::Factors {
+  double lr = 0;
+  int64_t step = 0;
+  at::Tensor skip;   // 1 where the norm is not finite
+  at::Tensor scale;  // clip factor of torch's clip_grad_norm_; undefined without clipping
+};
+
+// One group, where its state is. `copy`: receives the new weights in bf16 if they are not the
+// masters themselves.
+void AdamW::update(State& state, const float* grad, const at::Tensor& copy,
+                   const Factors& factors) {
+  const ParamGroup& group = *state.group;
+  const bool has_copy = group.master.const_data_ptr() != copy.const_data_ptr();
+  for (const Run& run : runs_of(group.trained)) {
+    kernels::AdamWBuffers<float> buffers;
+    buffers.n = run.end - run.begin;
+    buffers.master = group.master.data_ptr<float>() + run.begin;
+    buffers.exp_avg = state.exp_avg.data_ptr<float>() + run.begin;
+    buffers.exp_avg_sq = state.exp_avg_sq.data_ptr<float>() + run.begin;
+    buffers.grad = grad + run.begin;
+    buffers.copy = has_copy ? bf16_data(copy) + run.begin : nullptr;
+    buffers.grad_scale = factors.scale.defined() ? factors.scale.data_ptr<float>() : nullptr;
+    buffers.skip = factors.skip.data_ptr<float>();
+    const kernels::AdamWScalars scalars{
+        factors.lr * run.policy.lr_scale, config_.betas[0], config_.betas[1], config_.eps,
+        run.policy.weight_decay,          factors.step};
+    if (group.master.is_cpu()) {
+      kernels::adamw_cpu(buffers, scalars, parallel_for);
+      continue;
+    }
+#ifdef MGM_WITH_CUDA
+    kernels::adamw_cuda(buffers, scalars, c10::cuda::getCurrentCUDAStream().stream());
+#endif
+  }
+}
+
+void AdamW::update_on_host([[maybe_unused]] Factors factors) {
+#ifdef MGM_WITH_CUDA
+  // The one place where the host waits for the device: it computes next.
+  factors.skip = factors.skip.cpu();
+  if (factors.scale.defined()) factors.scale = factors.scale.cpu();
+  // Not finite: nothing is touched, the weights on the device stay.
+  if (factors.skip.item<float>() != 0) return;
+  host_->run([&](size_t g, const float* grad, at::Tensor& copy) {
+    update(states_[g], grad, copy, factors);
+  });
+#endif
+}
+
 at::Tensor AdamW::step(double lr, int64_t step) {
   const at::NoGradGuard no_grad;
   const at::Tensor norm = gradient_norm();
-  // On the device: 1 where the norm is not finite, and the clip factor of torch's clip_grad_norm_.
-  const at::Tensor skip = at::isfinite(norm).logical_not().to(at::kFloat);
-  at::Tensor scale;
+  Factors factors{lr, step, at::isfinite(norm).logical_not().to(at::kFloat), {}};
   if (config_.clip_norm > 0) {
-    scale = (config_.clip_norm / (norm + 1e-6)).clamp_max(1.0).to(at::kFloat);
+    factors.scale = (config_.clip_norm / (norm + 1e-6)).clamp_max(1.0).to(at::kFloat);
+  }
+  if (store_.settings().offload) {
+    update_on_host(std::move(factors));
+    return norm;
   }
   for (State& state : states_) {
-    ParamGroup& group = *state.group;
-    const at::Tensor& part = group.trained.shard;
-    const bool has_copy = group.master.const_data_ptr() != part.const_data_ptr();
-    for (const Run& run : runs_of(group.trained)) {
-      kernels::AdamWBuffers<float> buffers;
-      buffers.n = run.end - run.begin;
-      buffers.master = group.master.data_ptr<float>() + run.begin;
-      buffers.exp_avg = state.exp_avg.data_ptr<float>() + run.begin;
-      buffers.exp_avg_sq = state.exp_avg_sq.data_ptr<float>() + run.begin;
-      buffers.grad = group.grad.data_ptr<float>() + run.begin;
-      buffers.copy = has_copy ? bf16_data(part) + run.begin : nullptr;
-      buffers.grad_scale = scale.defined() ? scale.data_ptr<float>() : nullptr;
-      buffers.skip = skip.data_ptr<float>();
-      const kernels::AdamWScalars scalars{lr * run.policy.lr_scale, config_.betas[0],
-                                          config_.betas[1],         config_.eps,
-                                          run.policy.weight_decay,  step};
-      if (store_.device().is_cpu()) {
-        kernels::adamw_cpu(buffers, scalars, parallel_for);
-        continue;
-      }
-#ifdef MGM_WITH_CUDA
-      kernels::adamw_cuda(buffers, scalars, c10::cuda::getCurrentCUDAStream().stream());
-#endif
-    }
+    update(state, state.group->grad.data_ptr<float>(), state.group->trained.shard, factors);
   }
   return norm;
 }

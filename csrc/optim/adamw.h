@@ -5,12 +5,13 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <string>
+#include <memory>
 #include <vector>
 
 #include "config/run_config.h"
 #include "dist/param_store.h"
 #include "dist/ranks.h"
+#include "optim/host_update.h"
 
 namespace mgm {
 
@@ -23,7 +24,7 @@ class AdamW {
   // fp64 device scalar. Collective.
   at::Tensor step(double lr, int64_t step);
 
-  // fp32, as long as the group's master; undefined where nothing trains. For checkpoints.
+  // fp32, as long as the group's master and where it is. For checkpoints.
   struct State {
     ParamGroup* group = nullptr;
     at::Tensor exp_avg, exp_avg_sq;
@@ -33,11 +34,17 @@ class AdamW {
  private:
   at::Tensor gradient_norm() const;
   at::Tensor strict_gradient_norm() const;
+  struct Factors;  // of a step, on the device or the host
+  void update(State& state, const float* grad, const at::Tensor& copy, const Factors& factors);
+  void update_on_host(Factors factors);
 
   ParamStore& store_;
   Ranks& ranks_;
   OptimizerConfig config_;
   std::vector<State> states_;  // one per group that trains
+#ifdef MGM_WITH_CUDA
+  std::unique_ptr<HostUpdate> host_;  // with offload
+#endif
 };
 
 }  // namespace mgm

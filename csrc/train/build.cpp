@@ -74,6 +74,11 @@ std::unique_ptr<ParamStore> make_store(const ResolvedConfig& resolved, const Mod
   settings.topology = topology;
   settings.bucket_dtype = dist.reduce_dtype == DtypeKind::kBfloat16 ? at::kBFloat16 : at::kFloat;
   settings.strict = dist.reduction == Reduction::kStrict;
+  // On the CPU the state is in host memory as it is.
+  settings.offload = dist.offload == Offload::kOptimizer && device.device.is_cuda();
+  if (settings.offload && device.dtype != at::kBFloat16) {
+    throw_problems(resolved, {{"dist.offload", "optimizer needs train.dtype: bfloat16"}});
+  }
   auto store = std::make_unique<ParamStore>(parts.params, parts.policies, settings);
   initial_weights(
       resolved.config, parts.params,

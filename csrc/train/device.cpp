@@ -10,15 +10,20 @@
 #include <thread>
 
 #include "base/error.h"
+#ifdef MGM_WITH_CUDA
+#include <c10/cuda/CUDAFunctions.h>
+#endif
 
 namespace mgm {
 namespace {
+
+bool gpus_are_masked() { return std::getenv("CUDA_VISIBLE_DEVICES") != nullptr; }
 
 int visible_gpus() { return at::hasCUDA() ? at::detail::getCUDAHooks().deviceCount() : 0; }
 
 }  // namespace
 
-DeviceSetup setup_device(const TrainConfig& config) {
+DeviceSetup setup_device(const TrainConfig& config, int local_rank, int local_world) {
   DeviceSetup setup;
   const bool want_cuda = config.device == DeviceKind::kCuda ||
                          (config.device == DeviceKind::kAuto && visible_gpus() > 0);
@@ -29,7 +34,16 @@ DeviceSetup setup_device(const TrainConfig& config) {
           at::hasCUDA() ? "no GPU is visible" : "this build has no CUDA",
           "; use --set train.device=cpu, or check nvidia-smi and CUDA_VISIBLE_DEVICES");
     }
-    setup.device = at::Device(at::kCUDA, 0);
+    // A launcher may show each process one GPU alone.
+    const int gpu = visible_gpus() == 1 && local_world > 1 && gpus_are_masked() ? 0 : local_rank;
+    if (gpu >= visible_gpus()) {
+      throw ConfigError("local rank ", local_rank, " of ", local_world,
+                        " has no GPU: ", visible_gpus(), " visible; start one process per GPU");
+    }
+    setup.device = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(gpu));
+#ifdef MGM_WITH_CUDA
+    c10::cuda::set_device(static_cast<c10::DeviceIndex>(gpu));
+#endif
   }
   switch (config.dtype) {
     case DtypeKind::kAuto:
@@ -42,8 +56,9 @@ DeviceSetup setup_device(const TrainConfig& config) {
       setup.dtype = at::kBFloat16;
       break;
   }
-  const auto threads = config.threads > 0 ? static_cast<int>(config.threads)
-                                          : static_cast<int>(std::thread::hardware_concurrency());
+  const auto threads = config.threads > 0
+                           ? static_cast<int>(config.threads)
+                           : static_cast<int>(std::thread::hardware_concurrency()) / local_world;
   at::set_num_threads(threads < 1 ? 1 : threads);
   at::Context& context = at::globalContext();
   context.setAllowTF32CuBLAS(false);  // fp32 means fp32; bf16 runs do not use TF32

@@ -12,10 +12,12 @@ struct DeviceSetup {
   at::ScalarType dtype = at::kFloat;
 };
 
-// Resolves train.device and train.dtype and sets what is process-wide: threads, TF32 off for fp32,
-// deterministic algorithms, backward on the calling thread. Call once, before the first tensor on a
-// GPU. Throws ConfigError when cuda is asked for and there is none.
-DeviceSetup setup_device(const TrainConfig& config);
+// `local_rank` is the GPU this process takes and `local_world` how many processes share the host's
+// cores. Resolves train.device and train.dtype and sets what is process-wide: threads, TF32 off for
+// fp32, deterministic algorithms, backward on the calling thread. Call once, before the first
+// tensor on a GPU. Throws ConfigError when cuda is asked for and there is none, or fewer than
+// ranks.
+DeviceSetup setup_device(const TrainConfig& config, int local_rank = 0, int local_world = 1);
 
 int64_t peak_memory_bytes(
     at::Device device);  // allocated on a GPU; resident set of the process on cpu

@@ -18,6 +18,7 @@
 #include "train/hooks/metrics_file.h"
 #include "train/hooks/progress.h"
 #include "train/hooks/tensorboard.h"
+#include "train/rank_setup.h"
 #include "train/recompute.h"
 #include "train/run_plan.h"
 #include "train/trainer.h"
@@ -48,7 +49,7 @@ std::vector<std::string> command_line() {
 
 // run.json keeps one entry per start, so that a resumed run still says where it began.
 void record_start(const fs::path& dir, const RunIdentity& identity, int64_t from_step,
-                  int64_t total_steps) {
+                  int64_t total_steps, const Ranks& ranks) {
   const fs::path path = dir / "run.json";
   OrderedJson starts = OrderedJson::array();
   if (fs::exists(path)) {
@@ -67,6 +68,9 @@ void record_start(const fs::path& dir, const RunIdentity& identity, int64_t from
                                {"torch_version", TORCH_VERSION},
                                {"device", identity.device},
                                {"threads", identity.threads},
+                               {"ranks", ranks.size()},
+                               {"launcher", ranks.env.launcher},
+                               {"restart", ranks.env.restart},
                                {"data_hash", identity.data_hash},
                                {"tokenizer_hash", identity.tokenizer_hash},
                                {"from_step", from_step},
@@ -111,7 +115,12 @@ void write_projector(const fs::path& path, const ModelParts& parts, const ParamS
 }
 
 void log_start(const RunConfig& config, const ModelParts& parts, const DataParts& data,
-               const DeviceSetup& device) {
+               const DeviceSetup& device, const Ranks& ranks) {
+  if (ranks.size() > 1) {
+    log::info(cat(ranks.size(), " ranks (", ranks.env.launcher, "), ", describe(ranks.topology),
+                  ", ", config.dist.reduction == Reduction::kStrict ? "strict" : "fast",
+                  " reduction"));
+  }
   log::info(cat("device ", device.device.str(), ", ", at::toString(device.dtype), ", ",
                 at::get_num_threads(), " threads; seed ", config.train.seed));
   if (config.train.deterministic) {
@@ -125,26 +134,31 @@ void log_start(const RunConfig& config, const ModelParts& parts, const DataParts
   log::info("\n" + format_trained_table(count_parts(parts.params, parts.policies)));
   log::info(cat(with_commas(data.plan->num_samples()), " samples, ", data.total_steps, " steps of ",
                 config.train.global_batch, " = ",
-                config.train.global_batch / config.train.micro_batch, " x ",
-                config.train.micro_batch));
+                config.train.global_batch / config.train.micro_batch / ranks.size(), " x ",
+                config.train.micro_batch, " on each rank"));
 }
 
 }  // namespace
 
-ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resume) {
+ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resume,
+                      const Meeting& meeting, int run_number) {
   const RunConfig& config = resolved.config;
   if (config.run.dir.empty()) {
     throw_problems(resolved, {{"run.dir", "is required: the folder that takes the run"}});
   }
-  const DeviceSetup device = setup_device(config.train);
+  const DeviceSetup device = setup_device(config, meeting.env);
   install_recompute_engine();
   const ModelParts parts = describe_model(resolved);
   const DataParts data = open_data(resolved);
+  Ranks ranks = join_ranks(config, meeting, device, run_number);
+  const bool first = ranks.is_first();
 
   const fs::path dir = config.run.dir;
   make_dirs(dir / "logs");
-  const FileLock lock(dir / ".lock", cat("run folder ", dir.string()));
-  log::add_file((dir / "logs" / "rank_0.log").string());
+  std::optional<FileLock> lock;
+  if (first) lock.emplace(dir / ".lock", cat("run folder ", dir.string()));
+  log::set_quiet(!first);
+  log::add_file((dir / "logs" / cat("rank_", ranks.rank(), ".log")).string());
 
   RunIdentity identity = identify(data, device);
   const std::optional<TrainCheckpoint> checkpoint = choose_checkpoint(resolved, identity, resume);
@@ -153,25 +167,33 @@ ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resum
   const bool leaves_projector = !trains_llm(parts);
   if (checkpoint && done >= data.total_steps && (!leaves_projector || fs::exists(projector))) {
     log::info(cat(dir.string(), ": complete at step ", done, " of ", data.total_steps));
+    ranks.shutdown();
     return ExitCode::kOk;
   }
-  log_start(config, parts, data, device);
-  record_start(dir, identity, done, data.total_steps);
-  write_file_atomic(dir / "config.yaml", to_yaml(config, &resolved.origins));
+  log_start(config, parts, data, device, ranks);
+  if (first) {
+    record_start(dir, identity, done, data.total_steps, ranks);
+    write_file_atomic(dir / "config.yaml", to_yaml(config, &resolved.origins));
+  }
 
-  Ranks ranks = local_ranks(config.dist);
   const auto store = make_store(resolved, parts, device, ranks.topology);
   identity.frozen = frozen_hashes(*store, ranks);
   if (checkpoint) check_frozen(*checkpoint, identity.frozen);
   TrainModule module(config, *parts.model, *store, make_recompute_runner(config.train.recompute),
                      ranks);
   if (checkpoint) restore(*checkpoint, module);
+  module.engine().parameters_loaded();
 
-  MetricsFile metrics(dir / "metrics.jsonl", checkpoint ? metrics_offset(*checkpoint) : 0);
-  Progress progress(config.log.every_steps, ::isatty(STDERR_FILENO) == 1);
+  // One rank writes what describes the run as a whole.
+  std::optional<MetricsFile> metrics;
+  std::optional<Progress> progress;
   std::optional<TensorBoard> tensorboard;
-  std::vector<Hook*> hooks = {&metrics, &progress};
-  if (config.log.tensorboard) hooks.push_back(&tensorboard.emplace(dir, done + 1));
+  std::vector<Hook*> hooks;
+  if (first) {
+    hooks = {&metrics.emplace(dir / "metrics.jsonl", checkpoint ? metrics_offset(*checkpoint) : 0),
+             &progress.emplace(config.log.every_steps, ::isatty(STDERR_FILENO) == 1)};
+    if (config.log.tensorboard) hooks.push_back(&tensorboard.emplace(dir, done + 1));
+  }
 
   Loader loader(*data.plan, *data.builder, config.data,
                 {config.train.micro_batch, ranks.rank(), ranks.size(), done, data.total_steps,
@@ -182,8 +204,9 @@ ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resum
   loop.total_steps = data.total_steps;
   loop.checkpoint = config.checkpoint;
   loop.save = [&](int64_t step) {
-    write_train_checkpoint(dir, capture(module, step, resolved, identity, metrics.offset()),
-                           config.checkpoint.keep);
+    write_train_checkpoint(
+        dir, capture(module, step, resolved, identity, metrics ? metrics->offset() : 0),
+        config.checkpoint.keep);
   };
   const ExitCode outcome = fit(module, loader, schedule, hooks, loop);
   if (outcome == ExitCode::kOk && leaves_projector) write_projector(projector, parts, *store);
@@ -191,6 +214,7 @@ ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resum
                 outcome == ExitCode::kOk ? ": complete" : ": stopped by a signal, saved",
                 loader.total_skipped() > 0 ? cat("; ", loader.total_skipped(), " samples skipped")
                                            : std::string()));
+  ranks.shutdown();
   return outcome;
 }
 

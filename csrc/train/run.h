@@ -1,7 +1,7 @@
 // One training run from its config to its last checkpoint.
 //
 // run.dir afterwards: config.yaml (resolved, with origins), run.json (one entry per start:
-// versions, host, argv, resumed step), metrics.jsonl, events.out.tfevents.*, logs/rank_0.log,
+// versions, host, argv, resumed step), metrics.jsonl, events.out.tfevents.*, logs/rank_N.log,
 // checkpoints/step_N/ and, if no weight of the language model trains, mm_projector.bin, what stage
 // 2 starts from.
 #pragma once
@@ -9,13 +9,17 @@
 #include <string>
 
 #include "base/error.h"
+#include "dist/ranks.h"
 #include "train/run_state.h"
 
 namespace mgm {
 
-// Returns kOk, or kSigint / kSigterm after a save. A run that is complete already returns at once.
-// Throws the errors of base/error.h; the metrics of every finished step are on disk then.
-ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resume);
+// `run_number` counts the runs of this process: stages of one file. Collective.
+// Returns kOk, or kSigint / kSigterm / kSigusr1 after a save. A run that is complete already
+// returns at once. Throws the errors of base/error.h; the metrics of every finished step are on
+// disk then.
+ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resume,
+                      const Meeting& meeting, int run_number);
 
 // What `mgm train --plan` prints: parameters, FLOPs, memory, steps. Allocates nothing and reads no
 // weights, data or tokenizer.

@@ -18,37 +18,6 @@ TrainModule::TrainModule(const RunConfig& config, MiniGemini& model, ParamStore&
       runner_(make_sharded_runner(engine_, std::move(runner))),
       optimizer_(store, ranks, config.optimizer) {}
 
-int64_t leaf_micro_batches(const RunConfig& config) {
-  if (config.dist.reduction != Reduction::kStrict) return 1;
-  return config.train.global_batch / config.dist.virtual_shards / config.train.micro_batch;
-}
-
-// One small sum over CPU tensors before anything is computed; the device does not wait for it.
-TrainModule::Agreement TrainModule::agree(const std::vector<Batch>& micro_batches) const {
-  const auto n = static_cast<int64_t>(micro_batches.size());
-  const at::Tensor counts = at::zeros({n, 3}, at::kLong);
-  auto count = counts.accessor<int64_t, 2>();
-  for (int64_t i = 0; i < n; ++i) {
-    const Batch& batch = micro_batches[static_cast<size_t>(i)];
-    const bool runs = batch.num_targets() > 0;
-    count[i][0] = batch.num_targets();
-    count[i][1] = runs ? batch.num_images() : 0;
-    count[i][2] = runs ? 1 : 0;
-  }
-  ranks_.control->all_reduce_sum(counts, "targets and images of the step").wait();
-
-  const bool strict = config_.dist.reduction == Reduction::kStrict;
-  const int64_t leaf = strict ? leaf_micro_batches(config_) : n;
-  MGM_CHECK(n % leaf == 0, n, " micro-batches do not make leaves of ", leaf);
-  Agreement out;
-  for (int64_t i = 0; i < n; ++i) {
-    out.targets += count[i][0];
-    out.with_targets += count[i][2];
-    out.micro.push_back({count[i][2] > 0, count[i][1] > 0, (i + 1) % leaf == 0});
-  }
-  return out;
-}
-
 // The step's loss from the loss of each of this rank's leaves.
 at::Tensor TrainModule::sum_losses(const std::vector<at::Tensor>& leaves) const {
   at::Tensor mine = at::stack(leaves);
@@ -63,8 +32,8 @@ at::Tensor TrainModule::sum_losses(const std::vector<at::Tensor>& leaves) const 
   return fixed_order_sum(all.view({ranks_.size(), -1}).t().reshape(-1));
 }
 
-StepResult TrainModule::forward_backward(const std::vector<Batch>& micro_batches, int64_t step) {
-  const Agreement agreed = agree(micro_batches);
+StepResult TrainModule::forward_backward(const std::vector<Batch>& micro_batches,
+                                         const StepAgreement& agreed, int64_t step) {
   const ForwardContext ctx{*runner_, /*training=*/true, static_cast<uint64_t>(config_.train.seed),
                            step};
   const at::TensorOptions scalar = at::TensorOptions(store_.device()).dtype(at::kFloat);
@@ -90,11 +59,12 @@ StepResult TrainModule::forward_backward(const std::vector<Batch>& micro_batches
     }
   }
   engine_.end_step();
-  return {sum_losses(leaves), {}, agreed.targets};
+  return {sum_losses(leaves), {}};
 }
 
-StepResult TrainModule::step(const std::vector<Batch>& micro_batches, int64_t step, double lr) {
-  StepResult result = forward_backward(micro_batches, step);
+StepResult TrainModule::step(const std::vector<Batch>& micro_batches, const StepAgreement& agreed,
+                             int64_t step, double lr) {
+  StepResult result = forward_backward(micro_batches, agreed, step);
   result.grad_norm = optimizer_.step(lr, step);
   engine_.parameters_changed();
   return result;

@@ -10,6 +10,7 @@
 #include "dist/shard_engine.h"
 #include "model/mini_gemini.h"
 #include "optim/adamw.h"
+#include "train/step_agreement.h"
 
 namespace mgm {
 
@@ -18,12 +19,7 @@ struct StepResult {
   at::Tensor loss;       // fp32: sum of cross entropies / targets of the global batch (or
                          // loss_norm's mean), over all ranks
   at::Tensor grad_norm;  // fp64, before clipping; not finite if any gradient is not
-  int64_t num_targets = 0;
 };
-
-// Micro-batches that run one after another on one rank and leave it as one gradient: a leaf of a
-// strict sum; else 1.
-int64_t leaf_micro_batches(const RunConfig& config);
 
 class TrainModule {
  public:
@@ -31,26 +27,22 @@ class TrainModule {
               std::unique_ptr<BlockRunner> runner, Ranks& ranks);
 
   // Forward and backward of every micro-batch, then one AdamW step at rate `lr`. A gradient that is
-  // not finite leaves weights and moments untouched and shows in grad_norm.
-  StepResult step(const std::vector<Batch>& micro_batches, int64_t step, double lr);
+  // not finite leaves weights and moments untouched and shows in grad_norm. Collective.
+  StepResult step(const std::vector<Batch>& micro_batches, const StepAgreement& agreed,
+                  int64_t step, double lr);
 
   // Gradients only, for tests: as step() leaves them before the optimizer.
-  StepResult forward_backward(const std::vector<Batch>& micro_batches, int64_t step);
-
-  // What all ranks do with each micro-batch of a step, and the supervised tokens of the step.
-  struct Agreement {
-    std::vector<MicroBatch> micro;
-    int64_t targets = 0;       // of the global batch
-    int64_t with_targets = 0;  // micro-batches of the global batch that have any
-  };
+  StepResult forward_backward(const std::vector<Batch>& micro_batches, const StepAgreement& agreed,
+                              int64_t step);
 
   ParamStore& store() { return store_; }
   ShardEngine& engine() { return engine_; }
   AdamW& optimizer() { return optimizer_; }
   MiniGemini& model() { return model_; }
+  Ranks& ranks() { return ranks_; }
+  const RunConfig& config() const { return config_; }
 
  private:
-  Agreement agree(const std::vector<Batch>& micro_batches) const;
   at::Tensor sum_losses(const std::vector<at::Tensor>& leaves) const;
 
   const RunConfig& config_;

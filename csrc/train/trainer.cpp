@@ -1,7 +1,5 @@
 #include "train/trainer.h"
 
-#include <csignal>
-
 #include "base/log.h"
 #include "base/signal.h"
 #include "base/timer.h"
@@ -13,16 +11,18 @@ namespace {
 
 constexpr size_t kPendingSteps = 4;  // how far the host may run ahead of the device's numbers
 
-StepReport describe(const StepBatches& batches, int64_t step, int64_t total_steps) {
+StepReport describe(const StepBatches& mine, const StepAgreement& agreed, int64_t step,
+                    int64_t total_steps) {
   StepReport report;
   report.step = step;
   report.total_steps = total_steps;
-  for (const Batch& batch : batches.micro) {
-    report.tokens += batch.seq.total();
-    report.images += batch.num_images();
-    report.samples += static_cast<int64_t>(batch.samples.size());
-    report.text_only += batch.text_only;
-    report.holes += batch.holes;
+  report.num_targets = agreed.targets;
+  report.tokens = agreed.tokens;
+  report.images = agreed.images;
+  report.samples = agreed.samples;
+  report.text_only = agreed.text_only;
+  report.holes = agreed.holes;
+  for (const Batch& batch : mine.micro) {
     for (const SampleInfo& sample : batch.samples) report.sample_ids.push_back(sample.id);
   }
   return report;
@@ -32,9 +32,11 @@ StepReport describe(const StepBatches& batches, int64_t step, int64_t total_step
 class SaveClock {
  public:
   explicit SaveClock(const CheckpointConfig& config) : config_(config) {}
-  bool due(int64_t step) const {
-    return (config_.every_steps > 0 && step % config_.every_steps == 0) ||
-           (config_.every_minutes > 0 && since_.seconds() >= 60 * config_.every_minutes);
+  bool step_due(int64_t step) const {
+    return config_.every_steps > 0 && step % config_.every_steps == 0;
+  }
+  bool time_due() const {
+    return config_.every_minutes > 0 && since_.seconds() >= 60 * config_.every_minutes;
   }
   void reset() { since_.reset(); }
 
@@ -65,23 +67,28 @@ ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule,
     const Timer wait;
     const std::optional<StepBatches> batches = loader.next();
     MGM_CHECK(batches.has_value(), "the loader ended before step ", step, " of ", loop.total_steps);
-    StepReport report = describe(*batches, step, loop.total_steps);
-    report.data_wait_s = wait.seconds();
+    const double waited = wait.seconds();
+    // One rank's clock and any rank's signal decide for all of them.
+    const bool first_rank = module.ranks().is_first();
+    const StepAgreement agreed = agree(module.ranks(), module.config(), batches->micro,
+                                       {stop_signal(), first_rank && clock.time_due()});
+    StepReport report = describe(*batches, agreed, step, loop.total_steps);
+    report.data_wait_s = waited;
     report.lr = schedule.at(step);
 
-    const StepResult result = module.step(batches->micro, step, report.lr);
-    report.num_targets = result.num_targets;
+    const StepResult result = module.step(batches->micro, agreed, step, report.lr);
     report.memory_bytes = peak_memory_bytes(module.store().device());
     report.step_s = since_step.seconds();
     since_step.reset();
     drain.push(std::move(report), result);
     drain.drain(kPendingSteps);
 
-    const int signal = stop_signal();
+    const int signal = agreed.votes.stop_signal;
     const bool last = step == loop.total_steps;
-    if (signal != 0 || (last && loop.checkpoint.at_end) || (!last && clock.due(step))) save(step);
+    const bool due = clock.step_due(step) || agreed.votes.save;
+    if (signal != 0 || (last && loop.checkpoint.at_end) || (!last && due)) save(step);
     if (signal != 0) {
-      outcome = signal == SIGINT ? ExitCode::kSigint : ExitCode::kSigterm;
+      outcome = static_cast<ExitCode>(128 + signal);
       break;
     }
   }

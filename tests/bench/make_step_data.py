@@ -20,6 +20,7 @@ def main():
     parser.add_argument("--text-tokens", type=int, required=True, help="tokens of a sample besides the visual ones")
     parser.add_argument("--records", type=int, default=256)
     parser.add_argument("--stage", type=int, choices=(1, 2), required=True, help="1: captions, 2: a question and an answer")
+    parser.add_argument("--no-images", action="store_true", help="text-only records")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     tokenizer = sentencepiece.SentencePieceProcessor(str(EMBEDDED / "tokenizer/tokenizer.model"))
@@ -29,7 +30,8 @@ def main():
     system = ("A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
               "detailed, and polite answers to the user's questions. USER: ")
     question = "Describe the picture."
-    fixed = 2 if args.stage == 1 else 3 + len(tokenizer.encode(system)) + len(tokenizer.encode(f"\n{question} ASSISTANT:"))
+    mark = "" if args.no_images else "\n"
+    fixed = 2 if args.stage == 1 else 3 + len(tokenizer.encode(system)) + len(tokenizer.encode(f"{mark}{question} ASSISTANT:"))
     records = []
     for i in range(args.records):
         answer = []
@@ -37,8 +39,12 @@ def main():
         while len(tokenizer.encode(" ".join(answer))) < args.text_tokens - fixed:
             answer.append(words[k % len(words)])
             k += 1
-        records.append({"id": str(i), "image": captions[i % len(captions)]["image"], "conversations": [
-            {"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": " ".join(answer)}]})
+        record = {"id": str(i), "conversations": [
+            {"from": "human", "value": question if args.no_images else f"<image>\n{question}"},
+            {"from": "gpt", "value": " ".join(answer)}]}
+        if not args.no_images:
+            record["image"] = captions[i % len(captions)]["image"]
+        records.append(record)
     pathlib.Path(args.out).write_text(json.dumps(records))
 
 

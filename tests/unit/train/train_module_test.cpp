@@ -19,9 +19,18 @@ struct Trainer {
         ranks(local_ranks(config.dist)),
         module(tiny.config, tiny.model, *tiny.store,
                make_recompute_runner(tiny.config.train.recompute), ranks) {}
+  StepResult forward_backward(const std::vector<Batch>& batches, int64_t step) {
+    agreed = agree(ranks, tiny.config, batches);
+    return module.forward_backward(batches, agreed, step);
+  }
+  StepResult step(const std::vector<Batch>& batches, int64_t step, double lr) {
+    agreed = agree(ranks, tiny.config, batches);
+    return module.step(batches, agreed, step, lr);
+  }
   TinyModel tiny;
   Ranks ranks;
   TrainModule module;
+  StepAgreement agreed;  // of the last call
 };
 
 class TrainModuleTest : public testing::Test {
@@ -47,13 +56,13 @@ std::vector<Batch> micro_batches(const MiniGemini& model, size_t size) {
 // Drop path is on: its draws follow the picture, not the micro-batch.
 TEST_F(TrainModuleTest, AccumulationEqualsOneBatch) {
   Trainer whole(tiny_config());
-  const StepResult expected = whole.module.forward_backward(micro_batches(whole.tiny.model, 4), 3);
-  EXPECT_EQ(expected.num_targets, 20);
+  const StepResult expected = whole.forward_backward(micro_batches(whole.tiny.model, 4), 3);
+  EXPECT_EQ(whole.agreed.targets, 20);
   for (const size_t size : {1u, 2u}) {
     Trainer cut(tiny_config());
-    const StepResult result = cut.module.forward_backward(micro_batches(cut.tiny.model, size), 3);
+    const StepResult result = cut.forward_backward(micro_batches(cut.tiny.model, size), 3);
     EXPECT_NEAR(result.loss.item<double>(), expected.loss.item<double>(), 2e-6);
-    EXPECT_EQ(result.num_targets, 20);
+    EXPECT_EQ(cut.agreed.targets, 20);
     for (const Param* param : whole.tiny.params) {
       const std::string& name = param->spec.name;
       const at::Tensor want = whole.tiny.grad(name);
@@ -80,18 +89,18 @@ TEST_F(TrainModuleTest, MicroBatchNormIsTheMeanOfMeans) {
     expected +=
         trainer.tiny.model.loss_sum(batch, plain).item<double>() / double(batch.num_targets());
   }
-  const StepResult result = trainer.module.forward_backward(batches, 1);
+  const StepResult result = trainer.forward_backward(batches, 1);
   EXPECT_NEAR(result.loss.item<double>(), expected / 2, 1e-6);
 }
 
 TEST_F(TrainModuleTest, RecomputationChangesNoBit) {
   Trainer kept(tiny_config());
-  kept.module.forward_backward(micro_batches(kept.tiny.model, 2), 5);
+  kept.forward_backward(micro_batches(kept.tiny.model, 2), 5);
   for (const RecomputePolicy policy : {RecomputePolicy::kFull, RecomputePolicy::kSelective}) {
     RunConfig config = tiny_config();
     config.train.recompute = {{"model.layers.*", policy}, {"model.vision_tower*", policy}};
     Trainer again(config);
-    again.module.forward_backward(micro_batches(again.tiny.model, 2), 5);
+    again.forward_backward(micro_batches(again.tiny.model, 2), 5);
     for (const Param* param : kept.tiny.params) {
       const std::string& name = param->spec.name;
       EXPECT_TRUE(at::equal(again.tiny.grad(name), kept.tiny.grad(name))) << name;
@@ -101,7 +110,7 @@ TEST_F(TrainModuleTest, RecomputationChangesNoBit) {
 
 TEST_F(TrainModuleTest, TextAloneGivesTheVisionSideZeroGradientsAndDecayingMoments) {
   Trainer trainer(tiny_config());
-  trainer.module.step(micro_batches(trainer.tiny.model, 4), 1, 1e-3);
+  trainer.step(micro_batches(trainer.tiny.model, 4), 1, 1e-3);
   const auto moment = [&](const std::string& name) {
     for (const AdamW::State& state : trainer.module.optimizer().states()) {
       for (const Segment& s : state.group->trained.segments) {
@@ -113,16 +122,16 @@ TEST_F(TrainModuleTest, TextAloneGivesTheVisionSideZeroGradientsAndDecayingMomen
   const std::string name = "model.vlm_uni_val_projector.1.weight";
   const at::Tensor before = moment(name);
   ASSERT_GT(before.norm().item<double>(), 0);
-  trainer.module.step({pack({tiny_sample(trainer.tiny.model, 9, 0, 8)}, 0, 0)}, 2, 1e-3);
+  trainer.step({pack({tiny_sample(trainer.tiny.model, 9, 0, 8)}, 0, 0)}, 2, 1e-3);
   EXPECT_EQ(trainer.tiny.grad(name).norm().item<double>(), 0);
   EXPECT_TRUE(near_l2(moment(name), before * 0.9, 1e-6));
 }
 
 TEST_F(TrainModuleTest, OnlyHolesAreAStepWithoutGradients) {
   Trainer trainer(tiny_config());
-  const StepResult result = trainer.module.step({pack({}, 4, 0)}, 1, 1e-3);
+  const StepResult result = trainer.step({pack({}, 4, 0)}, 1, 1e-3);
   EXPECT_EQ(result.loss.item<float>(), 0);
-  EXPECT_EQ(result.num_targets, 0);
+  EXPECT_EQ(trainer.agreed.targets, 0);
   EXPECT_EQ(result.grad_norm.item<double>(), 0);
 }
 
@@ -131,7 +140,7 @@ TEST_F(TrainModuleTest, NotFiniteLeavesEverythingAndNamesTheSamples) {
   const std::string poisoned = "model.norm.weight";
   trainer.tiny.store->assign(poisoned, at::full({24}, std::nan("")));
   const at::Tensor before = trainer.tiny.store->value("lm_head.weight").clone();
-  const StepResult result = trainer.module.step(micro_batches(trainer.tiny.model, 4), 7, 1e-3);
+  const StepResult result = trainer.step(micro_batches(trainer.tiny.model, 4), 7, 1e-3);
   EXPECT_TRUE(at::equal(trainer.tiny.store->value("lm_head.weight"), before));
   for (const AdamW::State& state : trainer.module.optimizer().states()) {
     EXPECT_EQ(state.exp_avg.abs().sum().item<double>(), 0) << state.group->name;
@@ -160,7 +169,8 @@ TEST_F(TrainModuleTest, Bf16RunsKeepFp32Masters) {
   TrainModule module(tiny.config, tiny.model, *tiny.store, make_recompute_runner({}), ranks);
   const at::Tensor start = tiny.store->value("lm_head.weight").clone();
   const std::vector<Batch> batches = micro_batches(tiny.model, 4);
-  for (int64_t step = 1; step <= 3; ++step) module.step(batches, step, 1e-5);
+  const StepAgreement agreed = agree(ranks, tiny.config, batches);
+  for (int64_t step = 1; step <= 3; ++step) module.step(batches, agreed, step, 1e-5);
   const at::Tensor moved = tiny.store->value("lm_head.weight") - start;
   EXPECT_EQ(moved.scalar_type(), at::kFloat);
   EXPECT_GT(moved.abs().max().item<double>(), 1e-5);

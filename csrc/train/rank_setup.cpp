@@ -1,0 +1,52 @@
+#include "train/rank_setup.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace mgm {
+namespace {
+
+bool use_nccl(const DistConfig& config, const DeviceSetup& device) {
+  const bool cuda = device.device.is_cuda();
+  if (config.backend == DistBackend::kNccl && !cuda) {
+    throw ConfigError("dist.backend: nccl moves CUDA tensors, but this run is on the CPU");
+  }
+  if (config.backend == DistBackend::kGloo && cuda) {
+    throw ConfigError("dist.backend: gloo moves CPU tensors, but this run is on CUDA");
+  }
+  return cuda;
+}
+
+}  // namespace
+
+DeviceSetup setup_device(const RunConfig& config, const LaunchEnv& env) {
+  TrainConfig train = config.train;
+  if (config.dist.reduction == Reduction::kStrict) {
+    train.deterministic = true;
+    train.threads = 1;  // sums of different threads round differently
+  }
+  return setup_device(train, env.local_rank, env.local_world);
+}
+
+Ranks join_ranks(const RunConfig& config, const Meeting& meeting, const DeviceSetup& device,
+                 int run_number) {
+  const LaunchEnv& env = meeting.env;
+  const DistConfig& dist = config.dist;
+  if (dist.reduction == Reduction::kStrict && dist.virtual_shards % env.world != 0) {
+    throw ConfigError("dist.virtual_shards: ", dist.virtual_shards, " leaves cannot be dealt to ",
+                      env.world, " ranks evenly; a multiple of ", env.world, " can");
+  }
+  const bool nccl = use_nccl(dist, device);
+  if (env.world == 1) return local_ranks(dist);
+  RankSettings settings;
+  settings.nccl = nccl;
+  settings.device = device.device.index();
+  // The outer net, behind the limits of each phase.
+  settings.timeout_s =
+      2 * std::max({dist.timeout_s.start, dist.timeout_s.step, dist.timeout_s.save});
+  settings.address = address_towards(env.master_host, env.master_port);
+  return connect_ranks(env, dist, meeting.store->below(cat("run", run_number)), settings);
+}
+
+}  // namespace mgm
