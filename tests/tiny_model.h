@@ -81,6 +81,7 @@ struct TinyModel {
     settings.bucket_dtype =
         config.dist.reduce_dtype == DtypeKind::kBfloat16 ? at::kBFloat16 : at::kFloat;
     settings.strict = config.dist.reduction == Reduction::kStrict;
+    settings.offload = config.dist.offload == Offload::kOptimizer && device.is_cuda();
     store = std::make_unique<ParamStore>(params, rules.policies, settings);
     for (size_t i = 0; i < params.size(); ++i) {
       store->assign(params[i]->spec.name, redrawn(params[i]->spec, i + 1));

@@ -225,6 +225,8 @@ struct CheckpointConfig {
 struct LogConfig {
   int64_t every_steps = 1;
   bool tensorboard = true;
+  int64_t profile_first = 0;  // 0: no profile
+  int64_t profile_steps = 2;
   void describe(FieldVisitor& v);
 };
 

@@ -199,7 +199,10 @@ ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resum
                 {config.train.micro_batch, ranks.rank(), ranks.size(), done, data.total_steps,
                  leaf_micro_batches(config)});
   const LrSchedule schedule(config.schedule, config.optimizer.lr, data.total_steps);
+  StepProfiler profiler(config.log, dir / cat("trace_rank_", ranks.rank(), ".json"),
+                        device.device.is_cuda());
   TrainLoop loop;
+  loop.profiler = &profiler;
   loop.first_step = done + 1;
   loop.total_steps = data.total_steps;
   loop.checkpoint = config.checkpoint;

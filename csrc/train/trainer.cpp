@@ -64,6 +64,7 @@ ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule,
 
   ExitCode outcome = ExitCode::kOk;
   for (int64_t step = loop.first_step; step <= loop.total_steps; ++step) {
+    if (loop.profiler) loop.profiler->before_step(step);
     const Timer wait;
     const std::optional<StepBatches> batches = loader.next();
     MGM_CHECK(batches.has_value(), "the loader ended before step ", step, " of ", loop.total_steps);
@@ -77,6 +78,7 @@ ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule,
     report.lr = schedule.at(step);
 
     const StepResult result = module.step(batches->micro, agreed, step, report.lr);
+    if (loop.profiler) loop.profiler->after_step(step);
     report.memory_bytes = peak_memory_bytes(module.store().device());
     report.step_s = since_step.seconds();
     since_step.reset();

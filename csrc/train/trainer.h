@@ -8,6 +8,7 @@
 #include "data/loader.h"
 #include "optim/lr_schedule.h"
 #include "train/hooks/hook.h"
+#include "train/profile.h"
 #include "train/train_module.h"
 
 namespace mgm {
@@ -16,6 +17,7 @@ struct TrainLoop {
   int64_t first_step = 1;  // 1-based; after a resume the step behind the checkpoint
   int64_t total_steps = 0;
   CheckpointConfig checkpoint;
+  StepProfiler* profiler = nullptr;        // may be null
   std::function<void(int64_t step)> save;  // everything the run needs to go on after `step`
 };
 

@@ -3,10 +3,13 @@
 #pragma once
 
 #include <ATen/Context.h>
+#include <c10/core/AutogradState.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
 #include <string_view>
+
+#include "train/recompute.h"
 
 namespace mgm {
 
@@ -17,7 +20,11 @@ inline bool gpu_required() {
 
 class GpuTest : public testing::Test {
  protected:
+  // As in a run: our autograd engine before the first backward of the process (its device threads
+  // start once), and backward on the calling thread.
+  static void SetUpTestSuite() { install_recompute_engine(); }
   void SetUp() override {
+    c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
     setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);  // deterministic products need it
     if (at::globalContext().hasCUDA()) {
       // float32 here means float32.
