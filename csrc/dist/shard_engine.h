@@ -1,42 +1,33 @@
 // Moves parameters in and gradients out around the blocks of a model: the one engine behind every
 // dist.mode. Knows groups by name and the order they run in; knows no model.
 //
-// A pass is a fixed program of collectives, a function of the run order, the policies and the
-// micro-batch's MicroBatch alone. A rank whose batch skips a group (no pictures, nothing
-// supervised) walks through the same program without computing, so all ranks issue the same
-// collectives in the same order, always. Gathers run one group ahead of the computation and
-// reductions behind it; nothing waits on the host but Gloo.
-//
-// Order of a backward pass over groups k = 0, 1, ... (reverse run order):
-//   [gather 0, gather 1] compute 0 [reduce 0, gather 2] compute 1 [reduce 1, gather 3] ...
+// What happens when is decided by dist/pass_program.h, a fixed program of collectives; this
+// executes it on tensors. A rank whose batch skips a group (no pictures, nothing supervised) walks
+// through the same program without computing, so all ranks issue the same collectives in the same
+// order, always. Gathers run one group ahead of the computation and reductions behind it; nothing
+// waits on the host but Gloo.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <deque>
 #include <map>
-#include <set>
 #include <string>
 #include <vector>
 
 #include "dist/param_store.h"
+#include "dist/pass_program.h"
 #include "dist/ranks.h"
 #include "dist/strict_sum.h"
 
 namespace mgm {
 
-// What all ranks together do with micro-batch number i of a step; equal on every rank.
-struct MicroBatch {
-  bool runs = false;    // some rank has something to learn in it
-  bool images = false;  // some rank has pictures in it
-  bool last = false;    // of its step (strict: of its leaf)
-};
-
-class ShardEngine {
+class ShardEngine : private PassActions {
  public:
   // `order`: every use of a group by a forward pass, in order. Groups of the store that are not in
   // it are never used. All must outlive the engine.
   ShardEngine(ParamStore& store, Ranks& ranks, const std::vector<GroupUse>& order);
-  ~ShardEngine();
+  ~ShardEngine() override;
   ShardEngine(const ShardEngine&) = delete;
   ShardEngine& operator=(const ShardEngine&) = delete;
 
@@ -56,59 +47,34 @@ class ShardEngine {
   void parameters_loaded();
 
  private:
-  struct Use {
-    std::string name;
-    ParamGroup* group = nullptr;  // null: a group without parameters
-    bool vision = false;
-    bool backward = false;  // gradients pass through it
-  };
-  // A step of a pass. The group comes in at its first step and goes at its last.
-  struct Visit {
-    int use = 0;
-    bool gathers = false, releases = false;
-    bool finishes = false;  // backward: the group's gradient is complete behind it
-  };
-  struct Program {
-    std::vector<Visit> visits;
-    int next = 0;         // visits below have been entered
-    int gathered_to = 0;  // visits below have been gathered
-
-    int size() const { return static_cast<int>(visits.size()); }
-  };
   struct Reduction {  // under way
     ParamGroup* group = nullptr;
     at::Tensor in, out;
     Pending pending;
-    bool then_replicas = false;
   };
 
-  void plan_passes();
-  void enter(Program& program, int visit);  // walks there and brings its group in
-  void leave(Program& program, int visit);
-  void gather(ParamGroup& group, bool frozen_too, const char* why);
-  void arrive(ParamGroup& group);
-  void release(ParamGroup& group);
-  void before_backward(int visit);
-  void finish(ParamGroup& group, bool has_gradient);
-  void finish_leaf(ParamGroup& group);
-  void scatter(ParamGroup& group, at::Tensor bucket, bool then_replicas);
-  void across_replicas(ParamGroup& group);
-  void absorb();
-  std::vector<ParamGroup*> trained_groups();
+  void gather(int group, bool frozen_too, const char* why) override;
+  void arrive(int group) override;
+  void release(int group) override;
+  void scatter(int group, bool first) override;
+  void collect(int group, bool first) override;
+  void keep(int group) override;
+  void clear(int group) override;
+  void sum_replicas(int group) override;
+  void send_leaf(int group) override;
+
+  ParamGroup& group(int number) { return *groups_[static_cast<size_t>(number)]; }
 
   ParamStore& store_;
   Ranks& ranks_;
   const Topology topology_;
   const at::ScalarType reduce_dtype_;
-  std::vector<Use> uses_;
+  std::vector<ParamGroup*> groups_;  // of the store, in its order
+  PassProgram program_;
 
-  MicroBatch micro_;
-  Program forward_, backward_;
-  std::map<ParamGroup*, std::vector<Pending>> arriving_;  // gathers under way
-  std::vector<Reduction> reductions_;
+  std::map<int, std::vector<Pending>> arriving_;  // gathers under way
+  std::deque<Reduction> reductions_;
   std::vector<Reduction> replica_sums_;
-  std::set<const ParamGroup*> summed_;    // grad holds something of this step
-  std::set<const ParamGroup*> finished_;  // in this micro-batch
   std::map<ParamGroup*, StrictSum> leaves_;
 };
 

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "types/group_use.h"
+
 namespace mgm {
 
 enum class InitKind { kConstant, kNormal, kUniform };
@@ -38,13 +40,6 @@ struct ParamPolicy {
   bool train = false;
   double lr_scale = 1;
   double weight_decay = 0;
-};
-
-// One use of a group by a forward pass; a model lists them in the order they run.
-struct GroupUse {
-  std::string group;
-  bool vision = false;  // runs only for batches with images
-  bool source = false;  // takes data only (pixels, ids): no gradient passes on behind it
 };
 
 // A declared parameter. `value` is undefined until bound; modules look it up at call time.
