@@ -12,6 +12,7 @@ struct Exit {
   int code;
 };
 
+void add_blame(CLI::App& app);
 void add_chat(CLI::App& app);
 void add_config(CLI::App& app);  // config show|check|diff|help
 void add_data(CLI::App& app);    // data check|show

@@ -1,4 +1,6 @@
 // mgm: trains, finetunes, evaluates and runs Mini-Gemini models.
+#include <c10/util/Exception.h>
+
 #include <cstdio>
 #include <exception>
 #include <iostream>
@@ -14,6 +16,7 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", mgm::cat("mgm ", mgm::version(), " (", mgm::git_commit(), ")"));
   mgm::cli::add_train(app);
+  mgm::cli::add_blame(app);
   mgm::cli::add_data(app);
   mgm::cli::add_config(app);
   mgm::cli::add_export(app);
@@ -46,6 +49,9 @@ int main(int argc, char** argv) {
   } catch (const mgm::Error& e) {
     std::cerr << "error: " << e.what() << "\n";
     return static_cast<int>(e.code());
+  } catch (const c10::Error& e) {
+    std::cerr << "internal error: " << e.what_without_backtrace() << "\n";
+    return static_cast<int>(mgm::ExitCode::kInternal);
   } catch (const std::exception& e) {
     std::cerr << "internal error: " << e.what() << "\n";
     return static_cast<int>(mgm::ExitCode::kInternal);

@@ -1,6 +1,7 @@
 // A ProcessGroup over a c10d backend, and the makers of the two there are.
 #pragma once
 
+#include "base/json.h"
 #include "dist/process_group.h"
 #include "dist/store.h"
 
@@ -21,5 +22,8 @@ std::unique_ptr<ProcessGroup> make_gloo_group(const std::shared_ptr<Store>& stor
 // CUDA.
 std::unique_ptr<ProcessGroup> make_nccl_group(const std::shared_ptr<Store>& store,
                                               const GroupSettings& settings, int device);
+
+// c10d's own record of the NCCL collectives of this process; null without NCCL.
+Json nccl_trace();
 
 }  // namespace mgm

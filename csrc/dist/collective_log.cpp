@@ -16,6 +16,7 @@ uint64_t CollectiveLog::enter(CollectiveRecord record) {
   record.entered_s = seconds_of_process();
   const std::lock_guard lock(mutex_);
   if (ring_.size() < capacity_) ring_.resize(ring_.size() + 1);
+  latest_[record.group] = next_;
   ring_[next_ % capacity_] = std::move(record);
   return next_++;
 }
@@ -34,9 +35,18 @@ std::vector<CollectiveRecord> CollectiveLog::records() const {
   return out;
 }
 
-OrderedJson CollectiveLog::to_json() const {
+std::vector<CollectiveRecord> CollectiveLog::latest() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<CollectiveRecord> out;
+  for (const auto& [group, ticket] : latest_) {
+    if (next_ - ticket <= capacity_) out.push_back(ring_[ticket % capacity_]);
+  }
+  return out;
+}
+
+OrderedJson to_json(const std::vector<CollectiveRecord>& records) {
   OrderedJson out = OrderedJson::array();
-  for (const CollectiveRecord& r : records()) {
+  for (const CollectiveRecord& r : records) {
     out.push_back({{"group", r.group},
                    {"sequence", r.sequence},
                    {"operation", r.operation},
@@ -44,7 +54,26 @@ OrderedJson CollectiveLog::to_json() const {
                    {"dtype", r.dtype},
                    {"numel", r.numel},
                    {"entered_s", r.entered_s},
-                   {"left_s", r.left_s}});
+                   {"left_s", r.left_s},
+                   {"on_device", r.on_device}});
+  }
+  return out;
+}
+
+std::vector<CollectiveRecord> collective_records(const Json& json) {
+  std::vector<CollectiveRecord> out;
+  for (const Json& j : json) {
+    CollectiveRecord r;
+    r.group = j.at("group").get<std::string>();
+    r.sequence = j.at("sequence").get<int64_t>();
+    r.operation = j.at("operation").get<std::string>();
+    r.label = j.at("label").get<std::string>();
+    r.dtype = j.at("dtype").get<std::string>();
+    r.numel = j.at("numel").get<int64_t>();
+    r.entered_s = j.at("entered_s").get<double>();
+    r.left_s = j.at("left_s").get<double>();
+    r.on_device = j.at("on_device").get<bool>();
+    out.push_back(std::move(r));
   }
   return out;
 }

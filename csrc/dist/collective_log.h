@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -19,7 +20,12 @@ struct CollectiveRecord {
   std::string dtype;
   int64_t numel = 0;                 // of the larger side
   double entered_s = 0, left_s = 0;  // seconds since the process began; left 0: not yet
+  bool on_device = false;  // left says that the host went on, not that the device has ended it
 };
+
+OrderedJson to_json(const std::vector<CollectiveRecord>& records);
+// Throws Json::exception.
+std::vector<CollectiveRecord> collective_records(const Json& json);
 
 class CollectiveLog {
  public:
@@ -29,13 +35,15 @@ class CollectiveLog {
   void leave(uint64_t ticket);
   // Oldest first.
   std::vector<CollectiveRecord> records() const;
-  OrderedJson to_json() const;
+  // The last one entered of each group.
+  std::vector<CollectiveRecord> latest() const;
 
  private:
   mutable std::mutex mutex_;
   size_t capacity_;
   uint64_t next_ = 0;
   std::vector<CollectiveRecord> ring_;
+  std::map<std::string, uint64_t> latest_;  // ticket, by group
 };
 
 }  // namespace mgm

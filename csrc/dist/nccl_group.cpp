@@ -35,7 +35,14 @@ std::unique_ptr<ProcessGroup> make_nccl_group(const std::shared_ptr<Store>& stor
   }
 }
 
+Json nccl_trace() {
+  return Json::parse(c10d::dump_nccl_trace_json(/*includeCollectives=*/true, /*onlyActive=*/false),
+                     nullptr, /*allow_exceptions=*/false);
+}
+
 #else
+
+Json nccl_trace() { return nullptr; }
 
 std::unique_ptr<ProcessGroup> make_nccl_group(const std::shared_ptr<Store>&, const GroupSettings&,
                                               int) {

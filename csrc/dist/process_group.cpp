@@ -52,6 +52,7 @@ Pending ProcessGroup::logged(const char* operation, const std::string& label,
     if (larger.defined()) {
       record.dtype = c10::toString(larger.scalar_type());
       record.numel = larger.numel();
+      record.on_device = !larger.is_cpu();
     }
     ticket = log_->enter(std::move(record));
   }

@@ -32,12 +32,15 @@ Ranks local_ranks(const DistConfig& config) {
   return out;
 }
 
-Ranks connect_ranks(const LaunchEnv& env, const DistConfig& config, std::shared_ptr<Store> store,
-                    const RankSettings& settings) {
+Ranks place_rank(const LaunchEnv& env, const DistConfig& config, std::shared_ptr<Store> store) {
   Ranks out;
   out.env = env;
   out.topology = make_topology(config, env.rank, env.world, env.local_world);
   out.store = std::move(store);
+  return out;
+}
+
+void connect_groups(Ranks& out, const RankSettings& settings) {
   const Topology& t = out.topology;
 
   const auto connect = [&](const std::string& name, int rank, int size,
@@ -61,7 +64,6 @@ Ranks connect_ranks(const LaunchEnv& env, const DistConfig& config, std::shared_
   out.replica = t.shard_size == 1 ? out.world
                                   : connect(cat("replica.", t.shard_rank()), t.replica_rank(),
                                             t.replicas, settings.nccl);
-  return out;
 }
 
 void Ranks::shutdown() {

@@ -55,10 +55,11 @@ struct RankSettings {
   std::string address = "127.0.0.1";  // that other ranks reach this host by
 };
 
-// Connects all groups; every rank must call it. `store` may be shared by ranks that are threads of
-// one process. Throws DistError, ConfigError (topology).
-Ranks connect_ranks(const LaunchEnv& env, const DistConfig& config, std::shared_ptr<Store> store,
-                    const RankSettings& settings);
+// This rank's place; nothing is connected yet. `store` may be shared by ranks that are threads of
+// one process. Throws ConfigError (topology).
+Ranks place_rank(const LaunchEnv& env, const DistConfig& config, std::shared_ptr<Store> store);
+// Connects all groups; every rank must call it. Throws DistError.
+void connect_groups(Ranks& ranks, const RankSettings& settings);
 
 // The local address that packets to `host` leave from; "127.0.0.1" for this host. Throws DistError
 // when the host is unknown or unreachable.

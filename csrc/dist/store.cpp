@@ -65,6 +65,10 @@ std::shared_ptr<Store> Store::below(const std::string& prefix) const {
   return std::make_shared<Store>(c10::make_intrusive<c10d::PrefixStore>(prefix, impl_));
 }
 
+std::shared_ptr<Store> Store::connect_again() const {
+  return guarded("store: connect again", [&] { return std::make_shared<Store>(impl_->clone()); });
+}
+
 std::shared_ptr<Store> make_memory_store() {
   return std::make_shared<Store>(c10::make_intrusive<c10d::HashStore>());
 }

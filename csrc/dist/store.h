@@ -32,6 +32,8 @@ class Store {
 
   // The same store with every key below `prefix`.
   std::shared_ptr<Store> below(const std::string& prefix) const;
+  // Another connection to the same store: calls on the two do not wait for each other.
+  std::shared_ptr<Store> connect_again() const;
 
   const c10::intrusive_ptr<c10d::Store>& impl() const { return impl_; }
 

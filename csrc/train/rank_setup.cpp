@@ -29,7 +29,7 @@ DeviceSetup setup_device(const RunConfig& config, const LaunchEnv& env) {
   return setup_device(train, env.local_rank, env.local_world);
 }
 
-Ranks join_ranks(const RunConfig& config, const Meeting& meeting, const DeviceSetup& device,
+Ranks take_place(const RunConfig& config, const Meeting& meeting, const DeviceSetup& device,
                  int run_number) {
   const LaunchEnv& env = meeting.env;
   const DistConfig& dist = config.dist;
@@ -37,16 +37,21 @@ Ranks join_ranks(const RunConfig& config, const Meeting& meeting, const DeviceSe
     throw ConfigError("dist.virtual_shards: ", dist.virtual_shards, " leaves cannot be dealt to ",
                       env.world, " ranks evenly; a multiple of ", env.world, " can");
   }
-  const bool nccl = use_nccl(dist, device);
+  use_nccl(dist, device);  // or says why not
   if (env.world == 1) return local_ranks(dist);
+  return place_rank(env, dist, meeting.store->below(cat("run", run_number)));
+}
+
+void join(Ranks& ranks, const RunConfig& config, const DeviceSetup& device) {
+  if (ranks.size() == 1) return;
+  const DistTimeouts& limits = config.dist.timeout_s;
   RankSettings settings;
-  settings.nccl = nccl;
+  settings.nccl = use_nccl(config.dist, device);
   settings.device = device.device.index();
   // The outer net, behind the limits of each phase.
-  settings.timeout_s =
-      2 * std::max({dist.timeout_s.start, dist.timeout_s.step, dist.timeout_s.save});
-  settings.address = address_towards(env.master_host, env.master_port);
-  return connect_ranks(env, dist, meeting.store->below(cat("run", run_number)), settings);
+  settings.timeout_s = 2 * std::max({limits.start, limits.step, limits.save});
+  settings.address = address_towards(ranks.env.master_host, ranks.env.master_port);
+  connect_groups(ranks, settings);
 }
 
 }  // namespace mgm

@@ -11,9 +11,11 @@ namespace mgm {
 // thread per rank on the CPU, whatever else is set.
 DeviceSetup setup_device(const RunConfig& config, const LaunchEnv& env);
 
-// Connects the groups of run number `run_number` of this process. Collective. Throws ConfigError
-// (dist.backend, dist.shard_size, dist.virtual_shards), DistError.
-Ranks join_ranks(const RunConfig& config, const Meeting& meeting, const DeviceSetup& device,
+// This rank's place in run number `run_number` of this process. Throws ConfigError (dist.backend,
+// dist.shard_size, dist.virtual_shards).
+Ranks take_place(const RunConfig& config, const Meeting& meeting, const DeviceSetup& device,
                  int run_number);
+// Connects its groups. Collective. Throws DistError.
+void join(Ranks& ranks, const RunConfig& config, const DeviceSetup& device);
 
 }  // namespace mgm

@@ -14,6 +14,7 @@
 #include "checkpoint/mm_projector_file.h"
 #include "config/writer.h"
 #include "dist/frozen_hash.h"
+#include "dist/watch.h"
 #include "train/build.h"
 #include "train/hooks/metrics_file.h"
 #include "train/hooks/progress.h"
@@ -138,19 +139,13 @@ void log_start(const RunConfig& config, const ModelParts& parts, const DataParts
                 config.train.micro_batch, " on each rank"));
 }
 
-}  // namespace
-
-ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resume,
-                      const Meeting& meeting, int run_number) {
+ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
+                   const DeviceSetup& device, Ranks& ranks, Watch& watch) {
   const RunConfig& config = resolved.config;
-  if (config.run.dir.empty()) {
-    throw_problems(resolved, {{"run.dir", "is required: the folder that takes the run"}});
-  }
-  const DeviceSetup device = setup_device(config, meeting.env);
+  join(ranks, config, device);
   install_recompute_engine();
   const ModelParts parts = describe_model(resolved);
   const DataParts data = open_data(resolved);
-  Ranks ranks = join_ranks(config, meeting, device, run_number);
   const bool first = ranks.is_first();
 
   const fs::path dir = config.run.dir;
@@ -167,7 +162,6 @@ ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resum
   const bool leaves_projector = !trains_llm(parts);
   if (checkpoint && done >= data.total_steps && (!leaves_projector || fs::exists(projector))) {
     log::info(cat(dir.string(), ": complete at step ", done, " of ", data.total_steps));
-    ranks.shutdown();
     return ExitCode::kOk;
   }
   log_start(config, parts, data, device, ranks);
@@ -203,6 +197,7 @@ ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resum
                         device.device.is_cuda());
   TrainLoop loop;
   loop.profiler = &profiler;
+  loop.enter = [&](Phase phase, int64_t step) { watch.enter(phase, step); };
   loop.first_step = done + 1;
   loop.total_steps = data.total_steps;
   loop.checkpoint = config.checkpoint;
@@ -217,8 +212,34 @@ ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resum
                 outcome == ExitCode::kOk ? ": complete" : ": stopped by a signal, saved",
                 loader.total_skipped() > 0 ? cat("; ", loader.total_skipped(), " samples skipped")
                                            : std::string()));
-  ranks.shutdown();
   return outcome;
+}
+
+}  // namespace
+
+ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resume,
+                      const Meeting& meeting, int run_number, const EndProcess& end) {
+  const RunConfig& config = resolved.config;
+  if (config.run.dir.empty()) {
+    throw_problems(resolved, {{"run.dir", "is required: the folder that takes the run"}});
+  }
+  const DeviceSetup device = setup_device(config, meeting.env);
+  Ranks ranks = take_place(config, meeting, device, run_number);
+  WatchSettings settings;
+  settings.limits = config.dist.timeout_s;
+  settings.run_dir = config.run.dir;
+  settings.end = end;
+  Watch watch(ranks, settings);
+  try {
+    const ExitCode outcome = run_ranks(resolved, resume, device, ranks, watch);
+    ranks.control->barrier("end of the run");
+    ranks.shutdown();
+    return outcome;
+  } catch (...) {
+    const std::exception_ptr told = watch.failed(std::current_exception());
+    ranks.abort();
+    std::rethrow_exception(told);
+  }
 }
 
 std::string plan_report(const ResolvedConfig& resolved) {

@@ -6,6 +6,7 @@
 // 2 starts from.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "base/error.h"
@@ -14,12 +15,15 @@
 
 namespace mgm {
 
-// `run_number` counts the runs of this process: stages of one file. Collective.
+using EndProcess = std::function<void(const std::string& sentence, ExitCode code)>;
+
+// `run_number` counts the runs of this process: stages of one file. `end` leaves the process when a
+// rank has failed and this one cannot be unwound (dist/watch.h). Collective.
 // Returns kOk, or kSigint / kSigterm / kSigusr1 after a save. A run that is complete already
 // returns at once. Throws the errors of base/error.h; the metrics of every finished step are on
 // disk then.
 ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resume,
-                      const Meeting& meeting, int run_number);
+                      const Meeting& meeting, int run_number, const EndProcess& end);
 
 // What `mgm train --plan` prints: parameters, FLOPs, memory, steps. Allocates nothing and reads no
 // weights, data or tokenizer.

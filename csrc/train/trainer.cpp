@@ -57,6 +57,7 @@ ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule,
     drain.drain(0);
     for (Hook* hook : hooks) hook->on_checkpoint(step);
     const Timer timer;
+    loop.enter(Phase::kSave, step);
     loop.save(step);
     clock.reset();
     log::info(cat("checkpoint at step ", step, " (", human_seconds(timer.seconds()), ")"));
@@ -64,6 +65,7 @@ ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule,
 
   ExitCode outcome = ExitCode::kOk;
   for (int64_t step = loop.first_step; step <= loop.total_steps; ++step) {
+    loop.enter(Phase::kStep, step);
     if (loop.profiler) loop.profiler->before_step(step);
     const Timer wait;
     const std::optional<StepBatches> batches = loader.next();

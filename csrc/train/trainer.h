@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "data/loader.h"
+#include "dist/watch.h"
 #include "optim/lr_schedule.h"
 #include "train/hooks/hook.h"
 #include "train/profile.h"
@@ -17,7 +18,8 @@ struct TrainLoop {
   int64_t first_step = 1;  // 1-based; after a resume the step behind the checkpoint
   int64_t total_steps = 0;
   CheckpointConfig checkpoint;
-  StepProfiler* profiler = nullptr;        // may be null
+  StepProfiler* profiler = nullptr;                      // may be null
+  std::function<void(Phase phase, int64_t step)> enter;  // told what the loop is about to do
   std::function<void(int64_t step)> save;  // everything the run needs to go on after `step`
 };
 

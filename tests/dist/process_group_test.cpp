@@ -92,7 +92,8 @@ TEST(ProcessGroup, AMissingRankIsNamedByGroupOperationAndLabel) {
     env.world = env.local_world = 2;
     RankSettings settings;
     settings.timeout_s = 2;
-    Ranks ranks = connect_ranks(env, {}, store, settings);
+    Ranks ranks = place_rank(env, {}, store);
+    connect_groups(ranks, settings);
     if (calls) {
       try {
         ranks.world->all_reduce_sum(at::ones({3}), "gradients of block 7").wait();

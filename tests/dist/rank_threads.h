@@ -32,8 +32,8 @@ inline void run_ranks(int world, const DistConfig& config,
         env.world = env.local_world = world;
         RankSettings settings;
         settings.timeout_s = 60;
-        Ranks ranks =
-            world == 1 ? local_ranks(config) : connect_ranks(env, config, store, settings);
+        Ranks ranks = world == 1 ? local_ranks(config) : place_rank(env, config, store);
+        if (world > 1) connect_groups(ranks, settings);
         body(ranks);
         ranks.shutdown();
       } catch (...) {

@@ -1,0 +1,125 @@
+"""Several ranks as processes over Gloo: whatever happens to one ends all, with one sentence and the right code."""
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from mgm_binary import FULL, MGM, ROOT, metrics, mgm, sets
+
+
+def start(run, world, config="configs/tiny/stage1.yaml", args=(), **values):
+    options = {"run.dir": str(run), "train.max_steps": 400, "train.global_batch": 12, "train.micro_batch": 2,
+               "train.threads": 1, "log.every_steps": 1, "checkpoint.every_minutes": 0, "checkpoint.at_end": False,
+               "dist.mode": "zero2", "data.workers": 1}
+    options.update({key.replace("__", "."): value for key, value in values.items()})
+    port = random.randrange(20000, 60000)
+    ranks = []
+    for rank in range(world):
+        env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank),
+               "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+               "OMP_NUM_THREADS": "1"}
+        ranks.append(subprocess.Popen([str(MGM), "train", config, *sets(options), *args], cwd=ROOT, env=env,
+                                      text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
+    return ranks
+
+
+def wait_for_steps(run, ranks, steps, seconds=120):
+    until = time.time() + seconds
+    while time.time() < until:
+        log = run / "logs" / "rank_0.log"
+        if log.exists() and len(re.findall(r" step \d+/", log.read_text())) >= steps:
+            return
+        assert all(rank.poll() is None for rank in ranks), [rank.communicate()[1] for rank in ranks]
+        time.sleep(0.05)
+    pytest.fail("the run did not get going")
+
+
+def ends(ranks, seconds):
+    """Standard error of every rank, all of which must end in time."""
+    until = time.time() + seconds
+    out = []
+    try:
+        for rank in ranks:
+            out.append(rank.communicate(timeout=max(1, until - time.time()))[1])
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return out
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_a_killed_rank_ends_the_job_and_is_named(tmp_path, victim):
+    run = tmp_path / "run"
+    ranks = start(run, 3)
+    wait_for_steps(run, ranks, 3)
+    ranks[victim].send_signal(signal.SIGKILL)
+    errors = ends(ranks, 60)
+    for rank, process in enumerate(ranks):
+        assert process.returncode == (-9 if rank == victim else 5), errors[rank]
+    logs = "".join((run / "logs" / f"rank_{r}.log").read_text() for r in range(3) if r != victim)
+    if victim == 0:
+        assert "has not answered" in logs or "failed" in logs
+    else:
+        assert re.search(rf"rank {victim} on \S+ has given no sign of life", logs), logs
+    found = mgm("blame", str(run)).stdout
+    assert f"rank {victim} left no record" in found or f"rank {victim}" in found.splitlines()[0]
+
+
+def test_a_stopped_rank_is_a_hang_with_a_name(tmp_path):
+    run = tmp_path / "run"
+    ranks = start(run, 2, dist__timeout_s__step=4)
+    wait_for_steps(run, ranks, 3)
+    ranks[1].send_signal(signal.SIGSTOP)  # heartbeats stop too
+    try:
+        until = time.time() + 60
+        while ranks[0].poll() is None and time.time() < until:
+            time.sleep(0.1)
+        assert ranks[0].returncode == 5
+    finally:
+        ranks[1].send_signal(signal.SIGCONT)
+    ends(ranks, 60)
+    log = (run / "logs" / "rank_0.log").read_text()
+    assert re.search(r"rank 1 on \S+ has", log), log
+
+
+def test_a_bad_sample_on_one_rank_ends_all_with_its_name(tmp_path):
+    records = json.loads((ROOT / "data/embedded/stage1_train.json").read_text())
+    records[5]["image"] = "not_there.png"
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps(records))
+    run = tmp_path / "run"
+    source = json.dumps([{"annotations": str(bad), "images": str(ROOT / "data/embedded/images")}])
+    ranks = start(run, 3, data__sources=source)
+    errors = ends(ranks, 90)
+    assert [rank.returncode for rank in ranks] == [3, 3, 3], errors
+    assert sum("not_there.png" in error for error in errors) >= 1
+    assert "not_there.png" in mgm("blame", str(run)).stdout.splitlines()[0]
+
+
+def test_sigterm_to_one_rank_saves_and_stops_all(tmp_path):
+    run = tmp_path / "run"
+    ranks = start(run, 2)
+    wait_for_steps(run, ranks, 3)
+    ranks[1].send_signal(signal.SIGTERM)
+    errors = ends(ranks, 60)
+    assert [rank.returncode for rank in ranks] == [143, 143], errors
+    steps = [line["step"] for line in metrics(run)]
+    assert [int(p.name[5:]) for p in (run / "checkpoints").iterdir()] == [steps[-1]]
+
+
+def test_preemption_notice_saves_and_goes_on_later(tmp_path):
+    run = tmp_path / "run"
+    ranks = start(run, 2, train__max_steps=30)
+    wait_for_steps(run, ranks, 3)
+    ranks[0].send_signal(signal.SIGUSR1)
+    errors = ends(ranks, 60)
+    assert [rank.returncode for rank in ranks] == [138, 138], errors
+    ranks = start(run, 2, train__max_steps=30)
+    errors = ends(ranks, 120)
+    assert [rank.returncode for rank in ranks] == [0, 0], errors
+    assert [line["step"] for line in metrics(run)] == list(range(1, 31))
