@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 #include <c10/core/AutogradState.h>
 
+#include <cstdlib>
 #include <exception>
 #include <functional>
 #include <mutex>
@@ -13,6 +14,10 @@
 #include "dist/ranks.h"
 
 namespace mgm {
+
+// c10d keeps one flight recorder per process and writes a map of it without a lock: ranks that are
+// threads crash in it. A rank that is a process has one thread that communicates.
+inline const int kWithoutC10dRecorder = ::setenv("TORCH_FR_BUFFER_SIZE", "0", /*overwrite=*/1);
 
 // Calls `body` on every rank and throws the first exception any of them ended with, after all have
 // ended.
