@@ -5,7 +5,10 @@
 
 #include <cmath>
 
+#include <algorithm>
+
 #include "base/error.h"
+#include "base/log.h"
 
 namespace mgm {
 
@@ -37,21 +40,36 @@ void MetricsDrain::drain(size_t max_pending) {
     report.loss = oldest.values[0].item<double>();
     report.grad_norm = oldest.values[1].item<double>();
     pending_.pop_front();
-    if (!std::isfinite(report.loss) || !std::isfinite(report.grad_norm)) {
-      constexpr size_t kShown = 8;
-      std::vector<std::string> ids(
-          report.sample_ids.begin(),
-          report.sample_ids.begin() +
-              static_cast<ptrdiff_t>(std::min(kShown, report.sample_ids.size())));
-      throw NonFiniteError("step ", report.step, ": loss ", report.loss, ", gradient norm ",
-                           report.grad_norm, " (lr ", report.lr, ", ", report.num_targets,
-                           " targets). Samples of the step: ", join(ids, ", "),
-                           report.sample_ids.size() > kShown ? ", ..." : "",
-                           ". The weights were not updated by this step; continue from the last "
-                           "checkpoint with a lower lr or without these samples.");
+    report.updated = std::isfinite(report.loss) && std::isfinite(report.grad_norm);
+    if (report.updated) {
+      in_a_row_ = 0;
+    } else {
+      not_finite(report);
     }
     for (Hook* hook : hooks_) hook->on_step(report);
   }
+}
+
+void MetricsDrain::not_finite(StepReport& report) {
+  constexpr size_t kShown = 8;
+  constexpr int64_t kMostInARow = 10;
+  const size_t shown = std::min(kShown, report.sample_ids.size());
+  const std::vector<std::string> ids(report.sample_ids.begin(),
+                                     report.sample_ids.begin() + static_cast<ptrdiff_t>(shown));
+  const std::string what =
+      cat("step ", report.step, ": loss ", report.loss, ", gradient norm ", report.grad_norm,
+          " (lr ", report.lr, ", ", report.num_targets, " targets). Samples of this rank: ",
+          join(ids, ", "), report.sample_ids.size() > shown ? ", ..." : "",
+          ". The weights were not updated by this step");
+  ++skipped_;
+  ++in_a_row_;
+  if (on_nonfinite_ == OnNonFinite::kSkip && in_a_row_ < kMostInARow) {
+    log::warn(cat(what, "; going on (train.on_nonfinite: skip)"));
+    return;
+  }
+  throw NonFiniteError(what, in_a_row_ > 1 ? cat(", nor by the ", in_a_row_ - 1, " before it") : "",
+                       "; continue from the last checkpoint with a lower lr or without these "
+                       "samples.");
 }
 
 }  // namespace mgm

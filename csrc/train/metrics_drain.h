@@ -16,12 +16,16 @@ namespace mgm {
 
 class MetricsDrain {
  public:
-  explicit MetricsDrain(std::vector<Hook*> hooks) : hooks_(std::move(hooks)) {}
+  MetricsDrain(std::vector<Hook*> hooks, OnNonFinite on_nonfinite)
+      : hooks_(std::move(hooks)), on_nonfinite_(on_nonfinite) {}
 
   void push(StepReport report, const StepResult& result);
   // Hands over what has arrived; waits for the oldest when more than `max_pending` are on their
-  // way. Throws NonFiniteError naming step and samples.
+  // way. A loss or gradient that is not finite has changed no weight; it throws NonFiniteError
+  // naming step and samples or, with on_nonfinite: skip, is reported and counted. Ten such steps in
+  // a row are not a matter of samples: they throw too.
   void drain(size_t max_pending);
+  int64_t skipped() const { return skipped_; }
 
  private:
   struct Pending {
@@ -29,7 +33,11 @@ class MetricsDrain {
     at::Tensor values;  // fp64 [2] on the host: loss, gradient norm
     std::optional<c10::Event> arrived;
   };
+  void not_finite(StepReport& report);
+
   std::vector<Hook*> hooks_;
+  OnNonFinite on_nonfinite_;
+  int64_t skipped_ = 0, in_a_row_ = 0;
   std::deque<Pending> pending_;
 };
 

@@ -50,7 +50,7 @@ class SaveClock {
 ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule,
              std::vector<Hook*> hooks, const TrainLoop& loop) {
   const StopSignals signals;
-  MetricsDrain drain(hooks);
+  MetricsDrain drain(hooks, module.config().train.on_nonfinite);
   SaveClock clock(loop.checkpoint);
   Timer since_step;
   const auto save = [&](int64_t step) {
@@ -97,6 +97,9 @@ ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule,
     }
   }
   drain.drain(0);
+  if (drain.skipped() > 0) {
+    log::warn(cat(drain.skipped(), " steps were not finite and changed no weight"));
+  }
   for (Hook* hook : hooks) hook->on_end();
   return outcome;
 }

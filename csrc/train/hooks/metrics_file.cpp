@@ -28,7 +28,7 @@ MetricsFile::~MetricsFile() {
 }
 
 void MetricsFile::on_step(const StepReport& r) {
-  const OrderedJson line = {{"step", r.step},
+  OrderedJson line = {{"step", r.step},
                             {"loss", r.loss},
                             {"lr", r.lr},
                             {"grad_norm", r.grad_norm},
@@ -38,6 +38,7 @@ void MetricsFile::on_step(const StepReport& r) {
                             {"samples", r.samples},
                             {"text_only", r.text_only},
                             {"holes", r.holes}};
+  if (!r.updated) line["updated"] = false;  // numbers that are not finite are null in JSON
   const std::string text = line.dump() + "\n";
   if (std::fwrite(text.data(), 1, text.size(), file_) != text.size()) {
     throw InternalError(path_.string(), ": cannot write: ", std::strerror(errno));

@@ -145,7 +145,7 @@ TEST_F(TrainModuleTest, NotFiniteLeavesEverythingAndNamesTheSamples) {
   for (const AdamW::State& state : trainer.module.optimizer().states()) {
     EXPECT_EQ(state.exp_avg.abs().sum().item<double>(), 0) << state.group->name;
   }
-  MetricsDrain drain({});
+  MetricsDrain drain({}, OnNonFinite::kStop);
   StepReport report;
   report.step = 7;
   report.sample_ids = {"sample-0", "sample-1"};
@@ -158,6 +158,21 @@ TEST_F(TrainModuleTest, NotFiniteLeavesEverythingAndNamesTheSamples) {
     EXPECT_NE(message.find("step 7"), message.npos) << message;
     EXPECT_NE(message.find("sample-0, sample-1"), message.npos) << message;
   }
+}
+
+TEST_F(TrainModuleTest, NotFiniteCanBeSkippedButNotTenTimesInARow) {
+  MetricsDrain drain({}, OnNonFinite::kSkip);
+  const auto step = [&](int64_t number, double loss) {
+    StepReport report;
+    report.step = number;
+    drain.push(report, {at::tensor(loss), at::tensor(1.0, at::kDouble)});
+    drain.drain(0);
+  };
+  for (int64_t i = 1; i <= 9; ++i) step(i, NAN);
+  step(10, 2.5);  // a good one between
+  for (int64_t i = 11; i <= 19; ++i) step(i, INFINITY);
+  EXPECT_EQ(drain.skipped(), 18);
+  EXPECT_THROW(step(20, NAN), NonFiniteError);
 }
 
 // Master weights are fp32 under bf16: updates far below a bf16 step add up.
