@@ -83,7 +83,7 @@ void add_launch(CLI::App& app) {
       "Lines of a rank begin with its number, as in \"[3] \". SIGTERM, SIGINT and SIGUSR1 are\n"
       "passed on to the ranks. When a rank fails, the others are ended.\n"
       "Exit codes: that of the first rank that failed (128 + n: killed by signal n), else 0, or\n"
-      "143 / 130 when the ranks stopped as a signal asked.");
+      "143 / 130 / 138 when the ranks stopped as a signal asked.");
   command->callback([plan, arguments] { launch(*plan, *arguments); });
 }
 

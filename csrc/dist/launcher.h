@@ -27,8 +27,9 @@ struct LaunchPlan {
   std::function<void(int fd, std::string_view text)> write;
 };
 
-// Returns the exit code: 0, the first failing rank's (128 + n: killed by signal n), or 143 / 130
-// when the ranks stopped as a signal asked. Throws ConfigError (the plan), DistError (the port of
+// Returns the exit code: 0, the first failing rank's (128 + n: killed by signal n), or 143 /
+// 130 / 138 when the ranks stopped as a signal asked. Throws ConfigError (the plan), DistError (the
+// port of
 // --master), InternalError (the command cannot be run).
 int run_launch(const LaunchPlan& plan);
 

@@ -167,7 +167,9 @@ class RankGroup {
 
   // As a signal asked: after a save, or before the rank could catch it.
   bool is_stop(const ChildEnd& end) const {
-    if (end.exit_code == 143 || end.exit_code == 130) return true;
+    for (const ExitCode code : {ExitCode::kSigterm, ExitCode::kSigint, ExitCode::kSigusr1}) {
+      if (end.exit_code == static_cast<int>(code)) return true;
+    }
     return end.signal != 0 &&
            std::find(passed_.begin(), passed_.end(), end.signal) != passed_.end();
   }

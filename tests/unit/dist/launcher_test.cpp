@@ -259,7 +259,7 @@ class LauncherSignal : public Launcher,
 
 TEST_P(LauncherSignal, IsPassedOnAndTheRanksCodeCounts) {
   const auto [sent, trapped] = GetParam();
-  const int code = std::string(trapped) == "INT" ? 130 : 143;
+  const int code = std::string(trapped) == "INT" ? 130 : std::string(trapped) == "USR1" ? 138 : 143;
   LaunchPlan p = plan(cat("trap 'sleep 0.$RANK; echo saved; exit ", code, "' ", trapped,
                           "; touch $F/up$RANK; while [ ! -e $F/up2 ]; do sleep 0.01; done; "
                           "touch $F/all; while :; do sleep 0.05; done"),
