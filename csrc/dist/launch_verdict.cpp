@@ -14,7 +14,7 @@ const RankFailure* first_failure(const std::vector<HostOutcome>& outcomes, bool 
 
 std::string with_last_lines(const RankFailure& failure) {
   std::string out = failure.sentence();
-  if (failure.last_lines.empty()) return out + "; it wrote nothing";
+  if (failure.last_lines.empty()) return out + "; it wrote nothing here";
   out += "; its last lines:";
   for (const std::string& line : failure.last_lines) out += "\n    " + line;
   return out;

@@ -135,7 +135,7 @@ def test_two_ranks_learn_as_one(one_rank, two_ranks):
 
 def test_torchrun(one_rank, tmp_path):
     torchrun = pathlib.Path(sys.executable).parent / "torchrun"
-    done = subprocess.run([torchrun, "--nproc-per-node", "2", "--master-port", "0", "--no-python", MGM, "train", STAGE1,
+    done = subprocess.run([torchrun, "--standalone", "--nproc-per-node", "2", "--no-python", MGM, "train", STAGE1,
                            *options(tmp_path / "run")], cwd=ROOT, env={**ENV, "OMP_NUM_THREADS": "1"}, text=True,
                           capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
