@@ -1,5 +1,6 @@
 // The stop flag: SIGTERM, SIGINT and SIGUSR1 (what schedulers warn of preemption with) ask for a
-// clean save and exit; a second signal ends at once, unless the first was SIGUSR1.
+// clean save and exit; a second signal ends at once, unless the first was SIGUSR1. The same signal
+// again within a second is no second one.
 #pragma once
 
 namespace mgm {

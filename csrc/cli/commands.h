@@ -18,6 +18,7 @@ void add_config(CLI::App& app);  // config show|check|diff|help
 void add_data(CLI::App& app);    // data check|show
 void add_export(CLI::App& app);
 void add_forward(CLI::App& app);
+void add_launch(CLI::App& app);
 void add_preprocess(CLI::App& app);
 void add_render(CLI::App& app);
 void add_report(CLI::App& app);

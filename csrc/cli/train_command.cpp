@@ -49,7 +49,9 @@ void train(const TrainArgs& args) {
   const std::vector<ResolvedConfig> stages = read_run_configs(args.config, args.sets);
   Meeting meeting;
   if (!args.plan) {
-    meeting = meet(read_launch_env(), stages.front().config.dist.timeout_s.start);
+    const LaunchEnv env = read_launch_env();
+    if (!env.note.empty()) log::warn(env.note);
+    meeting = meet(env, stages.front().config.dist.timeout_s.start);
   }
   for (size_t i = 0; i < stages.size(); ++i) {
     if (stages.size() > 1) {
@@ -87,8 +89,8 @@ void add_train(CLI::App& app) {
       "Example:\n"
       "  mgm train configs/tiny/stage1.yaml --set train.max_steps=100\n"
       "  mgm train configs/stage2/vicuna_7b.yaml --plan\n"
-      "Exit codes: 0 done, 2 config, 3 data, 4 checkpoint or weights, 6 loss not finite,\n"
-      "130 / 143 stopped by SIGINT / SIGTERM after a save, 1 anything else.");
+      "Exit codes: 0 done, 2 config, 3 data, 4 checkpoint or weights, 5 ranks, 6 loss not finite,\n"
+      "130 / 143 / 138 stopped by SIGINT / SIGTERM / SIGUSR1 after a save, 1 anything else.");
   command->callback([args] { train(*args); });
 }
 

@@ -1,13 +1,5 @@
 #include "dist/ranks.h"
 
-#include <arpa/inet.h>
-#include <netdb.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
-
 #include "base/error.h"
 #include "dist/c10d_group.h"
 
@@ -78,33 +70,6 @@ void Ranks::abort() {
        {replica.get(), reduce.get(), gather.get(), world.get(), control.get()}) {
     if (group) group->abort();
   }
-}
-
-std::string address_towards(const std::string& host, int port) {
-  addrinfo hints{}, *found = nullptr;
-  hints.ai_family = AF_INET;
-  hints.ai_socktype = SOCK_DGRAM;
-  const int code = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
-  if (code != 0) {
-    throw DistError("MASTER_ADDR ", host, ": ", ::gai_strerror(code),
-                    "; it must be a name or address that every rank can resolve");
-  }
-  // A connected UDP socket sends nothing; the kernel picks the route.
-  char text[INET_ADDRSTRLEN] = "";
-  int error = 0;
-  const int fd = ::socket(AF_INET, SOCK_DGRAM, 0);
-  sockaddr_in local{};
-  socklen_t length = sizeof local;
-  if (fd < 0 || ::connect(fd, found->ai_addr, found->ai_addrlen) != 0 ||
-      ::getsockname(fd, reinterpret_cast<sockaddr*>(&local), &length) != 0) {
-    error = errno;
-  } else {
-    ::inet_ntop(AF_INET, &local.sin_addr, text, sizeof text);
-  }
-  if (fd >= 0) ::close(fd);
-  ::freeaddrinfo(found);
-  if (error != 0) throw DistError("no route to MASTER_ADDR ", host, ": ", std::strerror(error));
-  return text;
 }
 
 }  // namespace mgm

@@ -61,8 +61,4 @@ Ranks place_rank(const LaunchEnv& env, const DistConfig& config, std::shared_ptr
 // Connects all groups; every rank must call it. Throws DistError.
 void connect_groups(Ranks& ranks, const RankSettings& settings);
 
-// The local address that packets to `host` leave from; "127.0.0.1" for this host. Throws DistError
-// when the host is unknown or unreachable.
-std::string address_towards(const std::string& host, int port);
-
 }  // namespace mgm

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "dist/host_address.h"
 
 namespace mgm {
 namespace {
@@ -50,7 +51,8 @@ void join(Ranks& ranks, const RunConfig& config, const DeviceSetup& device) {
   settings.device = device.device.index();
   // The outer net, behind the limits of each phase.
   settings.timeout_s = 2 * std::max({limits.start, limits.step, limits.save});
-  settings.address = address_towards(ranks.env.master_host, ranks.env.master_port);
+  settings.address =
+      address_towards(ranks.env.master_host, ranks.env.master_port, ranks.env.nodes > 1);
   connect_groups(ranks, settings);
 }
 

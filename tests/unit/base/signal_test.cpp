@@ -38,11 +38,24 @@ TEST(StopSignals, TheSecondOneEndsAtOnce) {
     const int status = status_of([&] {
       const StopSignals handlers;
       ::raise(SIGTERM);
+      if (second == SIGTERM) ::usleep(1100000);
       ::raise(second);
     });
     ASSERT_TRUE(WIFEXITED(status));
     EXPECT_EQ(WEXITSTATUS(status), 128 + second);
   }
+}
+
+TEST(StopSignals, OneThatALauncherPassesOnTooCountsOnce) {
+  const int status = status_of([] {
+    const StopSignals handlers;
+    ::raise(SIGTERM);
+    ::usleep(100000);
+    ::raise(SIGTERM);
+    ::_exit(stop_signal());
+  });
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), SIGTERM);
 }
 
 TEST(StopSignals, TheOldHandlersComeBack) {

@@ -1,0 +1,210 @@
+"""mgm launch, torchrun and mpirun with the real binary: prefixes, exit codes, a training run on two ranks that is
+stopped, killed and started again."""
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from mgm_binary import MGM, ROOT, metrics, mgm, sets
+
+STAGE1 = "configs/tiny/stage1.yaml"
+STEPS = 8
+# What a launcher around this test would set is not for the launcher under test.
+ENV = {name: value for name, value in os.environ.items()
+       if not re.match(r"RANK$|WORLD_SIZE$|LOCAL_|GROUP_|MASTER_|TORCHELASTIC_|SLURM_|OMPI_|PMIX_|OMP_NUM", name)}
+
+
+def launch(*args, code=0, **kwargs):
+    return mgm("launch", *args, code=code, env=ENV, **kwargs)
+
+
+def options(run_dir, **more):
+    values = {
+        "run.dir": str(run_dir),
+        "train.max_steps": STEPS,
+        "train.global_batch": 4,
+        "train.micro_batch": 2,
+        "train.threads": 1,
+        "checkpoint.every_steps": 3,
+        "log.every_steps": 1,
+    }
+    values.update({key.replace("__", "."): value for key, value in more.items()})
+    return sets(values)
+
+
+# ---- any command ------------------------------------------------------------------------------------
+
+
+def test_every_rank_runs_the_command_behind_the_dashes():
+    done = launch("--nproc", 2, "--", "config", "check", STAGE1)
+    assert sorted(done.stdout.splitlines()) == [f"[0] {STAGE1}: ok", f"[1] {STAGE1}: ok"]
+    assert done.stderr == ""
+
+
+def test_options_behind_the_dashes_are_the_commands():
+    done = launch("--nproc", 1, "--", "config", "show", "--plain", STAGE1, "--set", "train.seed=77")
+    assert "[0]   seed: 77\n" in done.stdout
+    assert launch("--nproc", 1, "--", "train", "--help").stdout.startswith("[0] Train what a config says")
+
+
+def test_exit_code_is_the_ranks_and_config_errors_do_not_start_again(tmp_path):
+    config = tmp_path / "wrong.yaml"
+    config.write_text("train:\n  sed: 1\n")
+    done = launch("--nproc", 2, "--restarts", 3, "--", "config", "check", config, code=2)
+    assert re.search(r"launch: rank [01] \(local rank [01] of host \S+, pid \d+\) ended with exit code 2 \(config\) "
+                     r"after [\d.]+s; its last lines:\n    \S+wrong.yaml:2:3: train.sed: unknown key", done.stderr)
+    assert "not started again: exit code 2 would come back" in done.stderr
+
+
+@pytest.mark.parametrize("args,text", [
+    (["--nproc", "2"], "command"),
+    (["--nproc", "0", "--", "train", "x"], "--nproc is 0"),
+    (["--", "train", "x"], "--nproc"),
+    (["--nproc", "2", "--min-nproc", "3", "--", "train", "x"], "--min-nproc is 3"),
+    (["--nproc", "2", "--nnodes", "2", "--", "train", "x"], "--master"),
+    (["--nproc", "2", "--grace", "-1", "--", "train", "x"], "--grace"),
+])
+def test_mistakes_on_the_command_line(args, text):
+    assert text in launch(*args, code=2).stderr
+
+
+def test_help_has_an_example():
+    assert "mgm launch --nproc 8 --restarts 3 -- train configs/" in mgm("launch", "--help").stdout
+
+
+def test_two_hosts():
+    with socket.socket() as s:
+        s.bind(("", 0))
+        port = s.getsockname()[1]
+    args = ["--nnodes", "2", "--master", f"127.0.0.1:{port}", "--nproc", "2", "--", "config", "check", STAGE1]
+    other = subprocess.Popen([MGM, "launch", "--node-rank", "1", *args], cwd=ROOT, env=ENV, stdout=subprocess.PIPE,
+                             text=True)
+    first = launch("--node-rank", 0, *args)
+    assert sorted(first.stdout.splitlines()) == [f"[0] {STAGE1}: ok", f"[1] {STAGE1}: ok"]
+    assert sorted(other.communicate(timeout=60)[0].splitlines()) == [f"[2] {STAGE1}: ok", f"[3] {STAGE1}: ok"]
+    assert other.returncode == 0
+
+
+def test_contradicting_variables_are_named():
+    env = {**ENV, "RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    error = mgm("train", STAGE1, code=5, env=env).stderr
+    assert error.strip().endswith("error: RANK is 2 but WORLD_SIZE is 2; ranks count from 0")
+
+
+def test_a_batch_script_without_srun_is_one_rank(tmp_path):
+    env = {**ENV, "SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "2",
+           "SLURM_NNODES": "1"}
+    done = mgm("train", STAGE1, *options(tmp_path / "run", train__max_steps=1), env=env)
+    assert "SLURM_NTASKS is 2 but srun did not start this process" in done.stderr
+
+
+# ---- training on two ranks --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory):
+    run = tmp_path_factory.mktemp("one") / "run"
+    mgm("train", STAGE1, *options(run), env=ENV)
+    return run
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    run = tmp_path_factory.mktemp("two") / "run"
+    launch("--nproc", 2, "--", "train", STAGE1, *options(run))
+    return run
+
+
+def assert_near(run, expected):
+    lines, others = metrics(run), metrics(expected)
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    for a, b in zip(lines, others, strict=True):
+        assert a["num_targets"] == b["num_targets"] and abs(a["loss"] - b["loss"]) < 1e-5, (a, b)
+
+
+def test_two_ranks_learn_as_one(one_rank, two_ranks):
+    assert_near(two_ranks, one_rank)
+    assert {path.name for path in (two_ranks / "logs").iterdir()} == {"rank_0.log", "rank_1.log"}
+
+
+def test_torchrun(one_rank, tmp_path):
+    torchrun = pathlib.Path(sys.executable).parent / "torchrun"
+    done = subprocess.run([torchrun, "--standalone", "--nproc-per-node", "2", "--no-python", MGM, "train", STAGE1,
+                           *options(tmp_path / "run")], cwd=ROOT, env={**ENV, "OMP_NUM_THREADS": "1"}, text=True,
+                          capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "2 ranks (torchrun)" in done.stderr
+    assert_near(tmp_path / "run", one_rank)
+
+
+@pytest.mark.skipif(not shutil.which("mpirun"), reason="Open MPI is not installed (apt-get install openmpi-bin)")
+def test_open_mpi(one_rank, tmp_path):
+    done = subprocess.run(["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2", MGM, "train", STAGE1,
+                           *options(tmp_path / "run")], cwd=ROOT, env=ENV, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "2 ranks (openmpi)" in done.stderr
+    assert_near(tmp_path / "run", one_rank)
+
+
+def interrupt(run, text, act, *launch_options):
+    """Starts two ranks and calls act(launcher, line) when a line with `text` comes; (exit code, errors)."""
+    process = subprocess.Popen([MGM, "launch", "--nproc", "2", *launch_options, "--", "train", STAGE1, *options(run)],
+                               cwd=ROOT, env=ENV, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    seen, acted = [], False
+    for line in process.stderr:
+        seen.append(line)
+        if text in line and not acted:
+            acted = True
+            act(process, line)
+    assert acted, "".join(seen)
+    return process.wait(timeout=120), "".join(seen)
+
+
+def ranks_of(launcher):
+    children = pathlib.Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    return [int(pid) for pid in children]
+
+
+@pytest.mark.parametrize("sig,code", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
+def test_stop_signal_saves_on_all_ranks_and_the_run_goes_on(two_ranks, tmp_path, sig, code):
+    run = tmp_path / "run"
+    got, errors = interrupt(run, "step 4/", lambda launcher, _: launcher.send_signal(sig))
+    assert got == code, errors
+    steps = len(metrics(run))
+    assert 4 <= steps < STEPS and (run / "checkpoints" / f"step_{steps}").is_dir()
+    launch("--nproc", 2, "--", "train", STAGE1, *options(run))
+    assert (run / "metrics.jsonl").read_bytes() == (two_ranks / "metrics.jsonl").read_bytes()
+
+
+def test_killed_rank_is_named_and_all_start_again_from_the_newest_checkpoint(two_ranks, tmp_path):
+    run = tmp_path / "run"
+    victims = []
+
+    def kill(launcher, _):
+        victims.append(ranks_of(launcher)[1])
+        os.kill(victims[0], signal.SIGKILL)
+
+    code, errors = interrupt(run, "step 5/", kill, "--restarts", "1")
+    assert code == 0, errors
+    assert f"pid {victims[0]}) was killed by SIGKILL" in errors and "restart 1 of 1" in errors
+    assert (run / "metrics.jsonl").read_bytes() == (two_ranks / "metrics.jsonl").read_bytes()
+
+
+def test_killed_launcher_leaves_no_ranks(tmp_path):
+    pids = []
+
+    def kill(launcher, _):
+        pids.extend(ranks_of(launcher))
+        launcher.kill()
+
+    interrupt(tmp_path / "run", "step 2/", kill)  # returns when the ranks have let go of the pipe
+    assert len(pids) == 2
+    for pid in pids:
+        stat = pathlib.Path(f"/proc/{pid}/stat")
+        assert not stat.exists() or ") Z " in stat.read_text()
