@@ -42,7 +42,7 @@ class CheckpointSaver {
   // state on a GPU. Collective.
   CheckpointSaver(fs::path run_dir, const ParamStore& store, const std::vector<GroupState>& state,
                   Ranks& ranks, const SaverSettings& settings);
-  // Ends a save under way as well as it can: 30 s behind the own shard for the other ranks.
+  // Ends a save under way as well as it can: 10 s behind the own shard for the other ranks.
   ~CheckpointSaver();
   CheckpointSaver(const CheckpointSaver&) = delete;
   CheckpointSaver& operator=(const CheckpointSaver&) = delete;

@@ -14,7 +14,7 @@ namespace {
 // wait for minutes do not keep the store busy.
 constexpr std::chrono::milliseconds kFirstWait{2}, kLastWait{500};
 constexpr const char* kMark = "=";   // before every text: no value of the store is empty
-constexpr double kEndingGrace = 30;  // seconds
+constexpr double kEndingGrace = 10;  // seconds
 
 }  // namespace
 

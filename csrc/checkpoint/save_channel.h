@@ -17,7 +17,7 @@ namespace mgm {
 class SaveChannel {
  public:
   // `store` is null where there is one rank. `key`: of this save alone. Once `ending` is true a
-  // wait lasts 30 s at most: others may have ended without a word.
+  // wait lasts 10 s at most: others may have ended without a word.
   SaveChannel(std::shared_ptr<Store> store, std::string key, int rank, int world, double timeout_s,
               const std::atomic<bool>& ending);
 

@@ -229,8 +229,14 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
   loop.save = [&](int64_t step, const Timer& held) {
     saver.save(capture(step, resolved, identity, metrics ? metrics->offset() : 0), held);
   };
-  const ExitCode outcome = fit(module, loader, schedule, hooks, loop);
-  saver.finish();
+  ExitCode outcome = ExitCode::kOk;
+  try {
+    outcome = fit(module, loader, schedule, hooks, loop);
+    saver.finish();
+  } catch (...) {
+    // The others are told before this rank ends a save that is under way.
+    std::rethrow_exception(watch.failed(std::current_exception()));
+  }
   if (outcome == ExitCode::kOk && leaves_projector) write_projector(projector, *store, ranks);
   log::info(cat(dir.string(),
                 outcome == ExitCode::kOk ? ": complete" : ": stopped by a signal, saved",

@@ -330,7 +330,6 @@ TEST_F(TrainCheckpointTest, FullDiskLeavesEarlierCheckpointsWhole) {
     CheckpointContent content;
     content.step = 2;
     content.config_yaml = std::string(250, '#');
-    content.state["longer than the manifest"] = "";
     write_train_checkpoint(
         folder_, content, StateLayout{"replicate", 1, 1, {}},
         [&]() -> const std::vector<ShardTensor>& { return nothing; }, 1, channel);
