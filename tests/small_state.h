@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "base/rng.h"
+#include "base/strings.h"
 #include "checkpoint/checkpoint_writer.h"
 #include "checkpoint/train_state.h"
 
