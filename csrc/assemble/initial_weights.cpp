@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <set>
 
 #include "base/error.h"
@@ -12,6 +13,8 @@
 
 namespace mgm {
 namespace {
+
+constexpr int64_t kPiece = 1 << 20;  // elements
 
 bool is_bridge(const std::string& name) {
   return name.rfind("model.mm_projector", 0) == 0 || name.rfind("model.vlm_uni_", 0) == 0;
@@ -49,7 +52,34 @@ std::vector<OverlayLayer> weight_layers(const RunConfig& config) {
   return layers;
 }
 
+// In bounded pieces: nobody needs a large parameter twice.
+void draw(Param& param, uint64_t seed, const ElementRange& wanted, const WeightSink& sink) {
+  const int64_t end = wanted.first + wanted.count;
+  for (int64_t first = wanted.first; first < end; first += kPiece) {
+    at::Tensor values = at::empty({std::min(kPiece, end - first)}, at::kFloat);
+    init_range(param.spec, seed, first, values);
+    sink(param, first, values);
+  }
+}
+
 }  // namespace
+
+InitialWeights::InitialWeights(const RunConfig& config)
+    : seed_(static_cast<uint64_t>(config.train.seed)) {
+  const std::vector<OverlayLayer> layers = weight_layers(config);
+  if (!layers.empty()) source_.emplace(layers);
+}
+
+void InitialWeights::read(Param& param, const WeightSink& sink) const {
+  const int64_t numel = param.spec.numel();
+  if (!source_ || !source_->contains(param.spec.name)) {
+    draw(param, seed_, {0, numel}, sink);
+    return;
+  }
+  const at::Tensor values = source_->read(param.spec.name).view(-1);
+  for (int64_t first = 0; first < numel; first += kPiece)
+    sink(param, first, values.narrow(0, first, std::min(kPiece, numel - first)));
+}
 
 void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
                      const WeightSink& sink,
@@ -80,11 +110,8 @@ void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
       continue;
     }
     ++fresh;
-    const ElementRange wanted = range ? range(*param) : ElementRange{0, param->spec.numel()};
-    if (wanted.count == 0) continue;
-    at::Tensor values = at::empty({wanted.count}, at::kFloat);
-    init_range(param->spec, static_cast<uint64_t>(config.train.seed), wanted.first, values);
-    sink(*param, wanted.first, values);
+    draw(*param, static_cast<uint64_t>(config.train.seed),
+         range ? range(*param) : ElementRange{0, param->spec.numel()}, sink);
   }
   if (!missing.empty()) {
     constexpr size_t kShown = 20;

@@ -2,6 +2,8 @@
 // train.seed.
 #pragma once
 
+#include <functional>
+#include <optional>
 #include <vector>
 
 #include "checkpoint/weight_loader.h"
@@ -11,7 +13,8 @@
 namespace mgm {
 
 // Hands the wanted elements of every parameter (`range`, checkpoint/weight_loader.h; not set: all)
-// to `sink` exactly once, as a CPU tensor of any float dtype. Reads and draws nothing else.
+// to `sink`, each exactly once, as CPU tensors of any float dtype: one piece of what is read,
+// several of a large parameter that is drawn. Reads and draws nothing else.
 //
 // model.init random: every value is a function of (train.seed, parameter name, element).
 // model.projector.path still overrides what that file holds. model.init pretrained: model.path (a
@@ -22,5 +25,17 @@ namespace mgm {
 void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
                      const WeightSink& sink,
                      const std::function<ElementRange(const Param&)>& range = {});
+
+// The same values for one parameter after another. Checks nothing: initial_weights does.
+class InitialWeights {
+ public:
+  explicit InitialWeights(const RunConfig& config);
+  // Pieces begin at multiples of 2^20 elements. What is read is a view of the mapped file.
+  void read(Param& param, const WeightSink& sink) const;
+
+ private:
+  std::optional<OverlaySource> source_;
+  uint64_t seed_;
+};
 
 }  // namespace mgm

@@ -4,7 +4,6 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "checkpoint/hf_directory.h"
 #include "checkpoint/mm_projector_file.h"
 #include "checkpoint/name_maps.h"
 #include "checkpoint/weight_loader.h"
@@ -101,10 +100,10 @@ LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
 }
 
 void write_model(const fs::path& dir, const ModelContent& content, at::ScalarType dtype,
-                 bool llm_only, bool replace) {
+                 bool llm_only, const HfDirectoryOptions& options) {
   HfDirectory out;
-  std::map<std::string, const Param*> by_name;
-  for (const Param* param : content.params) {
+  std::map<std::string, Param*> by_name;
+  for (Param* param : content.params) {
     if (llm_only && in_projector_file(param->spec.name)) continue;
     by_name[param->spec.name] = param;
     out.tensors.push_back({param->spec.name, dtype, param->spec.shape});
@@ -121,8 +120,6 @@ void write_model(const fs::path& dir, const ModelContent& content, at::ScalarTyp
     config["optimize_vision_tower_aux"] = content.hr_encoder_trained;
   }
   out.files["config.json"] = config.dump(2) + "\n";
-  HfDirectoryOptions options;
-  options.replace = replace;
   write_hf_directory(dir, out, options);
 }
 

@@ -10,6 +10,7 @@
 
 #include "assemble/hf_config.h"
 #include "base/fs.h"
+#include "checkpoint/hf_directory.h"
 #include "model/mini_gemini.h"
 #include "text/tokenizer.h"
 
@@ -36,15 +37,17 @@ LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options);
 struct ModelContent {
   const ModelDescription& description;
   const std::vector<Param*>& params;
-  std::function<at::Tensor(const Param&)> value;  // any float dtype and device
+  // Any float dtype and device; asked for once per parameter, shard by shard.
+  std::function<at::Tensor(Param&)> value;
   const Tokenizer& tokenizer;
   // The reference takes a tower from the shards only where config.json says that it was trained.
   bool vision_tower_trained = false, hr_encoder_trained = false;
 };
 
 // Writes `dir`, whole or not at all (checkpoint/hf_directory.h). Everything load_model needs goes
-// in, both towers included. With `llm_only` a plain Hugging Face language model.
+// in, both towers included. With `llm_only` a plain Hugging Face language model. One parameter is
+// in memory at a time.
 void write_model(const fs::path& dir, const ModelContent& content, at::ScalarType dtype,
-                 bool llm_only, bool replace);
+                 bool llm_only, const HfDirectoryOptions& options);
 
 }  // namespace mgm

@@ -64,14 +64,15 @@ uint64_t TensorSpec::bytes() const {
 }
 
 WrittenFile write_safetensors(const fs::path& path, const std::vector<TensorSpec>& tensors,
-                              const TensorGetter& get) {
+                              const TensorGetter& get,
+                              const std::map<std::string, std::string>& metadata) {
   const auto specs = by_name(tensors);
   std::vector<TensorEntry> entries;
   for (const TensorSpec& spec : tensors) {
     entries.push_back({spec.name, dtype_name(spec.type), spec.shape, 0, 0});
   }
   return write_whole(path, [&](FileWriter& file) {
-    file.write(make_safetensors_header(entries));
+    file.write(make_safetensors_header(entries, metadata));
     for (const TensorEntry& entry : entries) {
       const at::Tensor tensor = fetch(*specs.at(entry.name), get);
       file.write(bytes_of(tensor));

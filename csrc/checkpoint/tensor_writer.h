@@ -30,9 +30,10 @@ struct WrittenFile {
 };
 
 // Throw Error(kInternal): disk full, folder not writable, `get` returned something else than
-// announced, two tensors of one name.
+// announced, two tensors of one name. `metadata` goes into the header.
 WrittenFile write_safetensors(const fs::path& path, const std::vector<TensorSpec>& tensors,
-                              const TensorGetter& get);
+                              const TensorGetter& get,
+                              const std::map<std::string, std::string>& metadata = {});
 WrittenFile write_safetensors(const fs::path& path,
                               const std::map<std::string, at::Tensor>& tensors);
 // A flat dict, as torch.save writes it; torch.load(weights_only=True) reads it. A type without a

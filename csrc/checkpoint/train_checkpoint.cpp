@@ -1,253 +1,161 @@
 #include "checkpoint/train_checkpoint.h"
 
-#include <fcntl.h>
+#include <ATen/ATen.h>
 
 #include <algorithm>
-#include <cstdio>
 
 #include "base/error.h"
-#include "base/hash.h"
-#include "base/log.h"
-#include "checkpoint/tensor_source.h"
-#include "checkpoint/tensor_writer.h"
+#include "dist/agreement.h"
 
 namespace mgm {
 namespace {
 
-constexpr int kVersion = 1;
-constexpr const char* kManifest = "manifest.json";
-constexpr const char* kTensors = "rank_0.safetensors";
-constexpr const char* kConfig = "config.yaml";
-constexpr const char* kState = "state.json";
-
-fs::path checkpoints_dir(const fs::path& run_dir) { return run_dir / "checkpoints"; }
-
-// "step_12" -> 12; anything else (step_12.tmp, step_012) -> -1.
-int64_t step_of(const std::string& name) {
-  constexpr size_t kPrefix = 5, kMostDigits = 18;  // 10^18 fits 64 bits
-  if (name.rfind("step_", 0) != 0 || name.size() > kPrefix + kMostDigits) return -1;
-  int64_t step = 0;
-  for (const char c : name.substr(kPrefix)) {
-    if (c < '0' || c > '9') return -1;
-    step = step * 10 + (c - '0');
+// The files this rank checks: the largest first, each to the rank with the fewest bytes so far.
+std::vector<std::string> share_of(const Manifest& manifest, const Ranks& ranks) {
+  std::vector<std::pair<uint64_t, std::string>> files;
+  for (const auto& [name, entry] : manifest.files) files.push_back({entry.size, name});
+  std::sort(files.begin(), files.end(), std::greater<>());
+  std::vector<uint64_t> load(static_cast<size_t>(ranks.size()), 0);
+  std::vector<std::string> mine;
+  for (const auto& [size, name] : files) {
+    const auto least = std::min_element(load.begin(), load.end());
+    *least += size + 1;  // empty files are dealt round too
+    if (least - load.begin() == ranks.rank()) mine.push_back(name);
   }
-  return name == cat("step_", step) ? step : -1;
+  std::sort(mine.begin(), mine.end());
+  return mine;
 }
 
-void discard(const fs::path& path) {
-  std::error_code code;
-  fs::remove_all(path, code);
-  if (code) log::warn(cat(path.string(), ": cannot remove: ", code.message()));
+fs::path normal(const fs::path& path) {
+  const fs::path dir = fs::absolute(path).lexically_normal();
+  return dir.has_filename() ? dir : dir.parent_path();  // "step_5/" is step_5
 }
 
-// Renamed first: a crash in the middle of the removal leaves no folder that looks published.
-void remove_published(const fs::path& dir) {
-  const fs::path doomed = dir.string() + ".tmp";
-  std::error_code code;
-  fs::rename(dir, doomed, code);
-  discard(code ? dir : doomed);
-}
-
-// What a crash left: step_N.tmp is a part of a checkpoint. step_N.old is a whole one; without a
-// step_N beside it the crash was between the two renames of publish(), and it goes back.
-void clean_up(const fs::path& folder) {
-  std::vector<fs::path> leftovers;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    const std::string extension = entry.path().extension().string();
-    if ((extension == ".tmp" || extension == ".old") && step_of(entry.path().stem().string()) >= 0)
-      leftovers.push_back(entry.path());
+// Says which other checkpoint of the run could be used, and throws.
+[[noreturn]] void refuse(const fs::path& dir, const std::string& problem, Ranks& ranks) {
+  const int64_t step = checkpoint_step(dir.filename().string());
+  const fs::path run_dir = dir.parent_path().parent_path();
+  const std::optional<int64_t> other = newest_whole_checkpoint(run_dir, ranks, step);
+  if (other) {
+    throw CheckpointError(
+        problem, ". The checkpoint of step ", *other,
+        " is whole: remove the damaged one to go on from there, or run with --resume ",
+        train_checkpoint_dir(run_dir, *other).string());
   }
-  for (const fs::path& path : leftovers) {
-    const fs::path published = folder / path.stem();
-    if (path.extension() == ".old" && !fs::exists(published)) {
-      fs::rename(path, published);
-    } else {
-      discard(path);
-    }
-  }
+  throw CheckpointError(problem,
+                        ". No other checkpoint of this run is whole, and a run never starts over "
+                        "by itself: use another run.dir, or remove the damaged checkpoint");
 }
 
-// One rename. Where step_N exists already (the run went back to an older checkpoint) the two are
-// exchanged in one step; file systems that cannot do that take two.
-void publish(const fs::path& temporary, const fs::path& dir) {
-  const fs::path old = dir.string() + ".old";
-  if (!fs::exists(dir)) {
-    fs::rename(temporary, dir);
-  } else if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, dir.c_str(), RENAME_EXCHANGE) !=
-             0) {
-    fs::rename(dir, old);
-    std::error_code code;
-    fs::rename(temporary, dir, code);
-    if (code) {
-      fs::rename(old, dir);
-      throw InternalError(dir.string(), ": cannot rename a folder to it: ", code.message());
-    }
-  }
-  fsync_dir(dir.parent_path());
-  discard(temporary);
-  discard(old);
-}
-
-void write_files(const fs::path& folder, const TrainCheckpoint& checkpoint) {
-  OrderedJson manifest = {{"version", kVersion}, {"step", checkpoint.step}};
-  // The hashes are of what was to be written, not of what the disk then held.
-  const auto record = [&](const char* name, uint64_t size, uint64_t hash) {
-    manifest["files"][name] = {{"size", size}, {"xxh3", hex64(hash)}};
-  };
-  const auto write_text = [&](const char* name, const std::string& text) {
-    write_file_atomic(folder / name, text);
-    record(name, text.size(), hash64(text));
-  };
-  const WrittenFile tensors = write_safetensors(folder / kTensors, checkpoint.tensors);
-  record(kTensors, tensors.size, tensors.hash);
-  write_text(kConfig, checkpoint.config_yaml);
-  write_text(kState, checkpoint.state.dump(1));
-  manifest["frozen"] = checkpoint.frozen;
-  write_file_atomic(folder / kManifest, manifest.dump(1));
-}
-
-void prune(const fs::path& run_dir, int64_t written, int64_t keep) {
-  std::vector<int64_t> steps = list_train_checkpoints(run_dir);
-  while (!steps.empty() && steps.back() > written) {
-    const fs::path dir = train_checkpoint_dir(run_dir, steps.back());
-    log::warn(cat(dir.string(), ": removed: the run went back to an earlier step and is now at ",
-                  written));
-    remove_published(dir);
-    steps.pop_back();
-  }
-  for (size_t i = 0; i + static_cast<size_t>(keep) < steps.size(); ++i)
-    remove_published(train_checkpoint_dir(run_dir, steps[i]));
-}
-
-struct Manifest {
-  int64_t step = 0;
-  std::map<std::string, std::string> frozen;
-};
-
-void check_file(const fs::path& path, const Json& entry) {
-  std::error_code missing;
-  const auto size = fs::file_size(path, missing);
-  if (missing) throw CheckpointError(path.string(), ": cannot be read: ", missing.message());
-  const auto expected = entry.at("size").get<uint64_t>();
-  if (size != expected) {
-    throw CheckpointError(path.string(), ": ", size, " bytes, the manifest says ", expected,
-                          ": truncated or altered");
-  }
-  if (hex64(hash_file(path)) != entry.at("xxh3").get<std::string>()) {
-    throw CheckpointError(path.string(), ": its content differs from the manifest's hash: altered");
-  }
-}
-
-// Throws CheckpointError naming the first file that is not as the manifest says.
-Manifest verify(const fs::path& dir) {
-  const fs::path path = dir / kManifest;
-  std::error_code ignored;
-  if (!fs::exists(path, ignored))
-    throw CheckpointError(dir.string(), ": no manifest.json: not a checkpoint, or damaged");
+std::string text_of(const fs::path& path) {
   try {
-    const Json manifest = read_json(path);
-    const auto version = manifest.at("version").get<int64_t>();
-    if (version != kVersion) {
-      throw CheckpointError(path.string(), ": version ", version, ", this program reads ",
-                            kVersion);
-    }
-    Manifest out;
-    out.step = manifest.at("step").get<int64_t>();
-    out.frozen = manifest.at("frozen").get<std::map<std::string, std::string>>();
-    const int64_t named = step_of(dir.filename().string());
-    if (named >= 0 && named != out.step) {
-      throw CheckpointError(path.string(), ": of step ", out.step, ", but the folder is named ",
-                            dir.filename().string(), ": altered or moved");
-    }
-    for (const char* name : {kTensors, kConfig, kState})
-      check_file(dir / name, manifest.at("files").at(name));
-    return out;
-  } catch (const Json::exception& e) {
-    throw CheckpointError(path.string(), ": malformed: ", e.what());
+    return read_file(path);
   } catch (const DataError& e) {
     throw CheckpointError(e.what());
   }
 }
 
-// Says which other checkpoint of the run could be used, and throws.
-[[noreturn]] void refuse(const fs::path& dir, const CheckpointError& problem) {
-  const fs::path run_dir = dir.parent_path().parent_path();
-  const std::vector<int64_t> steps = list_train_checkpoints(run_dir);
+}  // namespace
+
+TrainCheckpoint::TrainCheckpoint(const fs::path& path) : dir_(normal(path)) {
+  manifest_ = read_manifest(dir_);
+  config_yaml_ = text_of(dir_ / kConfigFile);
+  const std::string source = (dir_ / kStateFile).string();
+  try {
+    state_ = parse_json(text_of(source), source);
+    layout_ = std::make_shared<StateLayout>(parse_state_layout(state_.at("layout"), source));
+    state_.erase("layout");
+  } catch (const Json::exception& e) {
+    throw CheckpointError(source, ": malformed: ", e.what());
+  } catch (const DataError& e) {
+    throw CheckpointError(e.what());
+  }
+  if (layout_->world != manifest_.world) {
+    throw CheckpointError(source, ": of ", layout_->world, " ranks, the manifest says ",
+                          manifest_.world);
+  }
+  places_ = layout_->places();
+}
+
+const StateLayout::Place& TrainCheckpoint::place(const std::string& parameter) const {
+  const auto it = places_.find(parameter);
+  if (it == places_.end()) throw CheckpointError(dir_.string(), ": holds no state of ", parameter);
+  return it->second;
+}
+
+const TensorSource& TrainCheckpoint::shard(int rank) const {
+  SourcePtr& source = shards_[rank];
+  if (!source) {
+    check_file_size(dir_, manifest_, shard_file(rank));
+    source = open_safetensors(dir_ / shard_file(rank));
+  }
+  return *source;
+}
+
+void TrainCheckpoint::read(const std::string& kind, const std::string& parameter, int64_t first,
+                           int64_t count, const Sink& sink) const {
+  const StateLayout::Place& where = place(parameter);
+  const StateSegment& segment = *where.segment;
+  MGM_CHECK(first >= 0 && count >= 0 && first + count <= segment.numel, parameter, ": elements ",
+            first, " + ", count, " of ", segment.numel);
+  const int64_t begin = segment.offset + first, end = begin + count;
+  const std::string name = kind + "." + where.group->name;
+  for (int rank = 0; rank < layout_->world; ++rank) {
+    const FlatRange& range = where.group->ranges[static_cast<size_t>(rank)];
+    const int64_t from = std::max(begin, range.begin), to = std::min(end, range.end);
+    if (from >= to) continue;
+    const TensorSource& source = shard(rank);
+    const TensorInfo& info = source.info(name);
+    if (info.type != at::kFloat || info.shape != std::vector<int64_t>{range.size()}) {
+      throw CheckpointError(source.description(), ": tensor ", name, " is ", info.dtype, " of ",
+                            info.bytes, " bytes, the layout says ", range.size(), " x F32");
+    }
+    sink(from - segment.offset, source.read(name).narrow(0, from - range.begin, to - from));
+  }
+}
+
+void verify_train_checkpoint(const fs::path& path, Ranks& ranks) {
+  together(ranks, "checkpoint is whole", [&] {
+    const fs::path dir = normal(path);
+    const Manifest manifest = read_manifest(dir);
+    const std::vector<std::string> mine = share_of(manifest, ranks);
+    for (const std::string& file : mine) check_file_size(dir, manifest, file);  // soon done
+    for (const std::string& file : mine) check_file(dir, manifest, file);
+  });
+}
+
+std::optional<int64_t> newest_whole_checkpoint(const fs::path& run_dir, Ranks& ranks,
+                                               int64_t except) {
+  // One rank's list: folders of a network file system may show late on others.
+  std::string list;
+  together(ranks, "list of checkpoints", [&] {
+    if (!ranks.is_first()) return;
+    for (const int64_t step : list_train_checkpoints(run_dir)) list += cat(step, " ");
+  });
+  list = gather_texts(ranks, list, "list of checkpoints").front();
+  std::vector<std::string> steps = split(trim(list), ' ');
   for (auto it = steps.rbegin(); it != steps.rend(); ++it) {
-    const fs::path other = train_checkpoint_dir(run_dir, *it);
-    if (other == dir) continue;
+    if (it->empty() || std::stoll(*it) == except) continue;
     try {
-      verify(other);
+      verify_train_checkpoint(train_checkpoint_dir(run_dir, std::stoll(*it)), ranks);
+      return std::stoll(*it);
     } catch (const CheckpointError&) {
       continue;
     }
-    throw CheckpointError(
-        problem.what(), ". The checkpoint of step ", *it,
-        " is whole: remove the damaged one to go on from there, or run with --resume ",
-        other.string());
   }
-  throw CheckpointError(
-      problem.what(),
-      ". No other checkpoint of this run is whole, and a run never starts over by "
-      "itself: use another run.dir, or remove the damaged checkpoint");
+  return std::nullopt;
 }
 
-}  // namespace
-
-fs::path train_checkpoint_dir(const fs::path& run_dir, int64_t step) {
-  return checkpoints_dir(run_dir) / cat("step_", step);
-}
-
-std::vector<int64_t> list_train_checkpoints(const fs::path& run_dir) {
-  std::vector<int64_t> steps;
-  const fs::path folder = checkpoints_dir(run_dir);
-  if (!fs::exists(folder)) return steps;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    const int64_t step = step_of(entry.path().filename().string());
-    if (step >= 0 && entry.is_directory()) steps.push_back(step);
-  }
-  std::sort(steps.begin(), steps.end());
-  return steps;
-}
-
-void write_train_checkpoint(const fs::path& run_dir, const TrainCheckpoint& checkpoint,
-                            int64_t keep) {
-  MGM_CHECK(keep >= 1 && checkpoint.step >= 0, "keep ", keep, ", step ", checkpoint.step);
-  const fs::path dir = train_checkpoint_dir(run_dir, checkpoint.step);
-  const fs::path temporary = dir.string() + ".tmp";
+TrainCheckpoint open_train_checkpoint(const fs::path& path, Ranks& ranks) {
+  const fs::path dir = normal(path);
   try {
-    make_dirs(checkpoints_dir(run_dir));
-    fsync_dir(run_dir);
-    clean_up(checkpoints_dir(run_dir));
-    make_dirs(temporary);
-    write_files(temporary, checkpoint);
-    fsync_dir(temporary);
-    publish(temporary, dir);
-  } catch (const std::exception& e) {
-    std::error_code ignored;  // the error that counts is on its way
-    fs::remove_all(temporary, ignored);
-    throw InternalError("cannot save the checkpoint of step ", checkpoint.step, ": ", e.what(),
-                        ". Earlier checkpoints are untouched.");
-  }
-  prune(run_dir, checkpoint.step, keep);
-}
-
-TrainCheckpoint read_train_checkpoint(const fs::path& path) {
-  fs::path dir = fs::absolute(path).lexically_normal();
-  if (!dir.has_filename()) dir = dir.parent_path();  // "step_5/" is step_5
-  TrainCheckpoint out;
-  try {
-    Manifest manifest = verify(dir);
-    out.step = manifest.step;
-    out.frozen = std::move(manifest.frozen);
+    verify_train_checkpoint(dir, ranks);
   } catch (const CheckpointError& e) {
-    refuse(dir, e);
+    refuse(dir, e.what(), ranks);
   }
-  out.config_yaml = read_file(dir / kConfig);
-  out.state = read_json(dir / kState);
-  const SourcePtr source = open_safetensors(dir / kTensors);
-  for (const std::string& name : source->names()) out.tensors[name] = source->read(name);
-  return out;
+  std::optional<TrainCheckpoint> out;
+  together(ranks, "checkpoint opens", [&] { out.emplace(dir); });
+  return std::move(*out);
 }
 
 }  // namespace mgm

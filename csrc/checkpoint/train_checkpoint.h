@@ -1,51 +1,76 @@
-// Training checkpoints: run.dir/checkpoints/step_N/. Written to step_N.tmp, every file fsynced,
-// then a manifest with sizes and hashes, then one rename: a folder named step_N is whole or has
-// been tampered with, and reading verifies which.
+// Training checkpoints, reading: run.dir/checkpoints/step_N/ with
 //
-// manifest.json: version, step, size and xxh3-64 of every other file as it was meant to be written,
-// hashes of the frozen weights.
-// config.yaml: the resolved config of the run.
-// state.json: counters; what the trainer needs besides tensors.
-// rank_0.safetensors: per trained parameter master.<name>, exp_avg.<name>, exp_avg_sq.<name>, fp32.
+//   manifest.json        what every other file is meant to be (checkpoint/checkpoint_manifest.h)
+//   config.yaml          the resolved config of the run
+//   state.json           counters; what the trainer needs besides tensors; the layout of the shards
+//   rank_R.safetensors   one per rank that wrote: per group "master.<group>", "exp_avg.<group>" and
+//                        "exp_avg_sq.<group>", fp32: the rank's range of the group's flat buffer
 //
-// Frozen weights are not stored; `frozen` keeps a hash per group, so that a resume with other
-// weights is refused by name.
+// Written by checkpoint/checkpoint_writer.h for any number of ranks and read by any other: a reader
+// asks for elements of a parameter, and only the bytes that hold them are touched.
 #pragma once
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
-#include "base/fs.h"
 #include "base/json.h"
-#include "types/state_dict.h"
+#include "checkpoint/checkpoint_folder.h"
+#include "checkpoint/checkpoint_manifest.h"
+#include "checkpoint/state_layout.h"
+#include "checkpoint/tensor_source.h"
+#include "dist/ranks.h"
 
 namespace mgm {
 
-struct TrainCheckpoint {
-  int64_t step = 0;
-  std::string config_yaml;
-  Json state;
-  std::map<std::string, std::string> frozen;  // group -> hash
-  // CPU fp32. As read they are views of the mapped file: read only, see checkpoint/tensor_source.h.
-  std::map<std::string, at::Tensor> tensors;
+class TrainCheckpoint {
+ public:
+  // Reads all but the shards; verifies no hash. Throws CheckpointError.
+  explicit TrainCheckpoint(const fs::path& dir);
+
+  const fs::path& dir() const { return dir_; }
+  const Manifest& manifest() const { return manifest_; }
+  int64_t step() const { return manifest_.step; }
+  const std::string& config_yaml() const { return config_yaml_; }
+  const Json& state() const { return state_; }  // without the layout
+  const StateLayout& layout() const { return *layout_; }
+
+  bool contains(const std::string& parameter) const { return places_.count(parameter) > 0; }
+  const StateLayout::Place& place(const std::string& parameter) const;
+
+  // Elements [first, first + values.numel()) of a parameter: a CPU fp32 view of the mapped file,
+  // read only, which outlives the checkpoint and the folder.
+  using Sink = std::function<void(int64_t first, const at::Tensor& values)>;
+  // Hands over elements [first, first + count) of a parameter in the pieces they lie in, in any
+  // order. `kind`: one of kStateKinds. Throws CheckpointError: no such parameter, a shard that is
+  // not as the layout says. Not for several threads at once.
+  void read(const std::string& kind, const std::string& parameter, int64_t first, int64_t count,
+            const Sink& sink) const;
+
+ private:
+  const TensorSource& shard(int rank) const;
+
+  fs::path dir_;
+  Manifest manifest_;
+  std::string config_yaml_;
+  Json state_;
+  std::shared_ptr<const StateLayout> layout_;
+  std::map<std::string, StateLayout::Place> places_;
+  mutable std::map<int, SourcePtr> shards_;
 };
 
-// Publishes, then removes all but the newest `keep` (>= 1) checkpoints. Checkpoints of later steps
-// are of a future that this run has left by going back; they are removed too, with a warning.
-// What a crash left behind (step_N.tmp) is removed first. Throws Error(kInternal) naming the path
-// on a full disk or a folder that cannot be written; older checkpoints are then as they were.
-void write_train_checkpoint(const fs::path& run_dir, const TrainCheckpoint& checkpoint,
-                            int64_t keep);
+// Checks every size and hash; the files are dealt to the ranks, so that each is read once. Throws
+// the same CheckpointError on every rank: the first bad file by name. Collective.
+void verify_train_checkpoint(const fs::path& dir, Ranks& ranks);
 
-// Steps with a published checkpoint, ascending.
-std::vector<int64_t> list_train_checkpoints(const fs::path& run_dir);
-fs::path train_checkpoint_dir(const fs::path& run_dir, int64_t step);
+// The newest checkpoint of the run that verifies, `except` left out. Collective.
+std::optional<int64_t> newest_whole_checkpoint(const fs::path& run_dir, Ranks& ranks,
+                                               int64_t except = -1);
 
-// Verifies every size and hash, then reads. Throws CheckpointError that names the damaged file and
-// the newest other checkpoint of the run that verifies, if there is one.
-TrainCheckpoint read_train_checkpoint(const fs::path& dir);
+// Verifies and opens. Throws the same CheckpointError on every rank; it names the damaged file and
+// the newest other checkpoint of the run that verifies, if there is one. Collective.
+TrainCheckpoint open_train_checkpoint(const fs::path& dir, Ranks& ranks);
 
 }  // namespace mgm

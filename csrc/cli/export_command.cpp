@@ -7,6 +7,7 @@ namespace {
 
 struct ExportArgs {
   std::string from, out, dtype = "auto", part = "all";
+  uint64_t shard_bytes = HfDirectoryOptions().max_shard_bytes;
   bool replace = false;
 };
 
@@ -15,7 +16,8 @@ void run(const ExportArgs& args) {
   request.from = args.from;
   request.out = args.out;
   request.llm_only = args.part == "llm";
-  request.replace = args.replace;
+  request.directory.replace = args.replace;
+  request.directory.max_shard_bytes = args.shard_bytes;
   if (args.dtype == "fp32") request.dtype = at::kFloat;
   if (args.dtype == "bf16") request.dtype = at::kBFloat16;
   export_run(request);
@@ -35,12 +37,18 @@ void add_export(CLI::App& app) {
   command->add_option("--dtype", args->dtype, "auto (as the run used its weights), fp32 or bf16")
       ->check(CLI::IsMember({"auto", "fp32", "bf16"}))
       ->capture_default_str();
+  command
+      ->add_option("--max-shard-size", args->shard_bytes,
+                   "Bytes of one safetensors file, as 2GB or 500MB; a larger tensor is a file")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->capture_default_str();
   command->add_flag("--replace", args->replace, "Replace an existing model directory");
   command->footer(
       "Example:\n"
       "  mgm export runs/tiny/stage2 --out runs/tiny/model\n"
       "  mgm export runs/tiny/stage2 --out runs/tiny/llm --part llm\n"
-      "The directory holds config.json, safetensors shards with an index, and the tokenizer.");
+      "The directory holds config.json, safetensors shards with an index, and the tokenizer.\n"
+      "Needs no GPU, and memory for the largest tensor only, whatever the model and the ranks.");
   command->callback([args] { run(*args); });
 }
 

@@ -55,16 +55,13 @@ std::map<std::string, std::string> frozen_hashes(const ParamStore& store, Ranks&
   return out;
 }
 
-std::map<std::string, std::string> frozen_hashes(const std::vector<Param*>& params,
-                                                 const std::vector<ParamPolicy>& policies) {
-  std::map<std::string, uint64_t> sums;
-  for (size_t i = 0; i < params.size(); ++i) {
-    if (policies[i].train) continue;
-    const ParamSpec& spec = params[i]->spec;
-    sums[spec.group] += hash_elements(spec.name, 0, params[i]->value.reshape(-1));
-  }
+void FrozenHasher::add(const ParamSpec& spec, int64_t first, const at::Tensor& values) {
+  sums_[spec.group] += hash_elements(spec.name, first, values.reshape(-1));
+}
+
+std::map<std::string, std::string> FrozenHasher::hashes() const {
   std::map<std::string, std::string> out;
-  for (const auto& [group, sum] : sums) out[group] = hex64(sum);
+  for (const auto& [group, sum] : sums_) out[group] = hex64(sum);
   return out;
 }
 

@@ -13,8 +13,16 @@ namespace mgm {
 
 // Of what the ranks hold, in the dtype it is used in; reads every frozen weight once. Collective.
 std::map<std::string, std::string> frozen_hashes(const ParamStore& store, Ranks& ranks);
-// Of whole parameters: the same text.
-std::map<std::string, std::string> frozen_hashes(const std::vector<Param*>& params,
-                                                 const std::vector<ParamPolicy>& policies);
+// The same text from parameters that come in pieces, for who holds no store.
+class FrozenHasher {
+ public:
+  // Elements [first, first + values.numel()) of a frozen parameter, in the dtype it is used in.
+  // Pieces begin at multiples of kFlatAlign.
+  void add(const ParamSpec& spec, int64_t first, const at::Tensor& values);
+  std::map<std::string, std::string> hashes() const;
+
+ private:
+  std::map<std::string, uint64_t> sums_;  // by group
+};
 
 }  // namespace mgm

@@ -57,6 +57,10 @@ bool Store::has(const std::string& key) {
   return guarded(cat("store: look for ", key), [&] { return impl_->check({key}); });
 }
 
+void Store::remove(const std::string& key) {
+  guarded(cat("store: remove ", key), [&] { return impl_->deleteKey(key); });
+}
+
 int64_t Store::add(const std::string& key, int64_t amount) {
   return guarded(cat("store: add to ", key), [&] { return impl_->add(key, amount); });
 }

@@ -27,6 +27,7 @@ class Store {
   std::string get(const std::string& key, double timeout_s);
   void wait(const std::vector<std::string>& keys, double timeout_s);
   bool has(const std::string& key);
+  void remove(const std::string& key);  // if it is there
   // Adds and returns the sum; a key that is not there counts as 0.
   int64_t add(const std::string& key, int64_t amount);
 

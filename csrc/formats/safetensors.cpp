@@ -142,13 +142,16 @@ SafetensorsHeader parse_safetensors_header(std::string_view head, uint64_t file_
   return header;
 }
 
-std::string make_safetensors_header(std::vector<TensorEntry>& tensors) {
+std::string make_safetensors_header(std::vector<TensorEntry>& tensors,
+                                    const std::map<std::string, std::string>& metadata) {
   std::sort(tensors.begin(), tensors.end(), [](const TensorEntry& a, const TensorEntry& b) {
     return std::tuple(dtype_bytes(b.dtype), std::string_view(a.name)) <
            std::tuple(dtype_bytes(a.dtype), std::string_view(b.name));
   });
   std::set<std::string_view> names = {"__metadata__"};
-  std::string text = R"({"__metadata__":{"format":"pt"})";
+  Json about = metadata;
+  about["format"] = "pt";
+  std::string text = R"({"__metadata__":)" + about.dump();
   uint64_t at = 0;
   for (TensorEntry& t : tensors) {
     MGM_CHECK(names.insert(t.name).second, "tensor '", t.name, "' is written twice");

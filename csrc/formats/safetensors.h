@@ -32,7 +32,8 @@ SafetensorsHeader parse_safetensors_header(std::string_view head, uint64_t file_
 
 // Puts the tensors into the order of writing (widest elements first, then by name, as safetensors
 // does, so that every tensor is aligned), fills begin and end and returns the header's bytes:
-// length word, JSON with `__metadata__ {"format": "pt"}`, padding to 8.
-std::string make_safetensors_header(std::vector<TensorEntry>& tensors);
+// length word, JSON with `__metadata__ {"format": "pt"}` and what `metadata` adds, padding to 8.
+std::string make_safetensors_header(std::vector<TensorEntry>& tensors,
+                                    const std::map<std::string, std::string>& metadata = {});
 
 }  // namespace mgm

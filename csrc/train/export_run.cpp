@@ -2,11 +2,13 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <set>
+
 #include "assemble/initial_weights.h"
 #include "assemble/model_dir.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "checkpoint/hf_directory.h"
 #include "dist/frozen_hash.h"
 #include "train/build.h"
 #include "train/run_state.h"
@@ -14,72 +16,107 @@
 namespace mgm {
 namespace {
 
-fs::path checkpoint_dir(const fs::path& from) {
-  if (fs::exists(from / "manifest.json")) return from;
-  const std::vector<int64_t> steps = list_train_checkpoints(from);
-  if (steps.empty()) {
-    throw CheckpointError(from.string(),
-                          ": is neither a checkpoint (no manifest.json) nor a run folder with one "
-                          "(no checkpoints/step_N)");
-  }
-  return train_checkpoint_dir(from, steps.back());
-}
-
-at::ScalarType run_dtype(const TrainCheckpoint& checkpoint, const std::string& source) {
-  const std::string name = checkpoint.state.value("dtype", "");
+at::ScalarType run_dtype(const TrainCheckpoint& checkpoint) {
+  const std::string name = checkpoint.state().value("dtype", "");
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
     if (name == at::toString(type)) return type;
   }
-  throw CheckpointError(source, "/state.json: unknown dtype '", name, "'");
+  throw CheckpointError(checkpoint.dir().string(), "/state.json: unknown dtype '", name, "'");
+}
+
+// Which weights trained, by the config; the checkpoint must hold the same ones.
+struct Trained {
+  std::set<std::string> names;
+  bool vision_tower = false, hr_encoder = false;
+};
+
+Trained trained_weights(const ModelParts& parts, const TrainCheckpoint& checkpoint) {
+  Trained out;
+  for (size_t i = 0; i < parts.params.size(); ++i) {
+    if (!parts.policies[i].train) continue;
+    const ParamSpec& spec = parts.params[i]->spec;
+    if (checkpoint.place(spec.name).segment->shape != spec.shape) {
+      throw CheckpointError(checkpoint.dir().string(), ": ", spec.name,
+                            " is of another shape than its config.yaml says");
+    }
+    out.names.insert(spec.name);
+    out.vision_tower |= spec.name.rfind("model.vision_tower.", 0) == 0;
+    out.hr_encoder |= spec.name.rfind("model.vision_tower_aux.", 0) == 0;
+  }
+  size_t held = 0;
+  for (const StateGroup& group : checkpoint.layout().groups) held += group.segments.size();
+  if (held != out.names.size()) {
+    throw CheckpointError(checkpoint.dir().string(), ": holds the state of ", held,
+                          " weights, but its config.yaml trains ", out.names.size());
+  }
+  return out;
+}
+
+// Reads every frozen weight once and compares it with what the run had.
+void check_sources(const RunConfig& config, const ModelParts& parts, const Trained& trained,
+                   const TrainCheckpoint& checkpoint, at::ScalarType dtype) {
+  constexpr int64_t kPiece = 1 << 20;  // elements that are converted at a time
+  FrozenHasher hasher;
+  initial_weights(
+      config, parts.params,
+      [&](Param& param, int64_t first, const at::Tensor& values) {
+        const at::Tensor flat = values.view(-1);
+        for (int64_t at = 0; at < flat.numel(); at += kPiece) {
+          const at::Tensor piece = flat.narrow(0, at, std::min(kPiece, flat.numel() - at));
+          hasher.add(param.spec, first + at, piece.to(dtype));
+        }
+      },
+      [&](const Param& param) {
+        const bool trains = trained.names.count(param.spec.name) > 0;
+        return ElementRange{0, trains ? 0 : param.spec.numel()};
+      });
+  check_frozen(checkpoint, hasher.hashes());
 }
 
 }  // namespace
 
 void export_run(const ExportRequest& request) {
-  check_hf_target(request.out, request.replace);  // before minutes of reading
-  const fs::path dir = checkpoint_dir(request.from);
-  const TrainCheckpoint checkpoint = read_train_checkpoint(dir);
-  const ResolvedConfig resolved =
-      parse_run_config(checkpoint.config_yaml, (dir / "config.yaml").string());
-  const RunConfig& config = resolved.config;
-  const at::ScalarType dtype = run_dtype(checkpoint, dir.string());
-  const ModelParts parts = describe_model(resolved);
-
+  check_hf_target(request.out, request.directory.replace);  // before minutes of reading
   const at::NoGradGuard no_grad;
-  initial_weights(config, parts.params, [&](Param& param, int64_t, const at::Tensor& value) {
-    param.value = value.to(dtype).reshape(param.spec.shape);
-  });
-  check_frozen(checkpoint, frozen_hashes(parts.params, parts.policies));
-  int64_t trained = 0;
-  bool vision_tower_trained = false, hr_encoder_trained = false;
-  for (size_t i = 0; i < parts.params.size(); ++i) {
-    if (!parts.policies[i].train) continue;
-    const std::string& name = parts.params[i]->spec.name;
-    const auto it = checkpoint.tensors.find("master." + name);
-    if (it == checkpoint.tensors.end()) {
-      throw CheckpointError(dir.string(), ": lacks the trained weight ", name);
+  Ranks ranks = local_ranks({});
+  const TrainCheckpoint checkpoint =
+      open_train_checkpoint(find_train_checkpoint(request.from), ranks);
+  const ResolvedConfig resolved =
+      parse_run_config(checkpoint.config_yaml(), (checkpoint.dir() / kConfigFile).string());
+  const RunConfig& config = resolved.config;
+  const at::ScalarType run_type = run_dtype(checkpoint),
+                       out_type = request.dtype.value_or(run_type);
+  const ModelParts parts = describe_model(resolved);
+  const Trained trained = trained_weights(parts, checkpoint);
+  check_sources(config, parts, trained, checkpoint, run_type);
+
+  const InitialWeights initial(config);
+  const auto value = [&](Param& param) {
+    at::Tensor out = at::empty(param.spec.shape, out_type);
+    const at::Tensor flat = out.view(-1);
+    const auto put = [&](int64_t first, const at::Tensor& values) {
+      flat.narrow(0, first, values.numel()).copy_(values);
+    };
+    if (trained.names.count(param.spec.name) > 0) {
+      checkpoint.read("master", param.spec.name, 0, param.spec.numel(), put);
+    } else {  // rounded as the run used it
+      initial.read(param, [&](Param&, int64_t first, const at::Tensor& values) {
+        put(first, values.to(run_type));
+      });
     }
-    parts.params[i]->value = it->second;
-    vision_tower_trained |= name.rfind("model.vision_tower.", 0) == 0;
-    hr_encoder_trained |= name.rfind("model.vision_tower_aux.", 0) == 0;
-    ++trained;
-  }
-  constexpr int64_t kPerWeight = 3;  // the master and AdamW's two moments
-  if (static_cast<int64_t>(checkpoint.tensors.size()) != kPerWeight * trained) {
-    throw CheckpointError(dir.string(), ": holds ", checkpoint.tensors.size(), " tensors, but its ",
-                          "config.yaml trains ", trained, " weights of ", kPerWeight, " each");
-  }
+    return out;
+  };
   const auto tokenizer = load_tokenizer(tokenizer_path(config));
   write_model(request.out,
               {{config.model, config.image, config.text},
                parts.params,
-               [](const Param& param) { return param.value; },
+               value,
                *tokenizer,
-               vision_tower_trained,
-               hr_encoder_trained},
-              request.dtype.value_or(dtype), request.llm_only, request.replace);
-  log::info(cat("wrote ", request.out.string(), " from ", dir.string(), ": step ", checkpoint.step,
-                ", ", trained, " trained tensors"));
+               trained.vision_tower,
+               trained.hr_encoder},
+              out_type, request.llm_only, request.directory);
+  log::info(cat("wrote ", request.out.string(), " from ", checkpoint.dir().string(), ": step ",
+                checkpoint.step(), ", ", trained.names.size(), " trained tensors"));
 }
 
 }  // namespace mgm

@@ -1,10 +1,12 @@
 // From a run folder or one of its checkpoints to a model directory (assemble/model_dir.h).
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <optional>
 
 #include "base/fs.h"
-#include "types/state_dict.h"
+#include "checkpoint/hf_directory.h"
 
 namespace mgm {
 
@@ -13,11 +15,13 @@ struct ExportRequest {
   fs::path out;
   std::optional<at::ScalarType> dtype;  // default: the dtype the run used its weights in
   bool llm_only = false;                // a plain Hugging Face language model
-  bool replace = false;                 // of an existing model directory
+  HfDirectoryOptions directory;         // sizes of shards, replacing an existing directory
 };
 
 // What trained comes from the checkpoint's fp32 masters, what was frozen from where the run had it
-// from; a frozen weight that has changed since is a CheckpointError.
+// from; a frozen weight that has changed since is a CheckpointError. Parameter by parameter out of
+// mapped files: of memory of its own the export takes about the largest parameter, in the dtype
+// that is written.
 void export_run(const ExportRequest& request);
 
 }  // namespace mgm

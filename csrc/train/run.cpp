@@ -11,10 +11,13 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/version.h"
+#include "checkpoint/checkpoint_saver.h"
 #include "checkpoint/mm_projector_file.h"
 #include "config/writer.h"
+#include "dist/agreement.h"
 #include "dist/frozen_hash.h"
 #include "dist/watch.h"
+#include "dist/whole_params.h"
 #include "train/build.h"
 #include "train/hooks/metrics_file.h"
 #include "train/hooks/progress.h"
@@ -102,17 +105,34 @@ bool trains_llm(const ModelParts& parts) {
   return false;
 }
 
-// Projector, mining and towers; what trained in fp32, the rest as it was used.
-void write_projector(const fs::path& path, const ModelParts& parts, const ParamStore& store) {
-  std::vector<TensorSpec> tensors;
-  for (size_t i = 0; i < parts.params.size(); ++i) {
-    const ParamSpec& spec = parts.params[i]->spec;
-    if (!in_projector_file(spec.name)) continue;
-    tensors.push_back(
-        {spec.name, parts.policies[i].train ? at::kFloat : store.dtype(), spec.shape});
+bool holds_projector_file(const ParamGroup& group) {
+  for (const Flat* flat : {&group.trained, &group.frozen}) {
+    for (const Segment& s : flat->segments) {
+      if (in_projector_file(s.param->spec.name)) return true;
+    }
   }
-  write_projector_file(path, tensors, [&](const std::string& name) { return store.value(name); });
-  log::info(cat("wrote ", path.string()));
+  return false;
+}
+
+// Projector, mining and towers; what trained in fp32, the rest as it was used. Collective: the
+// parts of all ranks come together on rank 0, group by group.
+void write_projector(const fs::path& path, const ParamStore& store, Ranks& ranks) {
+  std::vector<TensorSpec> tensors;
+  std::map<std::string, at::Tensor> values;
+  for (const ParamGroup& group : store.groups()) {
+    if (!holds_projector_file(group)) continue;
+    visit_whole_params(group, ranks, [&](const Param& param, const at::Tensor& whole) {
+      const ParamSpec& spec = param.spec;
+      if (!in_projector_file(spec.name)) return;
+      tensors.push_back({spec.name, whole.scalar_type(), spec.shape});
+      values[spec.name] = whole.to(at::kCPU, /*non_blocking=*/false, /*copy=*/true);
+    });
+  }
+  together(ranks, "projector file", [&] {
+    if (!ranks.is_first()) return;
+    write_projector_file(path, tensors, [&](const std::string& name) { return values.at(name); });
+    log::info(cat("wrote ", path.string()));
+  });
 }
 
 void log_start(const RunConfig& config, const ModelParts& parts, const DataParts& data,
@@ -156,8 +176,9 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
   log::add_file((dir / "logs" / cat("rank_", ranks.rank(), ".log")).string());
 
   RunIdentity identity = identify(data, device);
-  const std::optional<TrainCheckpoint> checkpoint = choose_checkpoint(resolved, identity, resume);
-  const int64_t done = checkpoint ? checkpoint->step : 0;
+  const std::optional<TrainCheckpoint> checkpoint =
+      choose_checkpoint(resolved, identity, resume, ranks);
+  const int64_t done = checkpoint ? checkpoint->step() : 0;
   const fs::path projector = dir / "mm_projector.bin";
   const bool leaves_projector = !trains_llm(parts);
   if (checkpoint && done >= data.total_steps && (!leaves_projector || fs::exists(projector))) {
@@ -201,13 +222,22 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
   loop.first_step = done + 1;
   loop.total_steps = data.total_steps;
   loop.checkpoint = config.checkpoint;
-  loop.save = [&](int64_t step) {
-    write_train_checkpoint(
-        dir, capture(module, step, resolved, identity, metrics ? metrics->offset() : 0),
-        config.checkpoint.keep);
+  CheckpointSaver saver(
+      dir, *store, train_state(module), ranks,
+      {config.checkpoint.asynchronous, config.checkpoint.keep, config.dist.timeout_s.save});
+  module.before_update([&] { saver.before_update(); });
+  loop.save = [&](int64_t step, const Timer& held) {
+    saver.save(capture(step, resolved, identity, metrics ? metrics->offset() : 0), held);
   };
-  const ExitCode outcome = fit(module, loader, schedule, hooks, loop);
-  if (outcome == ExitCode::kOk && leaves_projector) write_projector(projector, parts, *store);
+  ExitCode outcome = ExitCode::kOk;
+  try {
+    outcome = fit(module, loader, schedule, hooks, loop);
+    saver.finish();
+  } catch (...) {
+    // The others are told before this rank ends a save that is under way.
+    std::rethrow_exception(watch.failed(std::current_exception()));
+  }
+  if (outcome == ExitCode::kOk && leaves_projector) write_projector(projector, *store, ranks);
   log::info(cat(dir.string(),
                 outcome == ExitCode::kOk ? ": complete" : ": stopped by a signal, saved",
                 loader.total_skipped() > 0 ? cat("; ", loader.total_skipped(), " samples skipped")

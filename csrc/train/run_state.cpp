@@ -1,14 +1,14 @@
 #include "train/run_state.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <set>
 
 #include "base/error.h"
 #include "base/log.h"
+#include "checkpoint/train_state.h"
 #include "config/flatten.h"
 #include "config/writer.h"
+#include "dist/agreement.h"
 
 namespace mgm {
 namespace {
@@ -42,12 +42,15 @@ std::vector<std::string> differences(const RunConfig& then, const RunConfig& now
   return out;
 }
 
+// "cuda:3" -> "cuda".
+std::string kind_of(const std::string& device) { return device.substr(0, device.find(':')); }
+
 void check_belongs(const TrainCheckpoint& checkpoint, const std::string& source,
                    const ResolvedConfig& resolved, const RunIdentity& identity,
                    bool accept_changes) {
   std::vector<std::string> changes = differences(
-      parse_run_config(checkpoint.config_yaml, source + "/config.yaml").config, resolved.config);
-  const Json& state = checkpoint.state;
+      parse_run_config(checkpoint.config_yaml(), source + "/config.yaml").config, resolved.config);
+  const Json& state = checkpoint.state();
   const auto compare = [&](const char* key, const std::string& now, const char* what) {
     if (state.at(key).get<std::string>() != now) changes.push_back(cat(what, " have changed"));
   };
@@ -67,19 +70,49 @@ void check_belongs(const TrainCheckpoint& checkpoint, const std::string& source,
     }
     log::warn(cat("going on from ", source, " with changes:\n  ", list));
   }
-  if (state.at("threads").get<int>() != identity.threads ||
-      state.at("device").get<std::string>() != identity.device) {
-    log::warn(cat("the checkpoint was made on ", state.at("device").get<std::string>(), " with ",
-                  state.at("threads").get<int>(), " threads, this is ", identity.device, " with ",
-                  identity.threads, ": results will agree, but not to the bit"));
+  const auto threads = state.at("threads").get<int>();
+  const auto device = state.at("device").get<std::string>();
+  if (threads != identity.threads || kind_of(device) != kind_of(identity.device)) {
+    log::warn(cat("the checkpoint was made on ", device, " with ", threads, " threads, this is ",
+                  identity.device, " with ", identity.threads,
+                  ": results will agree, but not to the bit"));
   }
+}
+
+// How many ranks, and which part each has, is free.
+void log_resume(const TrainCheckpoint& checkpoint, const Topology& topology) {
+  const StateLayout& then = checkpoint.layout();
+  log::info(cat("resuming from ", checkpoint.dir().string()));
+  if (then.world == topology.world && then.shard_size == topology.shard_size &&
+      then.mode == name_of(topology.mode)) {
+    return;
+  }
+  log::info(cat("written as ", then.mode, " by ", then.world, " ranks, read as ",
+                name_of(topology.mode), " by ", topology.world));
+}
+
+// The folder `options` ask for; "" for a fresh start.
+std::string choose_folder(const fs::path& run_dir, const ResumeOptions& options) {
+  if (options.from != "never" && options.from != "auto") {
+    if (!fs::is_directory(options.from))
+      throw CheckpointError("--resume ", options.from, ": no such checkpoint folder");
+    return options.from;
+  }
+  const std::vector<int64_t> steps = list_train_checkpoints(run_dir);
+  if (steps.empty()) return "";
+  if (options.from == "never") {
+    throw CheckpointError(
+        run_dir.string(), " holds checkpoints up to step ", steps.back(),
+        " and --resume never was given: use another run.dir, or remove the old run");
+  }
+  return train_checkpoint_dir(run_dir, steps.back()).string();
 }
 
 }  // namespace
 
 void check_frozen(const TrainCheckpoint& checkpoint,
                   const std::map<std::string, std::string>& now) {
-  for (const auto& [group, hash] : checkpoint.frozen) {
+  for (const auto& [group, hash] : checkpoint.manifest().frozen) {
     const auto it = now.find(group);
     if (it != now.end() && it->second == hash) continue;
     throw CheckpointError(
@@ -90,66 +123,47 @@ void check_frozen(const TrainCheckpoint& checkpoint,
 
 std::optional<TrainCheckpoint> choose_checkpoint(const ResolvedConfig& resolved,
                                                  const RunIdentity& identity,
-                                                 const ResumeOptions& options) {
-  const fs::path run_dir = resolved.config.run.dir;
-  fs::path dir;
-  if (options.from == "never" || options.from == "auto") {
-    const std::vector<int64_t> steps = list_train_checkpoints(run_dir);
-    if (options.from == "never" && !steps.empty()) {
-      throw CheckpointError(
-          run_dir.string(), " holds checkpoints up to step ", steps.back(),
-          " and --resume never was given: use another run.dir, or remove the old run");
+                                                 const ResumeOptions& options, Ranks& ranks) {
+  std::string folder;
+  together(ranks, "choice of a checkpoint", [&] {
+    if (ranks.is_first()) folder = choose_folder(resolved.config.run.dir, options);
+  });
+  folder = gather_texts(ranks, folder, "choice of a checkpoint").front();
+  if (folder.empty()) return std::nullopt;
+  TrainCheckpoint checkpoint = open_train_checkpoint(folder, ranks);
+  together(ranks, "checkpoint belongs to the run", [&] {
+    try {
+      check_belongs(checkpoint, folder, resolved, identity, options.accept_changes);
+    } catch (const Json::exception& e) {
+      throw CheckpointError(folder, "/state.json: malformed: ", e.what());
     }
-    if (steps.empty()) return std::nullopt;
-    dir = train_checkpoint_dir(run_dir, steps.back());
-  } else {
-    dir = options.from;
-    if (!fs::is_directory(dir))
-      throw CheckpointError("--resume ", dir.string(), ": no such checkpoint folder");
-  }
-  TrainCheckpoint checkpoint = read_train_checkpoint(dir);
-  try {
-    check_belongs(checkpoint, dir.string(), resolved, identity, options.accept_changes);
-  } catch (const Json::exception& e) {
-    throw CheckpointError(dir.string(), "/state.json: malformed: ", e.what());
-  }
-  log::info(cat("resuming from ", dir.string()));
+  });
+  log_resume(checkpoint, ranks.topology);
   return checkpoint;
 }
 
 int64_t metrics_offset(const TrainCheckpoint& checkpoint) {
   try {
-    return checkpoint.state.at("metrics_offset").get<int64_t>();
+    return checkpoint.state().at("metrics_offset").get<int64_t>();
   } catch (const Json::exception& e) {
-    throw CheckpointError("state.json of step ", checkpoint.step, ": malformed: ", e.what());
+    throw CheckpointError("state.json of step ", checkpoint.step(), ": malformed: ", e.what());
   }
 }
 
 void restore(const TrainCheckpoint& checkpoint, TrainModule& module) {
-  const auto tensor = [&](const std::string& name) -> const at::Tensor& {
-    const auto it = checkpoint.tensors.find(name);
-    if (it == checkpoint.tensors.end()) throw CheckpointError("the checkpoint lacks tensor ", name);
-    return it->second;
-  };
-  size_t used = 0;
-  for (AdamW::State& state : module.optimizer().states()) {
-    for (const Segment& s : state.group->trained.segments) {
-      const std::string& name = s.param->spec.name;
-      module.store().assign(name, tensor("master." + name));
-      state.exp_avg.narrow(0, s.offset, s.numel).copy_(tensor("exp_avg." + name).view(-1));
-      state.exp_avg_sq.narrow(0, s.offset, s.numel).copy_(tensor("exp_avg_sq." + name).view(-1));
-      used += 3;
-    }
-  }
-  if (used != checkpoint.tensors.size()) {
-    throw CheckpointError("the checkpoint holds ", checkpoint.tensors.size(),
-                          " tensors, this run takes ", used);
-  }
+  restore_train_state(checkpoint, module.store(), train_state(module));
 }
 
-TrainCheckpoint capture(TrainModule& module, int64_t step, const ResolvedConfig& resolved,
-                        const RunIdentity& identity, int64_t metrics_offset) {
-  TrainCheckpoint out;
+std::vector<GroupState> train_state(TrainModule& module) {
+  std::vector<GroupState> out;
+  for (const AdamW::State& state : module.optimizer().states())
+    out.push_back({state.group, state.exp_avg, state.exp_avg_sq});
+  return out;
+}
+
+CheckpointContent capture(int64_t step, const ResolvedConfig& resolved, const RunIdentity& identity,
+                          int64_t metrics_offset) {
+  CheckpointContent out;
   out.step = step;
   out.config_yaml = to_yaml(resolved.config, &resolved.origins);
   out.state = {{"step", step},
@@ -160,17 +174,6 @@ TrainCheckpoint capture(TrainModule& module, int64_t step, const ResolvedConfig&
                {"dtype", identity.dtype},
                {"threads", identity.threads}};
   out.frozen = identity.frozen;
-  for (const AdamW::State& state : module.optimizer().states()) {
-    for (const Segment& s : state.group->trained.segments) {
-      const std::string& name = s.param->spec.name;
-      const auto view = [&](const at::Tensor& flat) {
-        return flat.narrow(0, s.offset, s.numel).view(s.param->spec.shape).to(at::kCPU);
-      };
-      out.tensors["master." + name] = view(state.group->master);
-      out.tensors["exp_avg." + name] = view(state.exp_avg);
-      out.tensors["exp_avg_sq." + name] = view(state.exp_avg_sq);
-    }
-  }
   return out;
 }
 

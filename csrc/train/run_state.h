@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "checkpoint/checkpoint_writer.h"
 #include "checkpoint/train_checkpoint.h"
 #include "config/reader.h"
 #include "train/train_module.h"
@@ -26,15 +27,15 @@ struct RunIdentity {
   std::map<std::string, std::string> frozen;  // group -> hash of its frozen weights
 };
 
-// The checkpoint to go on from, read and verified; nothing for a fresh start. Throws
-// CheckpointError if it is damaged, or was made with another config (every differing key is
-// listed), data or tokenizer.
+// The checkpoint to go on from, verified and open; nothing for a fresh start. Rank 0 chooses.
+// Throws the same CheckpointError on every rank if it is damaged, or was made with another config
+// (every differing key is listed), data or tokenizer. Collective.
 std::optional<TrainCheckpoint> choose_checkpoint(const ResolvedConfig& resolved,
                                                  const RunIdentity& identity,
-                                                 const ResumeOptions& options);
+                                                 const ResumeOptions& options, Ranks& ranks);
 
-// Puts weights and moments back. Throws CheckpointError if a trained parameter is missing, or if
-// the frozen weights are not those the checkpoint was made with.
+// Puts weights and moments back (checkpoint/train_state.h); whole copies of parameters follow with
+// ShardEngine::parameters_loaded.
 void restore(const TrainCheckpoint& checkpoint, TrainModule& module);
 
 // Bytes of metrics.jsonl that belong to the checkpoint. Throws CheckpointError.
@@ -43,7 +44,9 @@ int64_t metrics_offset(const TrainCheckpoint& checkpoint);
 // Throws CheckpointError naming the group whose frozen weights are not those of the checkpoint.
 void check_frozen(const TrainCheckpoint& checkpoint, const std::map<std::string, std::string>& now);
 
-TrainCheckpoint capture(TrainModule& module, int64_t step, const ResolvedConfig& resolved,
-                        const RunIdentity& identity, int64_t metrics_offset);
+// What CheckpointSaver takes: once, and for every save.
+std::vector<GroupState> train_state(TrainModule& module);
+CheckpointContent capture(int64_t step, const ResolvedConfig& resolved, const RunIdentity& identity,
+                          int64_t metrics_offset);
 
 }  // namespace mgm

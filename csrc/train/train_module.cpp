@@ -65,6 +65,7 @@ StepResult TrainModule::forward_backward(const std::vector<Batch>& micro_batches
 StepResult TrainModule::step(const std::vector<Batch>& micro_batches, const StepAgreement& agreed,
                              int64_t step, double lr) {
   StepResult result = forward_backward(micro_batches, agreed, step);
+  if (before_update_) before_update_();
   result.grad_norm = optimizer_.step(lr, step);
   engine_.parameters_changed();
   return result;

@@ -2,6 +2,7 @@
 // trainer knows no model, this knows no loop.
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "data/loader.h"
@@ -35,6 +36,9 @@ class TrainModule {
   StepResult forward_backward(const std::vector<Batch>& micro_batches, const StepAgreement& agreed,
                               int64_t step);
 
+  // Called by step() on every rank before the optimizer writes.
+  void before_update(std::function<void()> hook) { before_update_ = std::move(hook); }
+
   ParamStore& store() { return store_; }
   ShardEngine& engine() { return engine_; }
   AdamW& optimizer() { return optimizer_; }
@@ -52,6 +56,7 @@ class TrainModule {
   ShardEngine engine_;
   std::unique_ptr<BlockRunner> runner_;
   AdamW optimizer_;
+  std::function<void()> before_update_;
 };
 
 }  // namespace mgm

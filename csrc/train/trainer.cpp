@@ -55,12 +55,11 @@ ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule,
   Timer since_step;
   const auto save = [&](int64_t step) {
     drain.drain(0);
+    const Timer held;
     for (Hook* hook : hooks) hook->on_checkpoint(step);
-    const Timer timer;
     loop.enter(Phase::kSave, step);
-    loop.save(step);
+    loop.save(step, held);
     clock.reset();
-    log::info(cat("checkpoint at step ", step, " (", human_seconds(timer.seconds()), ")"));
   };
 
   ExitCode outcome = ExitCode::kOk;

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "base/error.h"
+#include "base/timer.h"
 #include "data/loader.h"
 #include "dist/watch.h"
 #include "optim/lr_schedule.h"
@@ -20,7 +21,8 @@ struct TrainLoop {
   CheckpointConfig checkpoint;
   StepProfiler* profiler = nullptr;                      // may be null
   std::function<void(Phase phase, int64_t step)> enter;  // told what the loop is about to do
-  std::function<void(int64_t step)> save;  // everything the run needs to go on after `step`
+  // Everything the run needs to go on after `step`; `held` runs since training was held for it.
+  std::function<void(int64_t step, const Timer& held)> save;
 };
 
 // Runs to the end or to a stop signal; returns kOk, or kSigint, kSigterm or kSigusr1 after a save.

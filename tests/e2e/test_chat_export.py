@@ -344,9 +344,17 @@ def exported(stage2):
 
 
 def masters(run, step=3):
-    with safe_open(run / "checkpoints" / f"step_{step}" / "rank_0.safetensors", "pt") as file:
-        return {name.removeprefix("master."): file.get_tensor(name)
-                for name in file.keys() if name.startswith("master.")}
+    """The trained fp32 weights of a checkpoint of one rank, cut out of its flat groups."""
+    folder, out = run / "checkpoints" / f"step_{step}", {}
+    layout = json.loads((folder / "state.json").read_text())["layout"]
+    with safe_open(folder / "rank_0.safetensors", "pt") as file:
+        for group in layout["groups"]:
+            assert group["ranges"] == [[0, group["numel"]]]
+            flat = file.get_tensor("master." + group["name"])
+            for segment in group["segments"]:
+                begin, shape = segment["offset"], segment["shape"]
+                out[segment["name"]] = flat[begin:begin + int(np.prod(shape))].reshape(shape)
+    return out
 
 
 def test_export_holds_masters_and_frozen_towers(stage1, stage2, exported):

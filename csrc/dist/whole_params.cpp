@@ -1,0 +1,33 @@
+#include "dist/whole_params.h"
+
+#include <ATen/ATen.h>
+
+namespace mgm {
+namespace {
+
+at::Tensor gather(const Flat& flat, const at::Tensor& part, Ranks& ranks,
+                  const std::string& label) {
+  if (ranks.topology.shard_size == 1) return part;
+  const at::Tensor whole = at::empty({flat.padded}, part.options());
+  ranks.gather->all_gather(whole, part, label).wait();
+  return whole;
+}
+
+}  // namespace
+
+void visit_whole_params(
+    const ParamGroup& group, Ranks& ranks,
+    const std::function<void(const Param& param, const at::Tensor& values)>& take) {
+  const at::NoGradGuard no_grad;
+  for (const Flat* flat : {&group.trained, &group.frozen}) {
+    if (flat->empty()) continue;
+    const at::Tensor& part = flat == &group.trained ? group.master : flat->shard;
+    const at::Tensor whole = gather(*flat, part.detach(), ranks, group.name + " for a file");
+    if (!ranks.is_first()) continue;
+    for (const Segment& s : flat->segments) {
+      take(*s.param, whole.narrow(0, s.offset, s.numel).view(s.param->spec.shape));
+    }
+  }
+}
+
+}  // namespace mgm
