@@ -224,7 +224,7 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
   loop.checkpoint = config.checkpoint;
   CheckpointSaver saver(
       dir, *store, train_state(module), ranks,
-      {config.checkpoint.asynchronous, config.checkpoint.keep, config.dist.timeout_s.save});
+      {config.checkpoint.asynchronous, config.checkpoint.keep, config.dist.timeout_s.save, {}});
   module.before_update([&] { saver.before_update(); });
   loop.save = [&](int64_t step, const Timer& held) {
     saver.save(capture(step, resolved, identity, metrics ? metrics->offset() : 0), held);
