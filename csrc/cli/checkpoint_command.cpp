@@ -1,6 +1,7 @@
 // mgm checkpoint ls|verify|diff: what the training checkpoints of a run are and hold.
 #include <iostream>
 
+#include "base/error.h"
 #include "base/timer.h"
 #include "checkpoint/compare.h"
 #include "cli/commands.h"
