@@ -299,8 +299,10 @@ TEST_F(Launcher, FailureAfterASignalIsAFailureWithoutRestart) {
 TEST_F(Launcher, RanksThatStopOfThemselvesAreNoFailure) {
   // Each got the signal from elsewhere (a scheduler signals all processes): no second SIGTERM
   // comes.
-  LaunchPlan p =
-      plan("trap 'touch $F/second' TERM; [ $RANK = 0 ] && exit 143; sleep 0.7; exit 143", 2);
+  LaunchPlan p = plan(
+      "trap 'touch $F/second' TERM; touch $F/up$RANK; while [ ! -e $F/up1 ]; do sleep 0.01; done; "
+      "[ $RANK = 0 ] && exit 143; sleep 0.7; exit 143",
+      2);
   p.restarts = 2;
   const Launched done = run(p);
   EXPECT_EQ(done.code, 143);
