@@ -1,6 +1,7 @@
 // Saving beside training: what is saved is the state at save(), whatever happens behind it; a
 // failure in the background reaches every rank at the same place.
 #include "checkpoint/checkpoint_saver.h"
+#include "base/error.h"
 
 #include <gtest/gtest.h>
 

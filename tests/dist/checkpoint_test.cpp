@@ -5,6 +5,7 @@
 
 #include <csignal>
 
+#include "base/error.h"
 #include "checkpoint/compare.h"
 #include "dist/agreement.h"
 #include "rank_threads.h"
@@ -82,7 +83,8 @@ void expect_in(const std::string& text, std::initializer_list<std::string> parts
 TEST_F(RanksCheckpoint, EveryWorldAndModeReadsWhatEveryOtherWrote) {
   int64_t step = 0;
   for (const Shape& writer : shapes()) {
-    write(writer, ++step, step);
+    ++step;
+    write(writer, step, step);
     for (const Shape& reader : shapes()) expect_reads(reader, step, step, writer.text());
   }
 }

@@ -6,6 +6,7 @@
 
 #include <thread>
 
+#include "base/strings.h"
 #include "base/timer.h"
 #include "gpu/gpu.h"
 
