@@ -14,7 +14,7 @@
 namespace mgm {
 namespace {
 
-constexpr int64_t kAlign = 128;           // elements between copies
+constexpr int64_t kAlign = 128;        // elements between copies
 constexpr uint64_t kPiece = 64 << 20;  // bytes of one memcpy
 
 int64_t aligned_numel(const at::Tensor& tensor) {

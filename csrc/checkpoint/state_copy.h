@@ -49,7 +49,7 @@ class StateCopy {
   void copy_host_tensors();
 
   std::vector<ShardTensor> sources_, copies_;
-  int64_t numel_ = 0;                  // of the slab the copies lie in
+  int64_t numel_ = 0;                 // of the slab the copies lie in
   std::optional<at::Device> device_;  // of tensors on a GPU
 
   std::optional<c10::Stream> stream_;           // that copies come on

@@ -306,9 +306,10 @@ void LogConfig::describe(FieldVisitor& v) {
           "progress line after so many steps (metrics.jsonl gets every step)",
           between(1, kMaxCount));
   v.field("tensorboard", tensorboard, "write TensorBoard event files into the run folder");
-  v.field("profile_first", profile_first,
-          "first step whose timeline is written to run.dir/trace_rank_N.json (Chrome trace); 0: none",
-          between(0, kMaxCount));
+  v.field(
+      "profile_first", profile_first,
+      "first step whose timeline is written to run.dir/trace_rank_N.json (Chrome trace); 0: none",
+      between(0, kMaxCount));
   v.field("profile_steps", profile_steps, "steps of the timeline", between(1, 1000));
 }
 

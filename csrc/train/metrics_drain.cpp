@@ -56,11 +56,11 @@ void MetricsDrain::not_finite(StepReport& report) {
   const size_t shown = std::min(kShown, report.sample_ids.size());
   const std::vector<std::string> ids(report.sample_ids.begin(),
                                      report.sample_ids.begin() + static_cast<ptrdiff_t>(shown));
-  const std::string what =
-      cat("step ", report.step, ": loss ", report.loss, ", gradient norm ", report.grad_norm,
-          " (lr ", report.lr, ", ", report.num_targets, " targets). Samples of this rank: ",
-          join(ids, ", "), report.sample_ids.size() > shown ? ", ..." : "",
-          ". The weights were not updated by this step");
+  const std::string what = cat("step ", report.step, ": loss ", report.loss, ", gradient norm ",
+                               report.grad_norm, " (lr ", report.lr, ", ", report.num_targets,
+                               " targets). Samples of this rank: ", join(ids, ", "),
+                               report.sample_ids.size() > shown ? ", ..." : "",
+                               ". The weights were not updated by this step");
   ++skipped_;
   ++in_a_row_;
   if (on_nonfinite_ == OnNonFinite::kSkip && in_a_row_ < kMostInARow) {

@@ -276,7 +276,7 @@ def test_rule_without_a_match_names_its_place(tmp_path):
 
 def test_not_finite_loss_stops_with_its_own_code(tmp_path):
     error = train(tmp_path / "run", model__llm__init_std=1000, code=6).stderr
-    assert "error: step 1: loss" in error and "Samples of the step: " in error and "not updated" in error
+    assert "error: step 1: loss" in error and "Samples of this rank: " in error and "not updated" in error
 
 
 def test_two_stages_in_one_file(whole, tmp_path):

@@ -29,15 +29,15 @@ MetricsFile::~MetricsFile() {
 
 void MetricsFile::on_step(const StepReport& r) {
   OrderedJson line = {{"step", r.step},
-                            {"loss", r.loss},
-                            {"lr", r.lr},
-                            {"grad_norm", r.grad_norm},
-                            {"num_targets", r.num_targets},
-                            {"tokens", r.tokens},
-                            {"images", r.images},
-                            {"samples", r.samples},
-                            {"text_only", r.text_only},
-                            {"holes", r.holes}};
+                      {"loss", r.loss},
+                      {"lr", r.lr},
+                      {"grad_norm", r.grad_norm},
+                      {"num_targets", r.num_targets},
+                      {"tokens", r.tokens},
+                      {"images", r.images},
+                      {"samples", r.samples},
+                      {"text_only", r.text_only},
+                      {"holes", r.holes}};
   if (!r.updated) line["updated"] = false;  // numbers that are not finite are null in JSON
   const std::string text = line.dump() + "\n";
   if (std::fwrite(text.data(), 1, text.size(), file_) != text.size()) {

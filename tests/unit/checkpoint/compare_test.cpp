@@ -14,9 +14,12 @@ class CompareTest : public FilesTest {
     SmallState state;
     state.fill(1);
     if (change) change(state);
-    save_small(folder_, state, ranks_, step);
-    return TrainCheckpoint(train_checkpoint_dir(folder_, step));
+    // Runs of their own: a run that goes back to an earlier step removes the later one.
+    const fs::path run = folder_ / cat("run_", runs_++);
+    save_small(run, state, ranks_, step);
+    return TrainCheckpoint(train_checkpoint_dir(run, step));
   }
+  int runs_ = 0;
   Ranks ranks_ = local_ranks({});
 };
 

@@ -326,11 +326,14 @@ TEST_F(Launcher, OldHandlersComeBack) {
 // ---- restarts
 // -------------------------------------------------------------------------------------
 
-// Every rank writes which start it is; rank 1 fails in the first `failures` starts.
+// Every rank writes which start it is; rank 1 fails in the first `failures` starts, once rank 0 has
+// written too.
 std::string failing_script(const std::string& how, int failures) {
   return cat(
       "echo start $TORCHELASTIC_RESTART_COUNT of $WORLD_SIZE; "
       "echo x >> $F/starts$RANK; "
+      "[ $RANK = 1 ] && until [ $(cat $F/starts0 2>/dev/null | wc -c) -ge "
+      "$((2 * TORCHELASTIC_RESTART_COUNT + 2)) ]; do sleep 0.01; done; "
       "[ $RANK = 1 ] && [ $TORCHELASTIC_RESTART_COUNT -lt ",
       failures, " ] && ", how, "; [ $TORCHELASTIC_RESTART_COUNT -lt ", failures,
       " ] && exec sleep 30; exit 0");
