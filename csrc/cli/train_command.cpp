@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "cli/commands.h"
+#include "cli/plan_options.h"
 #include "train/run.h"
 
 namespace mgm::cli {
@@ -12,7 +13,7 @@ struct TrainArgs {
   std::string config;
   std::vector<std::string> sets;
   ResumeOptions resume;
-  bool plan = false;
+  PlanArgs plan;
 };
 
 void train(const TrainArgs& args) {
@@ -25,8 +26,8 @@ void train(const TrainArgs& args) {
     if (stages.size() > 1) {
       log::info(cat("stage ", i + 1, " of ", stages.size(), ": ", stages[i].config.run.dir));
     }
-    if (args.plan) {
-      std::cout << plan_report(stages[i]);
+    if (args.plan.wanted()) {
+      std::cout << plan_output(stages[i], args.plan);
       continue;
     }
     const ExitCode outcome = run_training(stages[i], args.resume, meeting, static_cast<int>(i));
@@ -51,12 +52,13 @@ void add_train(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--accept-changes", args->resume.accept_changes,
                     "Resume although the config differs from the checkpoint's");
-  command->add_flag("--plan", args->plan,
-                    "Only print parameters, FLOPs, memory and steps; needs no weights or data");
+  add_plan_options(*command, args->plan);
   command->footer(
       "Example:\n"
       "  mgm train configs/tiny/stage1.yaml --set train.max_steps=100\n"
-      "  mgm train configs/stage2/vicuna_7b.yaml --plan\n"
+      "  mgm train configs/stage2/vicuna_7b.yaml --plan --world 16 --gpu-memory 80GiB\n"
+      "  mgm train configs/stage2/yi_34b.yaml --plan --world 64,256,1024 --markdown\n"
+      "  mgm train configs/stage2/vicuna_7b.yaml --rehearse --world 16 --set dist.mode=zero3\n"
       "Exit codes: 0 done, 2 config, 3 data, 4 checkpoint or weights, 6 loss not finite,\n"
       "130 / 143 stopped by SIGINT / SIGTERM after a save, 1 anything else.");
   command->callback([args] { train(*args); });

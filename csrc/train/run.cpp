@@ -26,12 +26,6 @@
 namespace mgm {
 namespace {
 
-// Assumed text length of a sample with an image: captions of the alignment set are about 30 tokens
-// long, instruction conversations about 300 (means of the published data sets).
-int64_t assumed_text_tokens(const RunConfig& config) {
-  return config.text.template_name == "plain" ? 32 : 320;
-}
-
 std::string utc_now() {
   const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
   std::tm tm{};
@@ -219,13 +213,6 @@ ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resum
                                            : std::string()));
   ranks.shutdown();
   return outcome;
-}
-
-std::string plan_report(const ResolvedConfig& resolved) {
-  const ModelParts parts = describe_model(resolved);
-  return format_run_plan(make_run_plan(resolved.config, *parts.model, parts.policies,
-                                       assumed_text_tokens(resolved.config)),
-                         resolved.config);
 }
 
 }  // namespace mgm

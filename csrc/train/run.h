@@ -21,8 +21,4 @@ namespace mgm {
 ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resume,
                       const Meeting& meeting, int run_number);
 
-// What `mgm train --plan` prints: parameters, FLOPs, memory, steps. Allocates nothing and reads no
-// weights, data or tokenizer.
-std::string plan_report(const ResolvedConfig& resolved);
-
 }  // namespace mgm
