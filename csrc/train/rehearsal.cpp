@@ -9,6 +9,7 @@ namespace mgm {
 namespace {
 
 constexpr size_t kDifferences = 10;
+constexpr int64_t kStepCounts = 9;  // of train/step_agreement.cpp, beside three per micro-batch
 
 // Writes down what the engine would issue. Names of groups as in dist/ranks.cpp; groups of one rank
 // communicate nothing and are not logged.
@@ -47,10 +48,11 @@ class Recorder final : public StepVisitor {
   void forward(int) override {}
   void backward(int) override {}
 
-  // What surrounds the passes: train/train_module.cpp and optim/adamw.cpp.
+  // What surrounds the passes: train/step_agreement.cpp, train/train_module.cpp and
+  // optim/adamw.cpp.
   void agreement(int64_t micro_batches) {
-    record({"control", topology_.world}, "all_reduce", "targets and images of the step",
-           3 * micro_batches, "Long");
+    record({"control", topology_.world}, "all_reduce", "counts and votes of the step",
+           3 * micro_batches + kStepCounts, "Long");
   }
   void loss(bool strict, int64_t leaves) {
     if (strict) {

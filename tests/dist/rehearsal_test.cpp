@@ -66,7 +66,7 @@ void expect_engine_does_it(const RunConfig& config, int world, const std::vector
         }
       }
       const size_t before = ranks.log->records().size();
-      module.step(mine, static_cast<int64_t>(s) + 1, 1e-3);
+      module.step(mine, agree(ranks, config, mine), static_cast<int64_t>(s) + 1, 1e-3);
       std::vector<CollectiveRecord> logged = ranks.log->records();
       logged.erase(logged.begin(), logged.begin() + static_cast<std::ptrdiff_t>(before));
       const std::vector<CollectiveRecord> rehearsed = rehearse_rank(run, step, ranks.rank());

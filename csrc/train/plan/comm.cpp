@@ -4,8 +4,8 @@
 #include <map>
 #include <vector>
 
+#include "train/step_agreement.h"
 #include "train/step_walk.h"
-#include "train/train_module.h"
 
 namespace mgm {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "train/train_module.h"
+#include "train/step_agreement.h"
 
 namespace mgm {
 namespace {

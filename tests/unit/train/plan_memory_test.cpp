@@ -196,7 +196,7 @@ TEST_P(PlanPeak, IsWhatTheAllocatorCounts) {
         }
       }
       const std::vector<Batch> batches = {pack(samples, 0, 0)};
-      module.step(batches, step, 1e-3);
+      module.step(batches, agree(ranks, config, batches), step, 1e-3);
       planned = planned_peak(config, tiny.model, resolve_rules(tiny.params, config).policies,
                              ranks.topology, shape_of(batches[0]), 1);
     }
