@@ -89,6 +89,9 @@ class MemoryWalk final : public StepVisitor {
     partials_[g] = mine * double(__builtin_popcountll(static_cast<uint64_t>(leaves_[g])));
   }
 
+  void begin_pass(bool backward) override {
+    if (!backward) kept_ = held_ = 0;  // the last micro-batch's graph is gone
+  }
   void forward(int u) override {
     const PlannedUse& use = model_.uses[static_cast<size_t>(u)];
     const UseMemory& memory = activations_.uses[static_cast<size_t>(u)];

@@ -1,6 +1,7 @@
 #include "train/plan/modes.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/error.h"
 #include "train/step_agreement.h"
@@ -9,13 +10,12 @@ namespace mgm {
 namespace {
 
 constexpr int kMostRanks = 4096;  // that more ranks are looked for
-// Modes whose steps differ by less are equally cheap; the one with less memory is taken.
-constexpr double kSameTime = 1.01;
+// Steps that differ by less take the same time.
+constexpr double kSameTime = 0.002;
 
-// The topologies that are worth telling apart on these ranks. Hybrid where it is more than one
-// group.
-std::vector<Topology> topologies(const DistConfig& config, const Cluster& cluster) {
-  std::vector<Topology> out;
+// The modes that are worth telling apart on these ranks; hybrid where it is more than one group.
+std::vector<ModePlan> possible_modes(const DistConfig& config, const Cluster& cluster) {
+  std::vector<ModePlan> out;
   for (const DistMode mode : {DistMode::kReplicate, DistMode::kZero1, DistMode::kZero2,
                               DistMode::kZero3, DistMode::kHybrid}) {
     DistConfig dist = config;
@@ -23,9 +23,10 @@ std::vector<Topology> topologies(const DistConfig& config, const Cluster& cluste
     const int64_t shard = dist.shard_size > 0 ? dist.shard_size : cluster.gpus_per_node;
     const bool hybrid = mode == DistMode::kHybrid;
     if (hybrid && (shard >= cluster.world || cluster.world % shard != 0)) continue;
-    Topology t = make_topology(dist, 0, cluster.world, cluster.gpus_per_node);
-    t.mode = mode;  // one rank: the same thing by its own name
-    out.push_back(t);
+    ModePlan plan;
+    plan.mode = mode;
+    plan.topology = make_topology(dist, 0, cluster.world, cluster.gpus_per_node);
+    out.push_back(std::move(plan));
   }
   return out;
 }
@@ -37,20 +38,26 @@ int64_t accumulation_of(const RunConfig& config, int world) {
   return leaf * std::max<int64_t>(1, (config.train.global_batch + per_pass - 1) / per_pass);
 }
 
-int cheapest(const std::vector<ModePlan>& modes) {
-  int best = -1;
+bool same(double a, double b, double tolerance) { return std::abs(a - b) <= tolerance * b; }
+
+// Which of two modes that fit to take: the faster one; of equals the one that sends less, then the
+// smaller one.
+bool cheaper(const ModePlan& mode, const ModePlan& other) {
+  if (!same(mode.comm.step_s, other.comm.step_s, kSameTime)) {
+    return mode.comm.step_s < other.comm.step_s;
+  }
+  if (!same(mode.comm.bytes(), other.comm.bytes(), kSameTime)) {
+    return mode.comm.bytes() < other.comm.bytes();
+  }
+  return mode.memory.total() < other.memory.total() * (1 - kSameTime);
+}
+
+// Begins with what the config says, so that it stays among equals.
+int cheapest(const std::vector<ModePlan>& modes, int configured) {
+  const auto at = [&](int i) -> const ModePlan& { return modes[static_cast<size_t>(i)]; };
+  int best = configured >= 0 && at(configured).fits ? configured : -1;
   for (int i = 0; i < static_cast<int>(modes.size()); ++i) {
-    const ModePlan& mode = modes[static_cast<size_t>(i)];
-    if (!mode.fits) continue;
-    if (best >= 0) {
-      const ModePlan& other = modes[static_cast<size_t>(best)];
-      if (mode.comm.step_s > other.comm.step_s * kSameTime) continue;
-      if (mode.comm.step_s * kSameTime >= other.comm.step_s &&
-          mode.memory.total() >= other.memory.total()) {
-        continue;
-      }
-    }
-    best = i;
+    if (at(i).fits && (best < 0 || cheaper(at(i), at(best)))) best = i;
   }
   return best;
 }
@@ -69,22 +76,20 @@ ClusterPlan plan_modes(const PlannedModel& model, const PlanRequest& request) {
   out.memory_shape = shape(config.text.max_length);
   out.time_shape = shape(assumed_tokens(model));
   for (const bool offload : {false, true}) {
-    for (const Topology& topology : topologies(config.dist, request.cluster)) {
-      ModePlan mode;
-      mode.topology = topology;
+    for (ModePlan& mode : possible_modes(config.dist, request.cluster)) {
       mode.offload = offload;
-      mode.memory = plan_memory(model, topology, offload, out.memory_shape, out.accumulation);
-      mode.comm =
-          plan_comm(model, topology, offload, request.cluster, out.time_shape, out.accumulation);
+      mode.memory = plan_memory(model, mode.topology, offload, out.memory_shape, out.accumulation);
+      mode.comm = plan_comm(model, mode.topology, offload, request.cluster, out.time_shape,
+                            out.accumulation);
       mode.fits = mode.memory.total() <= request.cluster.gpu_memory;
-      if (topology.mode == config.dist.mode &&
+      if (mode.mode == config.dist.mode &&
           offload == (config.dist.offload == Offload::kOptimizer)) {
         out.configured = static_cast<int>(out.modes.size());
       }
       out.modes.push_back(std::move(mode));
     }
   }
-  out.best = cheapest(out.modes);
+  out.best = cheapest(out.modes, out.configured);
   return out;
 }
 
@@ -123,8 +128,8 @@ std::vector<std::string> what_helps(const PlannedModel& model, const PlanRequest
 }  // namespace
 
 std::string ModePlan::name() const {
-  std::string out = name_of(topology.mode);
-  if (topology.mode == DistMode::kHybrid) out += cat(" ", topology.shard_size);
+  std::string out = name_of(mode);
+  if (mode == DistMode::kHybrid) out += cat(" ", topology.shard_size);
   return out + (offload ? ", offload" : "");
 }
 

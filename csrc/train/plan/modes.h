@@ -20,7 +20,8 @@ struct PlanRequest {
 };
 
 struct ModePlan {
-  Topology topology;
+  DistMode mode = DistMode::kReplicate;
+  Topology topology;  // one rank: replicate, whatever the mode
   bool offload = false;
   MemoryPlan memory;
   CommPlan comm;

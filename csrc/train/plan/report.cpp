@@ -55,7 +55,7 @@ std::vector<const ModePlan*> without_offload(const ClusterPlan& plan) {
 
 const ModePlan& offloaded(const ClusterPlan& plan, const ModePlan& mode) {
   const auto it = std::find_if(plan.modes.begin(), plan.modes.end(), [&](const ModePlan& other) {
-    return other.offload && other.topology.mode == mode.topology.mode;
+    return other.offload && other.mode == mode.mode;
   });
   MGM_CHECK(it != plan.modes.end(), mode.name(), " has no twin with offload");
   return *it;
@@ -121,7 +121,7 @@ std::string time_table(const ClusterPlan& plan) {
     return with_commas(static_cast<int64_t>(tokens / m.comm.step_s));
   });
   s.row("days for 1.5 M samples", [&](const ModePlan& m) {
-    return strf("%.1f", kDaySamples / plan.samples_per_s(m) / 86400);
+    return strf("%.2g", kDaySamples / plan.samples_per_s(m) / 86400);
   });
   return out + s.text();
 }
@@ -191,7 +191,7 @@ OrderedJson mode_json(const ClusterPlan& plan, const ModePlan& mode) {
     traffic[traffic_name(static_cast<Traffic>(k))] = {
         {"bytes", v.bytes}, {"collectives", v.collectives}, {"exposed_s", v.exposed_s}};
   }
-  return {{"mode", name_of(mode.topology.mode)},
+  return {{"mode", name_of(mode.mode)},
           {"shard_size", mode.topology.shard_size},
           {"offload", mode.offload},
           {"fits", mode.fits},
@@ -266,7 +266,7 @@ std::string plan_markdown(const std::vector<ClusterPlan>& plans) {
       continue;
     }
     const ModePlan& mode = plan.modes[static_cast<size_t>(plan.best)];
-    out += strf(" | %s | %.1f | %.0f | %.1f %% | %.1f | %.2f |\n", mode.name().c_str(),
+    out += strf(" | %s | %.1f | %.0f | %.1f %% | %.1f | %.2g |\n", mode.name().c_str(),
                 mode.memory.total() / kGiB, mode.comm.step_s * 1e3,
                 100 * mode.comm.exposed_s() / mode.comm.step_s, plan.samples_per_s(mode),
                 kDaySamples / plan.samples_per_s(mode) / 86400);
