@@ -193,7 +193,7 @@ def test_every_mode_with_and_without_offload():
         assert mode["step_s"] == pytest.approx(mode["compute_s"] + mode["optimizer_s"] + exposed)
     best = plan["modes"][plan["cheapest"]]
     assert best["fits"] and not best["offload"]
-    assert all(best["step_s"] <= 1.003 * m["step_s"] for m in plan["modes"] if m["fits"])
+    assert all(best["step_s"] <= 1.005 * m["step_s"] for m in plan["modes"] if m["fits"])
 
 
 def test_options_reach_the_plan():
