@@ -19,6 +19,8 @@
 #include "dist/watch.h"
 #include "dist/whole_params.h"
 #include "train/build.h"
+#include "train/doctor/identity.h"
+#include "train/doctor/start_check.h"
 #include "train/hooks/metrics_file.h"
 #include "train/hooks/progress.h"
 #include "train/hooks/tensorboard.h"
@@ -85,11 +87,7 @@ void record_start(const fs::path& dir, const RunIdentity& identity, int64_t from
 RunIdentity identify(const DataParts& data, const DeviceSetup& device) {
   RunIdentity identity;
   identity.data_hash = hex64(data.index->identity());
-  std::string files;
-  for (const auto& [name, content] : data.tokenizer->files()) {
-    files += name + '\0' + hex64(hash64(content)) + '\0';
-  }
-  identity.tokenizer_hash = hex64(hash64(files));
+  identity.tokenizer_hash = tokenizer_hash(*data.tokenizer);
   identity.device = device.device.str();
   identity.dtype = at::toString(device.dtype);
   identity.threads = at::get_num_threads();
@@ -162,6 +160,7 @@ void log_start(const RunConfig& config, const ModelParts& parts, const DataParts
 ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
                    const DeviceSetup& device, Ranks& ranks, Watch& watch) {
   const RunConfig& config = resolved.config;
+  check_ranks_agree(ranks, config, device);
   join(ranks, config, device);
   install_recompute_engine();
   const ModelParts parts = describe_model(resolved);
@@ -176,6 +175,7 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
   log::add_file((dir / "logs" / cat("rank_", ranks.rank(), ".log")).string());
 
   RunIdentity identity = identify(data, device);
+  check_inputs_agree(ranks, config, identity, parts, device);
   const std::optional<TrainCheckpoint> checkpoint =
       choose_checkpoint(resolved, identity, resume, ranks);
   const int64_t done = checkpoint ? checkpoint->step() : 0;
