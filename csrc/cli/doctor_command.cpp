@@ -29,7 +29,7 @@ void doctor(DoctorArgs& args) {
   input.source = args.config;
   try {
     input.stages = read_run_configs(args.config, args.sets);
-  } catch (const ConfigError& e) {
+  } catch (const Error& e) {
     input.unreadable = e.what();
   }
   log::set_quiet(true);

@@ -96,6 +96,7 @@ class Examination {
   std::optional<DeviceSetup> device_;
   GpuFacts gpu_;
   std::optional<ModelParts> parts_;
+  bool fits_ = false;  // the world, so that there is a topology
   std::string data_hash_, tokenizer_hash_, weights_hash_;
   std::vector<int> present_;  // first rank
   std::optional<MadeFolders> folders_;
@@ -171,7 +172,9 @@ bool Examination::meet_others() {
 
 void Examination::check_inputs() {
   const RunConfig& config = resolved_->config;
-  add(check_batch(config, meeting_.env));
+  const Findings batch = check_batch(config, meeting_.env);
+  add(batch);
+  fits_ = outcome_of({{0, batch}}) == ExitCode::kOk;
   guarded("config", [&] { parts_ = describe_model(*resolved_); });
   if (parts_) {
     const Findings weights = check_weights(config, *parts_, options_.deep);
@@ -201,7 +204,7 @@ void Examination::check_machine() {
   } else {
     add(check_run_folder(*resolved_, gathering_.is_first(), data_hash_, tokenizer_hash_));
   }
-  if (!parts_ || !device_) return;
+  if (!parts_ || !device_ || !fits_) return;
   guarded("host", [&] {
     const Topology topology =
         make_topology(config.dist, meeting_.env.rank, meeting_.env.world, meeting_.env.local_world);
@@ -236,9 +239,7 @@ bool Examination::compare_inputs() {
   bool able = true;
   std::vector<RankFacts> facts;
   std::vector<int> silent;
-  const auto all = gathering_.gather(
-      "inputs", input_facts().dump(),
-      present_.size() < static_cast<size_t>(gathering_.world()) ? options_.wait_s : kLong_s);
+  const auto all = gathering_.gather("inputs", input_facts().dump(), kLong_s);
   if (!gathering_.is_first()) return false;
   for (const int r : present_) {
     const std::optional<std::string>& text = all[static_cast<size_t>(r)];

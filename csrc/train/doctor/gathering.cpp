@@ -35,11 +35,13 @@ std::vector<std::optional<std::string>> Gathering::gather(const std::string& key
   for (int r = 0; r < world_; ++r) {
     const std::string from = cat(key, "/", r);
     std::optional<std::string>& text = out.emplace_back();
+    if (absent_.count(r) > 0) continue;
     try {
       // Once the time is up, what is there is still taken.
       text = store_->get(from, std::max(kLook_s, timeout_s - timer.seconds()));
     } catch (const DistError&) {
       if (timer.seconds() < timeout_s) throw;  // the store itself
+      absent_.insert(r);
     }
   }
   return out;

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -21,7 +22,8 @@ class Gathering {
   bool is_first() const { return rank_ == 0; }
 
   // At the first rank every rank's text, in order, or nothing where it has not come within
-  // `timeout_s` (for all of them together); elsewhere empty. A key serves once.
+  // `timeout_s` (for all of them together); elsewhere empty. Who did not come once is not waited
+  // for again. A key serves once.
   std::vector<std::optional<std::string>> gather(const std::string& key, const std::string& mine,
                                                  double timeout_s);
   // The same, but throws DistError naming the ranks that have not come.
@@ -37,6 +39,7 @@ class Gathering {
  private:
   std::shared_ptr<Store> store_;
   int rank_, world_;
+  std::set<int> absent_;
 };
 
 // A folder that every rank must see: each leaves a file in it. `nonce` is the same on all.

@@ -194,7 +194,7 @@ Findings check_annotations(const RunConfig& config, std::unique_ptr<AnnotationIn
     *index = std::move(made);
   } catch (const std::exception&) {
     for (const DataSource& source : sources) {  // every bad one, not the first alone
-      guarded("data", out, [&] { AnnotationIndex({source}); });
+      guarded("data", out, [&] { const AnnotationIndex one(std::vector<DataSource>{source}); });
     }
   }
   return out;
