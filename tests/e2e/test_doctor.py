@@ -173,7 +173,8 @@ ALONE = {
     "too_long": (setting(text__max_length=66), 3, "cut by the length limit; the first: "),
     # host
     "few_open_files": (attribute(before=few_files), 1, "ulimit -n is 128"),
-    "little_memory": (setting(data__prefetch=1_000_000_000), 1, "host memory: 1 rank needs "),
+    "little_memory": (setting(train__global_batch=65536, train__micro_batch=65536, data__prefetch=1024), 1,
+                      "host memory: 1 rank needs "),
     "many_workers": (setting(data__workers=512), 0, "512 data.workers x 1 ranks = 512 threads"),
     "no_gpu": (setting(train__device="cuda"), 2, "train.device: cuda, but"),
 }

@@ -50,7 +50,8 @@ GpuFacts read_gpu_facts(int ordinal) {
   out.memory_free = static_cast<int64_t>(unused);
   out.memory_total = static_cast<int64_t>(total);
   const std::uint64_t nccl = torch::cuda::nccl::version();  // 16 bits of patch, 16 of minor
-  out.nccl = static_cast<int>((nccl >> 32) * 10000 + (nccl >> 16 & 0xffff) * 100 + (nccl & 0xffff));
+  out.nccl =
+      static_cast<int>((nccl >> 32) * 10000 + ((nccl >> 16) & 0xffff) * 100 + (nccl & 0xffff));
   return out;
 }
 

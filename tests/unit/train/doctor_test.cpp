@@ -337,12 +337,12 @@ class FakeGroup : public ProcessGroup {
  protected:
   Pending do_all_reduce_sum(at::Tensor& tensor) override {
     tensor.mul_(3);  // what rank 1 adds is twice as much
-    if (wrong_sum_ >= 0) tensor[wrong_sum_] += 1;
+    if (wrong_sum_ >= 0) tensor[wrong_sum_].add_(1);
     return {};
   }
   Pending do_all_gather(at::Tensor& out, at::Tensor& in) override {
     out.copy_(at::cat({in, in * 2}));
-    if (wrong_gather_ >= 0) out[wrong_gather_] += 1;
+    if (wrong_gather_ >= 0) out[wrong_gather_].add_(1);
     return {};
   }
   Pending do_reduce_scatter_sum(at::Tensor&, at::Tensor&) override { return {}; }
