@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "cli/commands.h"
-#include "dist/launcher.h"
+#include "launch/launcher.h"
 
 namespace mgm::cli {
 namespace {

@@ -17,6 +17,7 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", mgm::cat("mgm ", mgm::version(), " (", mgm::git_commit(), ")"));
   mgm::cli::add_train(app);
   mgm::cli::add_launch(app);
+  mgm::cli::add_doctor(app);
   mgm::cli::add_blame(app);
   mgm::cli::add_data(app);
   mgm::cli::add_config(app);

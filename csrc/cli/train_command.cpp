@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "cli/commands.h"
+#include "cli/plan_options.h"
 #include "dist/watch.h"
 #include "train/run.h"
 
@@ -15,7 +16,7 @@ struct TrainArgs {
   std::string config;
   std::vector<std::string> sets;
   ResumeOptions resume;
-  bool plan = false;
+  PlanArgs plan;
 };
 
 // When another rank has ended the job the sentence goes to the log of this rank; the console has it
@@ -48,7 +49,7 @@ ExitCode run_stage(const ResolvedConfig& config, const ResumeOptions& resume,
 void train(const TrainArgs& args) {
   const std::vector<ResolvedConfig> stages = read_run_configs(args.config, args.sets);
   Meeting meeting;
-  if (!args.plan) {
+  if (!args.plan.wanted()) {
     const LaunchEnv env = read_launch_env();
     if (!env.note.empty()) log::warn(env.note);
     meeting = meet(env, stages.front().config.dist.timeout_s.start);
@@ -57,8 +58,8 @@ void train(const TrainArgs& args) {
     if (stages.size() > 1) {
       log::info(cat("stage ", i + 1, " of ", stages.size(), ": ", stages[i].config.run.dir));
     }
-    if (args.plan) {
-      std::cout << plan_report(stages[i]);
+    if (args.plan.wanted()) {
+      std::cout << plan_output(stages[i], args.plan);
       continue;
     }
     const ExitCode outcome = run_stage(stages[i], args.resume, meeting, static_cast<int>(i));
@@ -83,12 +84,13 @@ void add_train(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--accept-changes", args->resume.accept_changes,
                     "Resume although the config differs from the checkpoint's");
-  command->add_flag("--plan", args->plan,
-                    "Only print parameters, FLOPs, memory and steps; needs no weights or data");
+  add_plan_options(*command, args->plan);
   command->footer(
       "Example:\n"
       "  mgm train configs/tiny/stage1.yaml --set train.max_steps=100\n"
-      "  mgm train configs/stage2/vicuna_7b.yaml --plan\n"
+      "  mgm train configs/stage2/vicuna_7b.yaml --plan --world 16 --gpu-memory 80GiB\n"
+      "  mgm train configs/stage2/yi_34b.yaml --plan --world 64,256,1024 --markdown\n"
+      "  mgm train configs/stage2/vicuna_7b.yaml --rehearse --world 16 --set dist.mode=zero3\n"
       "Exit codes: 0 done, 2 config, 3 data, 4 checkpoint or weights, 5 ranks, 6 loss not finite,\n"
       "130 / 143 / 138 stopped by SIGINT / SIGTERM / SIGUSR1 after a save, 1 anything else.");
   command->callback([args] { train(*args); });

@@ -71,9 +71,11 @@ std::string per_sample(int64_t total, int64_t samples) {
 
 }  // namespace
 
-CheckReport check_data(const SampleBuilder& builder, int workers, const CheckProgress& progress) {
+CheckReport check_data(const SampleBuilder& builder, int workers, const CheckProgress& progress,
+                       int64_t limit) {
   CheckReport report;
   report.records = builder.annotations().size();
+  if (limit >= 0) report.records = std::min(report.records, limit);
   OrderedWorkers<Counted> pool(workers, kAhead, 0, report.records,
                                [&](int64_t i) { return count(builder, i); });
   Timer since;

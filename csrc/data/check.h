@@ -33,8 +33,10 @@ struct CheckReport {
 };
 
 // progress(done, total, defects) is called from the calling thread, about ten times a second.
+// `limit`: only the first so many samples; < 0: all.
 using CheckProgress = std::function<void(int64_t done, int64_t total, int64_t defects)>;
-CheckReport check_data(const SampleBuilder& builder, int workers, const CheckProgress& progress);
+CheckReport check_data(const SampleBuilder& builder, int workers, const CheckProgress& progress,
+                       int64_t limit = -1);
 
 // For people: counts, a histogram of lengths, every defect on a line of its own.
 std::string format_check(const CheckReport& report, const SampleBuilder& builder,

@@ -7,10 +7,10 @@
 #include <string>
 
 #include "dist/collective_log.h"
-#include "dist/launch_env.h"
 #include "dist/process_group.h"
 #include "dist/store.h"
 #include "dist/topology.h"
+#include "launch/env.h"
 
 namespace mgm {
 

@@ -238,8 +238,13 @@ std::exception_ptr Watch::failed(std::exception_ptr error) {
   if (!store_) return error;
   Failure mine{"", static_cast<int>(ExitCode::kInternal), ranks_.rank()};
   std::string cause;
+  bool settled = false;  // the ranks have agreed on what is wrong
   try {
     std::rethrow_exception(error);
+  } catch (const PeerError& e) {
+    settled = true;
+    mine.code = static_cast<int>(e.code());
+    cause = e.what();
   } catch (const Error& e) {
     mine.code = static_cast<int>(e.code());
     cause = e.what();
@@ -251,8 +256,9 @@ std::exception_ptr Watch::failed(std::exception_ptr error) {
   {
     const std::lock_guard lock(mutex_);
     given_up_ = true;  // the watching thread does not end the process under us
-    mine.sentence = cat("rank ", ranks_.rank(), " on ", host_, " failed at step ", step_,
-                        ", phase ", name_of(phase_), ": ", cause);
+    mine.sentence = settled ? cause
+                            : cat("rank ", ranks_.rank(), " on ", host_, " failed at step ", step_,
+                                  ", phase ", name_of(phase_), ": ", cause);
   }
   wake_.notify_all();
   thread_.join();
@@ -260,13 +266,14 @@ std::exception_ptr Watch::failed(std::exception_ptr error) {
   try {
     std::optional<Failure> first = reported();
     const double until = now_s() + settings_.silence_s + 2 * settings_.beat_s;
-    while (!first && mine.code == static_cast<int>(ExitCode::kDist) && now_s() < until) {
+    while (!first && !settled && mine.code == static_cast<int>(ExitCode::kDist) &&
+           now_s() < until) {
       std::this_thread::sleep_for(std::chrono::duration<double>(settings_.beat_s));
       if (ranks_.is_first()) look_at_beats();
       first = reported();
     }
     if (!first) report(mine);
-    leave_record(first ? "" : cause);
+    leave_record(!first || first->rank == ranks_.rank() ? cause : "");
     if (first && first->rank != ranks_.rank()) {
       return std::make_exception_ptr(
           PeerError(static_cast<ExitCode>(first->code), first->sentence));

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "dist/host_address.h"
+#include "launch/host_address.h"
 
 namespace mgm {
 namespace {

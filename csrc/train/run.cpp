@@ -19,6 +19,8 @@
 #include "dist/watch.h"
 #include "dist/whole_params.h"
 #include "train/build.h"
+#include "train/doctor/identity.h"
+#include "train/doctor/start_check.h"
 #include "train/hooks/metrics_file.h"
 #include "train/hooks/progress.h"
 #include "train/hooks/tensorboard.h"
@@ -29,12 +31,6 @@
 
 namespace mgm {
 namespace {
-
-// Assumed text length of a sample with an image: captions of the alignment set are about 30 tokens
-// long, instruction conversations about 300 (means of the published data sets).
-int64_t assumed_text_tokens(const RunConfig& config) {
-  return config.text.template_name == "plain" ? 32 : 320;
-}
 
 std::string utc_now() {
   const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
@@ -85,11 +81,7 @@ void record_start(const fs::path& dir, const RunIdentity& identity, int64_t from
 RunIdentity identify(const DataParts& data, const DeviceSetup& device) {
   RunIdentity identity;
   identity.data_hash = hex64(data.index->identity());
-  std::string files;
-  for (const auto& [name, content] : data.tokenizer->files()) {
-    files += name + '\0' + hex64(hash64(content)) + '\0';
-  }
-  identity.tokenizer_hash = hex64(hash64(files));
+  identity.tokenizer_hash = tokenizer_hash(*data.tokenizer);
   identity.device = device.device.str();
   identity.dtype = at::toString(device.dtype);
   identity.threads = at::get_num_threads();
@@ -162,6 +154,7 @@ void log_start(const RunConfig& config, const ModelParts& parts, const DataParts
 ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
                    const DeviceSetup& device, Ranks& ranks, Watch& watch) {
   const RunConfig& config = resolved.config;
+  check_ranks_agree(ranks, config, device);
   join(ranks, config, device);
   install_recompute_engine();
   const ModelParts parts = describe_model(resolved);
@@ -176,6 +169,7 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
   log::add_file((dir / "logs" / cat("rank_", ranks.rank(), ".log")).string());
 
   RunIdentity identity = identify(data, device);
+  check_inputs_agree(ranks, config, identity, parts, device);
   const std::optional<TrainCheckpoint> checkpoint =
       choose_checkpoint(resolved, identity, resume, ranks);
   const int64_t done = checkpoint ? checkpoint->step() : 0;
@@ -270,13 +264,6 @@ ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resum
     ranks.abort();
     std::rethrow_exception(told);
   }
-}
-
-std::string plan_report(const ResolvedConfig& resolved) {
-  const ModelParts parts = describe_model(resolved);
-  return format_run_plan(make_run_plan(resolved.config, *parts.model, parts.policies,
-                                       assumed_text_tokens(resolved.config)),
-                         resolved.config);
 }
 
 }  // namespace mgm

@@ -25,8 +25,4 @@ using EndProcess = std::function<void(const std::string& sentence, ExitCode code
 ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resume,
                       const Meeting& meeting, int run_number, const EndProcess& end);
 
-// What `mgm train --plan` prints: parameters, FLOPs, memory, steps. Allocates nothing and reads no
-// weights, data or tokenizer.
-std::string plan_report(const ResolvedConfig& resolved);
-
 }  // namespace mgm

@@ -1,10 +1,9 @@
-// FLOPs count a multiply-add as two. S side of the HR canvas, C widths, T tokens.
 #include "train/run_plan.h"
-
-#include <cmath>
 
 #include "base/strings.h"
 #include "optim/lr_schedule.h"
+#include "train/build.h"
+#include "train/plan/report.h"
 
 namespace mgm {
 namespace {
@@ -28,110 +27,86 @@ const char* part_of(const std::string& name) {
   return kProjector;
 }
 
-double clip_forward(const VisionTowerConfig& v, const ImageGeometry& g, int64_t blocks) {
-  const double tokens = double(g.lr_patches * g.lr_patches + 1), width = double(v.hidden_size);
-  const double block = 2 * tokens * (4 * width * width + 2 * width * double(v.intermediate_size)) +
-                       4 * tokens * tokens * width;
-  const double patches = 2 * tokens * width * 3 * double(v.patch_size * v.patch_size);
-  return double(g.lr_views()) * (patches + double(blocks) * block);
-}
-
-double convnext_forward(const ConvnextConfig& c, double hr_size) {
-  double flops = 0, side = std::floor(hr_size / 4);
-  for (size_t s = 0; s < c.dims.size(); ++s) {
-    const double width = double(c.dims[s]), area = side * side;
-    flops += s == 0 ? 2 * area * 48 * width : 2 * area * 4 * double(c.dims[s - 1]) * width;
-    flops += double(c.depths[s]) * area * (2 * 49 * width + 16 * width * width);
-    side = std::floor(side / 2);
+const char* part_of(UseKind kind) {
+  switch (kind) {
+    case UseKind::kClipEmbedding:
+    case UseKind::kClipBlock:
+      return kClip;
+    case UseKind::kConvnextStem:
+    case UseKind::kConvnextStage:
+      return kConvnext;
+    case UseKind::kMining:
+      return kMining;
+    case UseKind::kProjector:
+      return kProjector;
+    case UseKind::kEmbedding:
+      return kEmbedding;
+    case UseKind::kDecoderBlock:
+      return kBlocks;
+    case UseKind::kHead:
+      return kHead;
   }
-  return flops;
+  return kProjector;
 }
 
-double mining_forward(const ModelConfig& m, const ImageGeometry& g) {
-  double channels = 0;
-  for (const int64_t dim : m.convnext.dims) channels += double(dim);
-  const double queries = double(g.tokens()), width = double(m.vision_tower.hidden_size);
-  const double window = double(g.window * g.window);
-  const double query = 2 * queries * width * width;
-  if (m.mining.kernel == MiningKernel::kAbsorbed) {
-    return query + 4 * queries * channels * width + 4 * queries * window * channels;
-  }
-  return query + 4 * queries * window * channels * width + 4 * queries * window * width;
+std::string describe_steps(const RunConfig& config) {
+  const int64_t samples = config.data.expected_samples, batch = config.train.global_batch;
+  const int64_t steps = config.train.max_steps > 0
+                            ? config.train.max_steps
+                            : (samples + batch - 1) / batch * config.train.epochs;
+  if (steps == 0) return "steps: unknown; set data.expected_samples or train.max_steps\n";
+  return cat("steps: ", with_commas(steps), " (",
+             LrSchedule(config.schedule, config.optimizer.lr, steps).warmup_steps(),
+             " warm-up) over ", with_commas(samples), " samples x ", config.train.epochs, " epoch",
+             config.train.epochs == 1 ? "" : "s", "\n");
 }
 
-double projector_forward(const ProjectorConfig& p, double tokens, double in, double out) {
-  if (p.type == "identity") return 0;
-  const int depth = p.type == "linear" ? 1 : std::stoi(p.type.substr(3));
-  return 2 * tokens * (in * out + (depth - 1) * out * out);
-}
+std::string describe_run(const PlannedModel& model, std::vector<PartPlan> parts) {
+  const RunConfig& config = model.config;
+  const ImageGeometry& g = model.geometry;
+  std::string out = format_trained_table(parts);
+  out += cat("\nimage: HR ",
+             g.window > 0 ? cat(g.hr_size, " px, window ", g.window, "x", g.window) : "none", "; ",
+             g.lr_views(), " LR view", g.lr_views() == 1 ? "" : "s", " of ", g.lr_size, " px; ",
+             g.tokens(), " visual tokens\n");
+  out += cat("batch: ", config.train.global_batch,
+             " samples a step = ", config.train.global_batch / config.train.micro_batch, " x ",
+             config.train.micro_batch, " over all ranks\n", describe_steps(config));
 
-// Matrix parameters a token passes in one decoder block.
-double block_matrix_params(const LlmConfig& c) {
-  const double width = double(c.hidden_size), head = double(head_width(c));
-  const double attention =
-      2 * width * head * double(c.num_heads) + 2 * width * head * double(c.num_kv_heads);
-  const double mlp = 3 * width * double(c.intermediate_size);
-  if (c.num_experts == 0) return attention + mlp;
-  return attention + mlp * double(c.experts_per_token) + width * double(c.num_experts);
-}
-
-double blocks_forward(const LlmConfig& c, double tokens) {
-  // Causal attention touches half of the tokens x tokens scores, twice (scores and values).
-  const double attention = 2 * tokens * tokens * double(head_width(c) * c.num_heads);
-  return double(c.num_layers) * (2 * tokens * block_matrix_params(c) + attention);
-}
-
-RecomputePolicy policy_of(const std::vector<RecomputeRule>& rules, const std::string& group) {
-  RecomputePolicy policy = RecomputePolicy::kNone;
-  for (const RecomputeRule& rule : rules) {
-    if (glob_match(rule.match, group)) policy = rule.policy;
-  }
-  return policy;
-}
-
-// Bytes of one decoder block's saved tensors per token: norms' inputs and outputs, q k v before and
-// after rotation, attention output, gate, up and their product.
-double block_activation_bytes(const LlmConfig& c, double element) {
-  const double width = double(c.hidden_size), kv = double(c.num_kv_heads * head_width(c));
-  return element * (6 * width + 4 * kv + 4 * double(c.intermediate_size));
-}
-
-bool any_trained(const std::vector<PartPlan>& parts, std::initializer_list<const char*> names) {
-  for (const PartPlan& part : parts) {
-    for (const char* name : names) {
-      if (part.name == name && part.trained > 0) return true;
+  const BatchShape sample = even_shape(model, 1, assumed_tokens(model), 1);
+  const std::vector<UseFlops> flops = use_flops(model, sample);
+  UseFlops sum;
+  const auto add = [](UseFlops& to, const UseFlops& more) {
+    to.forward += more.forward;
+    to.backward += more.backward;
+    to.recompute += more.recompute;
+  };
+  for (size_t u = 0; u < flops.size(); ++u) {
+    for (PartPlan& part : parts) {
+      if (part.name == part_of(model.uses[u].kind)) add(part.flops, flops[u]);
     }
+    add(sum, flops[u]);
   }
-  return false;
+  out += cat("\nFLOPs for a sample of ", g.tokens(), " visual and ", sample.targets,
+             " text tokens (assumed)\n");
+  out += strf("%-24s %12s %12s %12s\n", "part", "forward", "backward", "recompute");
+  for (const PartPlan& part : parts) {
+    if (part.flops.forward == 0) continue;
+    out +=
+        strf("%-24s %12s %12s %12s\n", part.name.c_str(), human_count(part.flops.forward).c_str(),
+             human_count(part.flops.backward).c_str(), human_count(part.flops.recompute).c_str());
+  }
+  return out +
+         cat("one step: ", human_count(sum.all() * double(config.train.global_batch)), "FLOP\n\n");
 }
 
 }  // namespace
-
-int64_t RunPlan::params() const {
-  int64_t n = 0;
-  for (const PartPlan& part : parts) n += part.params;
-  return n;
-}
-
-int64_t RunPlan::trained() const {
-  int64_t n = 0;
-  for (const PartPlan& part : parts) n += part.trained;
-  return n;
-}
-
-double RunPlan::step_flops(int64_t global_batch) const {
-  double flops = 0;
-  for (const PartPlan& part : parts) {
-    flops += part.forward_flops + part.backward_flops + part.recompute_flops;
-  }
-  return flops * double(global_batch);
-}
 
 std::vector<PartPlan> count_parts(const std::vector<Param*>& params,
                                   const std::vector<ParamPolicy>& policies) {
   std::vector<PartPlan> parts;
   for (const char* name : {kEmbedding, kBlocks, kHead, kClip, kConvnext, kMining, kProjector}) {
-    parts.push_back({name, 0, 0, 0, 0, 0});
+    parts.push_back({name, 0, 0, {}});
   }
   for (size_t i = 0; i < params.size(); ++i) {
     for (PartPlan& part : parts) {
@@ -141,77 +116,6 @@ std::vector<PartPlan> count_parts(const std::vector<Param*>& params,
     }
   }
   return parts;
-}
-
-RunPlan make_run_plan(const RunConfig& config, const MiniGemini& model,
-                      const std::vector<ParamPolicy>& policies, int64_t text_tokens) {
-  RunPlan plan;
-  const ModelConfig& m = config.model;
-  plan.parts = count_parts(model.params(), policies);
-  plan.geometry = model.geometry();
-  plan.visual_tokens = plan.geometry.tokens();
-  plan.text_tokens = std::min(text_tokens, config.text.max_length - plan.visual_tokens);
-  const double tokens = double(plan.visual_tokens + plan.text_tokens);
-  const double targets = double(plan.text_tokens);
-
-  const double lr_width = double(m.vision_tower.hidden_size), width = double(m.llm.hidden_size);
-  const bool hr = m.hr_encoder != HrEncoder::kNone;
-  const bool llm_grad =
-      any_trained(plan.parts, {kEmbedding, kBlocks, kHead, kClip, kConvnext, kMining, kProjector});
-  const bool tower_grad = any_trained(plan.parts, {kClip, kConvnext});
-  for (PartPlan& part : plan.parts) {
-    bool passes_gradient = llm_grad;
-    if (part.name == kBlocks) {
-      part.forward_flops = blocks_forward(m.llm, tokens);
-      if (policy_of(config.train.recompute, "model.layers.0") != RecomputePolicy::kNone) {
-        part.recompute_flops = part.forward_flops;
-      }
-    } else if (part.name == kHead) {
-      part.forward_flops = 2 * targets * width * double(m.llm.vocab_size);
-    } else if (part.name == kClip) {
-      const int64_t blocks = m.vision_tower.select_layer >= 0
-                                 ? m.vision_tower.select_layer
-                                 : m.vision_tower.num_layers + 1 + m.vision_tower.select_layer;
-      part.forward_flops = clip_forward(m.vision_tower, plan.geometry, blocks);
-      passes_gradient = part.trained > 0;
-    } else if (part.name == kConvnext && hr) {
-      part.forward_flops = convnext_forward(m.convnext, double(config.image.hr_size));
-      passes_gradient = part.trained > 0;
-    } else if (part.name == kMining && hr) {
-      part.forward_flops = mining_forward(m, plan.geometry);
-      passes_gradient = tower_grad || part.trained > 0;
-    } else if (part.name == kProjector) {
-      part.forward_flops =
-          projector_forward(m.projector, double(plan.visual_tokens), lr_width, width);
-    }
-    // Gradients of inputs cost one forward, gradients of weights another in proportion to what
-    // trains.
-    const double trained_share = part.params > 0 ? double(part.trained) / double(part.params) : 0;
-    part.backward_flops = part.forward_flops * ((passes_gradient ? 1 : 0) + trained_share);
-  }
-
-  const double element = config.train.dtype == DtypeKind::kFloat32 ? 4 : 2;
-  plan.micro_batches = config.train.global_batch / config.train.micro_batch;
-  plan.weights = element * double(plan.params());
-  plan.master = element == 4 ? 0 : 4.0 * double(plan.trained());
-  plan.moments = 8.0 * double(plan.trained());
-  plan.gradients = 4.0 * double(plan.trained());
-  const double rows = double(config.train.micro_batch) * tokens;
-  const double block = rows * block_activation_bytes(m.llm, element);
-  const RecomputePolicy policy = policy_of(config.train.recompute, "model.layers.0");
-  const double kept = rows * element * width * (policy == RecomputePolicy::kSelective ? 2 : 1);
-  plan.activations = policy == RecomputePolicy::kNone ? double(m.llm.num_layers) * block
-                                                      : double(m.llm.num_layers) * kept + 2 * block;
-  plan.logits =
-      double(config.train.micro_batch) * targets * double(m.llm.vocab_size) * (element + 8);
-
-  plan.samples = config.data.expected_samples;
-  const int64_t per_epoch =
-      (plan.samples + config.train.global_batch - 1) / config.train.global_batch;
-  plan.steps =
-      config.train.max_steps > 0 ? config.train.max_steps : per_epoch * config.train.epochs;
-  plan.warmup_steps = LrSchedule(config.schedule, config.optimizer.lr, plan.steps).warmup_steps();
-  return plan;
 }
 
 std::string format_trained_table(const std::vector<PartPlan>& parts) {
@@ -229,42 +133,42 @@ std::string format_trained_table(const std::vector<PartPlan>& parts) {
   return out;
 }
 
-std::string format_run_plan(const RunPlan& plan, const RunConfig& config) {
-  std::string out = format_trained_table(plan.parts);
-  const ImageGeometry& g = plan.geometry;
-  out += cat("\nimage: HR ",
-             g.window > 0 ? cat(g.hr_size, " px, window ", g.window, "x", g.window) : "none", "; ",
-             g.lr_views(), " LR view", g.lr_views() == 1 ? "" : "s", " of ", g.lr_size, " px; ",
-             plan.visual_tokens, " visual tokens\n");
-  out += cat("batch: ", config.train.global_batch, " samples a step = ", plan.micro_batches, " x ",
-             config.train.micro_batch, " on one rank\n");
-  out += plan.steps > 0
-             ? cat("steps: ", with_commas(plan.steps), " (", plan.warmup_steps, " warm-up) over ",
-                   with_commas(plan.samples), " samples x ", config.train.epochs, " epoch",
-                   config.train.epochs == 1 ? "" : "s", "\n")
-             : std::string("steps: unknown; set data.expected_samples or train.max_steps\n");
-  out += cat("\nFLOPs for a sample of ", plan.visual_tokens, " visual and ", plan.text_tokens,
-             " text tokens (assumed)\n");
-  out += strf("%-24s %12s %12s %12s\n", "part", "forward", "backward", "recompute");
-  for (const PartPlan& part : plan.parts) {
-    if (part.forward_flops == 0) continue;
-    out +=
-        strf("%-24s %12s %12s %12s\n", part.name.c_str(), human_count(part.forward_flops).c_str(),
-             human_count(part.backward_flops).c_str(), human_count(part.recompute_flops).c_str());
+std::string plan_report(const ResolvedConfig& resolved, const PlanRequest& request,
+                        const std::vector<int>& worlds, PlanFormat format) {
+  const ModelParts parts = describe_model(resolved);
+  const PlannedModel model = plan_model(resolved.config, *parts.model, parts.policies);
+  std::vector<ClusterPlan> plans;
+  for (const int world : worlds) {
+    PlanRequest asked = request;
+    asked.cluster.world = world;
+    plans.push_back(plan_cluster(model, asked));
   }
-  out += cat("one step: ", human_count(plan.step_flops(config.train.global_batch)), "FLOP\n");
-  out += "\nmemory of one rank\n";
-  const std::pair<const char*, double> rows[] = {{"weights", plan.weights},
-                                                 {"fp32 master", plan.master},
-                                                 {"Adam moments", plan.moments},
-                                                 {"fp32 gradients", plan.gradients},
-                                                 {"activations (est.)", plan.activations},
-                                                 {"logits", plan.logits},
-                                                 {"total", plan.total_bytes()}};
-  for (const auto& [name, bytes] : rows) {
-    out += strf("%-24s %12s\n", name, human_bytes(bytes).c_str());
+  if (format == PlanFormat::kMarkdown) return plan_markdown(plans);
+  if (format == PlanFormat::kJson) {
+    OrderedJson out = OrderedJson::array();
+    for (const ClusterPlan& plan : plans) out.push_back(plan_json(model, plan));
+    return out.dump(2) + "\n";
   }
+  std::string out = describe_run(model, count_parts(parts.params, parts.policies));
+  for (size_t i = 0; i < plans.size(); ++i) out += (i ? "\n" : "") + plan_text(model, plans[i]);
   return out;
+}
+
+BatchShape shape_of(const Batch& batch) {
+  return {batch.seq.segments(), batch.seq.total(), batch.num_images(), batch.num_targets()};
+}
+
+double planned_peak(const RunConfig& config, const MiniGemini& model,
+                    const std::vector<ParamPolicy>& policies, const Topology& topology,
+                    const BatchShape& largest, int64_t micro_batches) {
+  return plan_memory(plan_model(config, model, policies), topology,
+                     config.dist.offload == Offload::kOptimizer, largest, micro_batches)
+      .peak();
+}
+
+std::string compare_with_plan(double measured, double planned) {
+  return cat("peak memory ", human_bytes(measured), ", planned ", human_bytes(planned),
+             strf(" (%+.1f %%)", 100 * (planned / measured - 1)));
 }
 
 }  // namespace mgm

@@ -1,11 +1,14 @@
-// `mgm train --plan`: parameters, FLOPs, memory and steps of a run from its config alone. Allocates
-// nothing and needs no weights, data or tokenizer.
+// `mgm train --plan`: parameters, FLOPs, memory, communication and steps of a run from its config
+// alone. Allocates nothing and needs no weights, data or tokenizer.
 #pragma once
 
 #include <string>
 #include <vector>
 
+#include "config/reader.h"
 #include "model/mini_gemini.h"
+#include "train/plan/modes.h"
+#include "types/batch.h"
 #include "types/param.h"
 
 namespace mgm {
@@ -13,38 +16,32 @@ namespace mgm {
 struct PartPlan {
   std::string name;
   int64_t params = 0, trained = 0;
-  double forward_flops = 0;   // of one sample
-  double backward_flops = 0;  // of one sample, recomputation not included
-  double recompute_flops = 0;
+  UseFlops flops;  // of one sample
 };
 
-struct RunPlan {
-  std::vector<PartPlan> parts;
-  ImageGeometry geometry;
-  int64_t visual_tokens = 0,
-          text_tokens = 0;    // of the sample that FLOPs and activations are given for
-  int64_t micro_batches = 0;  // per optimizer step
-  int64_t samples = 0, steps = 0, warmup_steps = 0;
-  // Bytes on one rank.
-  double weights = 0, master = 0, moments = 0, gradients = 0, activations = 0, logits = 0;
-  double total_bytes() const {
-    return weights + master + moments + gradients + activations + logits;
-  }
-  int64_t params() const;
-  int64_t trained() const;
-  double step_flops(int64_t global_batch) const;
-};
-
-// `text_tokens`: assumed text length of a sample with an image.
-RunPlan make_run_plan(const RunConfig& config, const MiniGemini& model,
-                      const std::vector<ParamPolicy>& policies, int64_t text_tokens);
-
-// The report that --plan prints.
-std::string format_run_plan(const RunPlan& plan, const RunConfig& config);
+std::vector<PartPlan> count_parts(const std::vector<Param*>& params,
+                                  const std::vector<ParamPolicy>& policies);
 
 // The table of what trains and what is frozen, per part; printed at the start of every run.
 std::string format_trained_table(const std::vector<PartPlan>& parts);
-std::vector<PartPlan> count_parts(const std::vector<Param*>& params,
-                                  const std::vector<ParamPolicy>& policies);
+
+enum class PlanFormat { kText, kJson, kMarkdown };
+
+// The report that --plan prints, for each of `worlds` ranks on the request's machines.
+std::string plan_report(const ResolvedConfig& resolved, const PlanRequest& request,
+                        const std::vector<int>& worlds, PlanFormat format);
+
+// ---- a run beside its plan ----------------------------------------------------------------------
+
+BatchShape shape_of(const Batch& batch);
+
+// What the device allocator of this rank should report as its peak (bytes), given the largest
+// micro-batch so far and the micro-batches of a step.
+double planned_peak(const RunConfig& config, const MiniGemini& model,
+                    const std::vector<ParamPolicy>& policies, const Topology& topology,
+                    const BatchShape& largest, int64_t micro_batches);
+
+// "peak memory 118.4 GiB, planned 117.9 GiB (-0.4 %)".
+std::string compare_with_plan(double measured, double planned);
 
 }  // namespace mgm

@@ -24,31 +24,13 @@ bool may_change(const std::string& key) {
   return false;
 }
 
-std::vector<std::string> differences(const RunConfig& then, const RunConfig& now) {
-  std::map<std::string, std::string> before, after;
-  for (const FlatField& f : flatten(then)) before[f.key] = f.value;
-  for (const FlatField& f : flatten(now)) after[f.key] = f.value;
-  std::set<std::string> keys;
-  for (const auto& [key, value] : before) keys.insert(key);
-  for (const auto& [key, value] : after) keys.insert(key);
-  std::vector<std::string> out;
-  for (const std::string& key : keys) {
-    const auto a = before.find(key), b = after.find(key);
-    const std::string old_value = a == before.end() ? "(absent)" : a->second;
-    const std::string new_value = b == after.end() ? "(absent)" : b->second;
-    if (old_value != new_value && !may_change(key))
-      out.push_back(cat(key, ": ", old_value, " -> ", new_value));
-  }
-  return out;
-}
-
 // "cuda:3" -> "cuda".
 std::string kind_of(const std::string& device) { return device.substr(0, device.find(':')); }
 
 void check_belongs(const TrainCheckpoint& checkpoint, const std::string& source,
                    const ResolvedConfig& resolved, const RunIdentity& identity,
                    bool accept_changes) {
-  std::vector<std::string> changes = differences(
+  std::vector<std::string> changes = config_changes(
       parse_run_config(checkpoint.config_yaml(), source + "/config.yaml").config, resolved.config);
   const Json& state = checkpoint.state();
   const auto compare = [&](const char* key, const std::string& now, const char* what) {
@@ -109,6 +91,24 @@ std::string choose_folder(const fs::path& run_dir, const ResumeOptions& options)
 }
 
 }  // namespace
+
+std::vector<std::string> config_changes(const RunConfig& then, const RunConfig& now) {
+  std::map<std::string, std::string> before, after;
+  for (const FlatField& f : flatten(then)) before[f.key] = f.value;
+  for (const FlatField& f : flatten(now)) after[f.key] = f.value;
+  std::set<std::string> keys;
+  for (const auto& [key, value] : before) keys.insert(key);
+  for (const auto& [key, value] : after) keys.insert(key);
+  std::vector<std::string> out;
+  for (const std::string& key : keys) {
+    const auto a = before.find(key), b = after.find(key);
+    const std::string old_value = a == before.end() ? "(absent)" : a->second;
+    const std::string new_value = b == after.end() ? "(absent)" : b->second;
+    if (old_value != new_value && !may_change(key))
+      out.push_back(cat(key, ": ", old_value, " -> ", new_value));
+  }
+  return out;
+}
 
 void check_frozen(const TrainCheckpoint& checkpoint,
                   const std::map<std::string, std::string>& now) {

@@ -27,6 +27,9 @@ struct RunIdentity {
   std::map<std::string, std::string> frozen;  // group -> hash of its frozen weights
 };
 
+// Keys whose difference a resume does not accept, as "key: then -> now".
+std::vector<std::string> config_changes(const RunConfig& then, const RunConfig& now);
+
 // The checkpoint to go on from, verified and open; nothing for a fresh start. Rank 0 chooses.
 // Throws the same CheckpointError on every rank if it is damaged, or was made with another config
 // (every differing key is listed), data or tokenizer. Collective.

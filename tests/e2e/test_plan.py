@@ -1,7 +1,9 @@
 """`mgm train --plan` and the shipped recipes: parameter totals against transformers and timm on the meta device,
 hyper-parameters against the reference scripts' table."""
+import json
 import re
 import resource
+import shlex
 
 import pytest
 import torch
@@ -165,3 +167,85 @@ def test_other_configs_can_be_planned(config):
 def test_plan_touches_nothing(tmp_path):
     plan(ROOT / "configs/tiny/stage1.yaml", "--set", f"run.dir={tmp_path}/run")
     assert not (tmp_path / "run").exists()
+
+
+# ---- machines --------------------------------------------------------------------------------------------------------
+def plans(config, *options):
+    return json.loads(mgm("train", config, "--plan", "--json", *options).stdout)
+
+
+def test_every_mode_with_and_without_offload():
+    (plan,) = plans("configs/stage2/vicuna_7b.yaml", "--world", 16, "--gpus-per-node", 8, "--gpu-memory", "80GiB")
+    assert (plan["world"], plan["micro_batches"], plan["global_batch"]) == (16, 1, 128)
+    assert plan["gpu_memory"] == 80 * 2**30
+    names = [(m["mode"], m["shard_size"], m["offload"]) for m in plan["modes"]]
+    modes = [("replicate", 1), ("zero1", 16), ("zero2", 16), ("zero3", 16), ("hybrid", 8)]
+    assert names == [(*m, offload) for offload in (False, True) for m in modes]
+    for mode in plan["modes"]:
+        memory = mode["memory"]
+        parts = ("parameters", "master", "moments", "gradients", "gathered", "buckets", "activations_kept", "working",
+                 "batch", "workspaces")
+        assert memory["peak_allocated"] == pytest.approx(sum(memory[p] for p in parts), rel=1e-12)
+        assert mode["fits"] == (memory["total"] <= plan["gpu_memory"])
+        assert (memory["host"] > 0) == mode["offload"]
+        exposed = sum(v["exposed_s"] for v in mode["traffic"].values())
+        assert mode["exposed_s"] == pytest.approx(exposed)
+        assert mode["step_s"] == pytest.approx(mode["compute_s"] + mode["optimizer_s"] + exposed)
+    best = plan["modes"][plan["cheapest"]]
+    assert best["fits"] and not best["offload"]
+    assert all(best["step_s"] <= 1.005 * m["step_s"] for m in plan["modes"] if m["fits"])
+
+
+def test_options_reach_the_plan():
+    (base,) = plans("configs/stage2/vicuna_7b.yaml", "--world", 16)
+    (other,) = plans("configs/stage2/vicuna_7b.yaml", "--world", 16, "--gpu-memory", "141GB", "--link", 300, "--network",
+                     12.5, "--flops", 220, "--tokens", 1024, "--images", 0)
+    assert (other["gpu_memory"], other["link"], other["network"], other["flops"]) == (141e9, 300e9, 12.5e9, 220e12)
+    assert other["memory_shape"] == {"samples": 8, "tokens": 8192, "images": 0, "targets": 8192}
+    assert base["memory_shape"]["tokens"] == 8 * 2048 and base["time_shape"]["tokens"] == 8 * (576 + 320)
+    text = mgm("train", "configs/stage2/vicuna_7b.yaml", "--plan", "--world", 16).stdout
+    assert "16 ranks on 2 nodes of 8" in text and "cheapest that fits: " in text
+
+
+def test_what_helps_is_said():
+    text = mgm("train", "configs/stage2/yi_34b.yaml", "--plan", "--world", 8, "--set", "train.micro_batch=16").stdout
+    assert "no mode fits 80.00 GiB; each of these would help:\n" in text
+    assert re.search(r"^  \d+ ranks: zero3.* takes [\d.]+ GiB$", text, re.M)
+
+
+def test_a_number_without_a_unit_is_named():
+    done = mgm("train", "configs/tiny/stage1.yaml", "--plan", "--gpu-memory", "80", code=2)
+    assert "--gpu-memory: 80 bytes; give a unit, as in 80GiB" in done.stderr
+
+
+def test_planning_page_is_what_the_binary_prints():
+    page = (ROOT / "docs" / "planning.md").read_text()
+    found = re.findall(r"<!-- (mgm train .*?) -->\n((?:\|.*\n)+)", page)
+    assert len(found) == 4
+    for command, table in found:
+        assert mgm(*shlex.split(command)[1:]).stdout == table, f"docs/planning.md is stale; run: {command}"
+
+
+# ---- rehearsal -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("mode", ["replicate", "zero1", "zero2", "zero3", "hybrid"])
+def test_rehearsal_by_the_data_plan(mode):
+    """Also without a run folder, weights or a second process."""
+    text = mgm("train", "configs/tiny/stage2.yaml", "--rehearse", "--world", 8, "--gpus-per-node", 4, "--set",
+               f"dist.mode={mode}", "--set", "train.micro_batch=1").stdout
+    assert "step 1 of the data plan" in text
+    assert re.search(r"^all 8 ranks issue the same [\d,]+ collectives in the same order$", text, re.M)
+    assert ("hybrid, 2 groups of 4" in text) == (mode == "hybrid")
+
+
+def test_rehearsal_of_hundreds_of_ranks_without_data():
+    text = mgm("train", "configs/stage1/vicuna_7b.yaml", "--rehearse", "--world", "64,512", "--set", "dist.mode=zero3",
+               "--set", "train.global_batch=8192").stdout
+    for world in (64, 512):
+        assert re.search(rf"^all {world} ranks issue the same [\d,]+ collectives in the same order$", text, re.M)
+    assert re.search(r"^text only on every rank +1 +512 +", text, re.M)
+
+
+def test_rehearsal_refuses_what_training_would():
+    done = mgm("train", "configs/stage2/vicuna_7b.yaml", "--rehearse", "--world", 64, code=2)
+    assert ("train.global_batch 128 does not divide into 64 ranks with train.micro_batch 8; the next that does: "
+            "--set train.global_batch=512") in done.stderr

@@ -1,0 +1,103 @@
+#include "train/doctor/identity.h"
+
+#include <torch/headeronly/version.h>
+
+#include "base/hash.h"
+#include "checkpoint/mm_projector_file.h"
+#include "config/flatten.h"
+#include "dist/topology.h"
+
+namespace mgm {
+namespace {
+
+struct WeightFile {
+  std::string path;
+  bool projector = false;
+};
+
+std::vector<WeightFile> weight_files(const ModelConfig& model) {
+  std::vector<WeightFile> out;
+  const auto add = [&](const std::string& path, bool projector) {
+    if (!path.empty()) out.push_back({path, projector});
+  };
+  if (model.init == ModelInit::kPretrained) {
+    if (!model.path.empty()) {
+      add(model.path, false);
+    } else {
+      add(model.llm.path, false);
+      add(model.vision_tower.path, false);
+      if (model.hr_encoder != HrEncoder::kNone) add(model.convnext.path, false);
+    }
+  }
+  add(model.projector.path, true);
+  return out;
+}
+
+std::string version_text(int version, int major, int minor) {
+  return cat(version / major, ".", version % major / minor);
+}
+
+}  // namespace
+
+std::string program_hash() { return hex64(hash_file("/proc/self/exe")); }
+
+std::string tokenizer_hash(const Tokenizer& tokenizer) {
+  std::string files;
+  for (const auto& [name, content] : tokenizer.files()) {
+    files += name + '\0' + hex64(hash64(content)) + '\0';
+  }
+  return hex64(hash64(files));
+}
+
+std::string weights_hash(const RunConfig& config, bool content) {
+  std::string text;
+  for (const WeightFile& file : weight_files(config.model)) {
+    if (!fs::exists(file.path)) {
+      text += file.path + " is not there\n";
+      continue;
+    }
+    const SourcePtr source = file.projector ? open_projector_file(file.path, /*aux_tower=*/true)
+                                            : open_model_dir(file.path);
+    for (const std::string& name : source->names()) {
+      const TensorInfo& info = source->info(name);
+      text += cat(name, ' ', info.dtype, ' ', info.bytes);
+      for (const int64_t size : info.shape) text += cat(' ', size);
+      if (content) {
+        const at::Tensor values = source->read(name);
+        text += ' ' + hex64(hash64({static_cast<const char*>(values.const_data_ptr()),
+                                    static_cast<size_t>(values.nbytes())}));
+      }
+      text += '\n';
+    }
+  }
+  return hex64(hash64(text));
+}
+
+std::string config_lines(const RunConfig& config) {
+  std::string out;
+  for (const FlatField& field : flatten(config)) out += cat(field.key, ": ", field.value, "\n");
+  return out;
+}
+
+RankFacts place_facts(const RunConfig& config, const LaunchEnv& env, const HostFacts& host,
+                      const GpuFacts& gpu) {
+  RankFacts out;
+  out.rank = env.rank;
+  out.local_rank = env.local_rank;
+  out.host = host.name;
+  out.host_id = cat(host.name, "/", host.boot);
+  out.gpu = gpu.uuid;
+  out.shared = {{"the program", program_hash()},
+                {"torch", TORCH_VERSION},
+                {"the number of ranks", cat(env.world)},
+                {"the config", hex64(hash64(config_lines(config))), ExitCode::kConfig},
+                {"the sharding mode", name_of(config.dist.mode)},
+                {"the device", gpu.ordinal < 0 ? "cpu" : "cuda"}};
+  if (gpu.ordinal >= 0) {
+    out.shared.push_back({"the CUDA driver", version_text(gpu.driver, 1000, 10)});
+    out.shared.push_back({"NCCL", version_text(gpu.nccl, 10000, 100)});
+  }
+  return out;
+}
+
+}  // namespace mgm

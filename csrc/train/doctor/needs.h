@@ -1,0 +1,27 @@
+// What a run will need of its hosts: arithmetic on parameter counts and the config.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "dist/topology.h"
+#include "train/build.h"
+
+namespace mgm {
+
+struct Needs {
+  int64_t checkpoint = 0;   // bytes of one checkpoint on the disk, all ranks together
+  int64_t checkpoints = 0;  // that exist at one time: keep, and the one being written
+  // Bytes of host memory of one rank, and of its parts.
+  int64_t state = 0;    // the training state itself: on the CPU, or offloaded
+  int64_t copy = 0;     // what an asynchronous checkpoint copies
+  int64_t samples = 0;  // decoded and waiting
+  int64_t host() const { return state + copy + samples; }
+  int64_t device = 0;  // bytes on a rank's GPU
+  int64_t pinned = 0;  // of host memory
+};
+
+Needs estimate_needs(const RunConfig& config, const ModelParts& parts, const DeviceSetup& device,
+                     const Topology& topology);
+
+}  // namespace mgm

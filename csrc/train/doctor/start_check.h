@@ -1,0 +1,24 @@
+// The short form of `mgm doctor`, at every start of a run: what costs milliseconds and would
+// otherwise be found after hours, or never.
+#pragma once
+
+#include "config/reader.h"
+#include "dist/ranks.h"
+#include "train/build.h"
+#include "train/run_state.h"
+
+namespace mgm {
+
+// Before the groups are connected: same program, torch, config, mode, driver and NCCL on all ranks,
+// a GPU and a local rank of its own for each. Collective, through the store. Every rank throws the
+// same PeerError, of the kind of the first failure (config, ranks), naming the rank that differs
+// and what differs.
+void check_ranks_agree(const Ranks& ranks, const RunConfig& config, const DeviceSetup& device);
+
+// After: same data, tokenizer and weights (headers) on all ranks, a run folder that all share, room
+// on its disk for the checkpoints, right sums. Collective. Throws as above, also of the kinds
+// data, checkpoint and (a full disk) internal; one rank alone throws Error.
+void check_inputs_agree(Ranks& ranks, const RunConfig& config, const RunIdentity& identity,
+                        const ModelParts& parts, const DeviceSetup& device);
+
+}  // namespace mgm

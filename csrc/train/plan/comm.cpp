@@ -1,0 +1,247 @@
+#include "train/plan/comm.h"
+
+#include <algorithm>
+#include <map>
+#include <vector>
+
+#include "train/step_agreement.h"
+#include "train/step_walk.h"
+
+namespace mgm {
+namespace {
+
+// Start of a hop of a ring: NCCL's own model (tuning.cc) for NVLink and for the network, protocol
+// Simple.
+constexpr double kLinkHop = 3.4e-6, kNetworkHop = 14e-6;
+// Encoders' share of the matrix rate: for eight pictures (9.3 TFLOP) ConvNeXt-L at 768 pixels took
+// 36.5 ms and CLIP-L 8.6 to 15 ms on one H200.
+constexpr double kEncoderShare = 0.4;
+constexpr double kDeviceMemory = 2.7e12;  // achieved, HBM3 of an H100
+constexpr double kAdamBytes = 32;         // per element (kernels/adamw.h), and 4 for the norm
+constexpr double kPcie = 45e9;            // host to device, achieved, one GPU
+// Host memory for one rank's AdamW: two sockets of a node, shared by its eight GPUs.
+constexpr double kHostMemory = 40e9;
+constexpr double kHostAdamBytes = 30;  // per element: reads three fp32 and a gradient, writes them
+
+constexpr double kFp32 = 4;
+
+// Ranks that communicate, and how.
+struct Ring {
+  int size = 1, nodes = 1;
+  double bandwidth = 0;
+
+  double share() const { return size > 1 ? double(size - 1) / double(size) : 0; }
+  double latency() const {  // of one way around
+    return double(size - nodes) * kLinkHop + double(nodes - 1) * kNetworkHop;
+  }
+  bool crosses() const { return nodes > 1; }
+};
+
+// `size` ranks, `stride` apart from each other.
+Ring ring(const Cluster& c, int size, int stride) {
+  Ring out;
+  out.size = size;
+  const int per_node =
+      std::max(1, std::min(size, c.gpus_per_node / std::min(stride, c.gpus_per_node)));
+  out.nodes = (size + per_node - 1) / per_node;
+  // Through the slower link; each rank of a node brings its own share of the network.
+  out.bandwidth =
+      out.crosses() ? std::min(per_node > 1 ? c.link : 1e300, c.network * per_node) : c.link;
+  return out;
+}
+
+class TimeWalk final : public StepVisitor {
+ public:
+  TimeWalk(const PlannedModel& model, const Topology& topology, const Cluster& cluster,
+           std::vector<UseFlops> flops)
+      : model_(model),
+        topology_(topology),
+        cluster_(cluster),
+        flops_(std::move(flops)),
+        shard_(ring(cluster, topology.shard_size, 1)),
+        replica_(ring(cluster, topology.replicas, topology.shard_size)),
+        world_(ring(cluster, topology.world, 1)) {}
+
+  void gather(int g, bool frozen_too, const char* why) override {
+    const GroupSize& size = sizes(g);
+    const bool update = std::string(why) == "update";
+    const Traffic kind = update      ? Traffic::kUpdate
+                         : backward_ ? Traffic::kGatherBackward
+                                     : Traffic::kGatherForward;
+    for (const int64_t numel : {size.trained, frozen_too ? size.frozen : 0}) {
+      if (numel == 0) continue;
+      const double bytes = double(padded(numel, topology_.shard_size)) * model_.element;
+      arriving_[g] = {kind, send(kind, shard_, bytes, 1)};
+    }
+  }
+  void arrive(int g) override {
+    const auto it = arriving_.find(g);
+    if (it == arriving_.end()) return;
+    wait(it->second.first, it->second.second);
+    arriving_.erase(it);
+  }
+  void release(int g) override { arrive(g); }
+
+  void scatter(int g, bool) override {
+    const double bytes =
+        double(padded(sizes(g).trained, topology_.shard_size)) * model_.reduce_element;
+    scatters_.push_back(send(Traffic::kReduce, shard_, bytes, 1));
+  }
+  void collect(int, bool) override {
+    wait(Traffic::kReduce, scatters_.front());
+    scatters_.erase(scatters_.begin());
+  }
+  void keep(int) override {}
+  void clear(int) override {}
+  void sum_replicas(int g) override {
+    const double part =
+        double(padded(sizes(g).trained, topology_.shard_size)) / double(topology_.shard_size);
+    const double bytes = part * model_.reduce_element;
+    replica_sums_ = std::max(replica_sums_, send(Traffic::kReplicas, replica_, bytes, 2));
+  }
+  void send_leaf(int g) override {  // the host waits: nothing hides it
+    const double bytes =
+        double(padded(sizes(g).trained, topology_.shard_size)) * kFp32 * double(topology_.replicas);
+    wait(Traffic::kReduce, send(Traffic::kReduce, world_, bytes, 1));
+  }
+
+  void begin_pass(bool backward) override { backward_ = backward; }
+  void forward(int u) override { compute(u, flops_[static_cast<size_t>(u)].forward); }
+  void backward(int u) override {
+    const PlannedUse& use = model_.uses[static_cast<size_t>(u)];
+    const UseFlops& flops = flops_[static_cast<size_t>(u)];
+    compute(u, flops.recompute + flops.backward);
+    // Every gradient is read once and added or copied into its bucket.
+    const double copied = double(use.trained) * (model_.element + kFp32);
+    pass(copied / kDeviceMemory, plan.compute_s);
+  }
+
+  void end_passes() { wait(Traffic::kReplicas, replica_sums_); }
+  void small(const Ring& over, int ways) {
+    if (over.size > 1) wait(Traffic::kOther, send(Traffic::kOther, over, 8, ways));
+  }
+  void optimizer(bool offload) {
+    small(world_, 2);  // loss
+    small(shard_, 2);  // norm
+    double elements = 0;
+    for (const GroupSize& size : model_.sizes) {
+      elements += double(padded(size.trained, topology_.shard_size)) / topology_.shard_size;
+    }
+    double seconds = elements * kFp32 / kDeviceMemory;
+    if (offload) {
+      // Gradients down, AdamW, weights up, group by group: the slowest of the three rules.
+      seconds += elements *
+                 std::max({kFp32 / kPcie, kHostAdamBytes / kHostMemory, model_.element / kPcie});
+    } else {
+      seconds += elements * kAdamBytes / kDeviceMemory;
+    }
+    pass(seconds, plan.optimizer_s);
+  }
+
+  double now() const { return now_; }
+
+  CommPlan plan;
+
+ private:
+  const GroupSize& sizes(int g) const { return model_.sizes[static_cast<size_t>(g)]; }
+
+  void pass(double seconds, double& account) {
+    now_ += seconds;
+    account += seconds;
+  }
+  void compute(int u, double flops) {
+    const bool encoder = model_.uses[static_cast<size_t>(u)].kind <= UseKind::kConvnextStage;
+    pass(flops / (cluster_.flops * (encoder ? kEncoderShare : 1)), plan.compute_s);
+  }
+  void wait(Traffic kind, double until) {
+    if (until <= now_) return;
+    plan.volume[static_cast<size_t>(kind)].exposed_s += until - now_;
+    now_ = until;
+  }
+
+  // Begins as soon as the wires it needs are free; returns when it will be done.
+  double send(Traffic kind, const Ring& over, double buffer, int ways) {
+    if (over.size == 1) return now_;
+    const double bytes = ways * over.share() * buffer;
+    CommPlan::Volume& volume = plan.volume[static_cast<size_t>(kind)];
+    volume.bytes += bytes;
+    ++volume.collectives;
+    double start = now_;
+    if (over.nodes < over.size) start = std::max(start, link_free_);
+    if (over.crosses()) start = std::max(start, network_free_);
+    const double done = start + ways * over.latency() + bytes / over.bandwidth;
+    if (over.nodes < over.size) link_free_ = done;
+    if (over.crosses()) network_free_ = done;
+    return done;
+  }
+
+  const PlannedModel& model_;
+  const Topology topology_;
+  const Cluster& cluster_;
+  const std::vector<UseFlops> flops_;
+  const Ring shard_, replica_, world_;
+  bool backward_ = false;
+  double now_ = 0, link_free_ = 0, network_free_ = 0, replica_sums_ = 0;
+  std::map<int, std::pair<Traffic, double>> arriving_;
+  std::vector<double> scatters_;
+};
+
+}  // namespace
+
+const char* traffic_name(Traffic kind) {
+  switch (kind) {
+    case Traffic::kGatherForward:
+      return "all-gather, forward";
+    case Traffic::kGatherBackward:
+      return "all-gather, backward";
+    case Traffic::kReduce:
+      return "reduce-scatter";
+    case Traffic::kReplicas:
+      return "all-reduce, replicas";
+    case Traffic::kUpdate:
+      return "all-gather, updates";
+    case Traffic::kOther:
+      return "loss and norm";
+  }
+  return "";
+}
+
+double CommPlan::bytes() const {
+  double sum = 0;
+  for (const Volume& v : volume) sum += v.bytes;
+  return sum;
+}
+
+double CommPlan::exposed_s() const {
+  double sum = 0;
+  for (const Volume& v : volume) sum += v.exposed_s;
+  return sum;
+}
+
+CommPlan plan_comm(const PlannedModel& model, const Topology& topology, bool offload,
+                   const Cluster& cluster, const BatchShape& shape, int64_t micro_batches) {
+  TimeWalk walk(model, topology, cluster, use_flops(model, shape));
+  const bool strict = model.config.dist.reduction == Reduction::kStrict;
+  const int64_t leaf = strict ? leaf_micro_batches(model.config) : micro_batches;
+  PassProgram program(program_groups(model.sizes), model.order, topology, strict, walk);
+  const bool images = shape.images > 0, targets = shape.targets > 0;
+  const auto step = [&] {
+    program.begin_step();
+    for (int64_t i = 0; i < micro_batches; ++i) {
+      walk_micro_batch(program, model.order, {targets, images, (i + 1) % leaf == 0},
+                       {targets, images}, walk);
+    }
+    program.end_step();
+    walk.end_passes();
+    walk.optimizer(offload);
+    program.parameters_changed();
+  };
+  step();  // updates of one step travel behind the next one's forward: the second is typical
+  walk.plan = {};
+  const double begin = walk.now();
+  step();
+  walk.plan.step_s = walk.now() - begin;
+  return walk.plan;
+}
+
+}  // namespace mgm
