@@ -131,10 +131,10 @@ class MemoryWalk final : public StepVisitor {
  private:
   const GroupSize& sizes(int g) const { return model_.sizes[static_cast<size_t>(g)]; }
 
-  static double workspace(const PlannedUse& use) {
+  double workspace(const PlannedUse& use) const {
     const bool convolves =
         use.kind == UseKind::kConvnextStage || use.kind == UseKind::kConvnextStem;
-    return convolves ? kConvWorkspace : 0;
+    return convolves && !model_.on_cpu ? kConvWorkspace : 0;
   }
 
   // Bytes of a group's gradient before it leaves; made when the first gradient arrives. On a single
