@@ -23,6 +23,7 @@ void add_forward(CLI::App& app);
 void add_launch(CLI::App& app);
 void add_preprocess(CLI::App& app);
 void add_render(CLI::App& app);
+void add_replay(CLI::App& app);
 void add_report(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_train(CLI::App& app);

@@ -19,6 +19,7 @@ int run(int argc, char** argv) {
   mgm::cli::add_launch(app);
   mgm::cli::add_doctor(app);
   mgm::cli::add_blame(app);
+  mgm::cli::add_replay(app);
   mgm::cli::add_data(app);
   mgm::cli::add_config(app);
   mgm::cli::add_export(app);

@@ -1,12 +1,11 @@
 // mgm train: one run, or the stages of a file one after another.
-#include <unistd.h>
 
 #include <iostream>
 
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/plan_options.h"
-#include "dist/watch.h"
+#include "cli/rank_process.h"
 #include "train/run.h"
 
 namespace mgm::cli {
@@ -19,41 +18,10 @@ struct TrainArgs {
   PlanArgs plan;
 };
 
-// When another rank has ended the job the sentence goes to the log of this rank; the console has it
-// from the rank it happened on, and from the first.
-void log_peer_failure(const std::string& sentence, bool first_rank) {
-  log::set_quiet(!first_rank);
-  if (first_rank) {
-    log::error(sentence);
-  } else {
-    log::info(sentence);
-  }
-  log::flush();
-}
-
-ExitCode run_stage(const ResolvedConfig& config, const ResumeOptions& resume,
-                   const Meeting& meeting, int number) {
-  const bool first = meeting.env.rank == 0;
-  try {
-    return run_training(config, resume, meeting, number,
-                        [first](const std::string& sentence, ExitCode code) {
-                          log_peer_failure(sentence, first);
-                          ::_exit(static_cast<int>(code));
-                        });
-  } catch (const PeerError& e) {
-    log_peer_failure(e.what(), first);
-    throw Exit{static_cast<int>(e.code())};
-  }
-}
-
 void train(const TrainArgs& args) {
   const std::vector<ResolvedConfig> stages = read_run_configs(args.config, args.sets);
   Meeting meeting;
-  if (!args.plan.wanted()) {
-    const LaunchEnv env = read_launch_env();
-    if (!env.note.empty()) log::warn(env.note);
-    meeting = meet(env, stages.front().config.dist.timeout_s.start);
-  }
+  if (!args.plan.wanted()) meeting = meet_ranks(stages.front().config.dist.timeout_s.start);
   for (size_t i = 0; i < stages.size(); ++i) {
     if (stages.size() > 1) {
       log::info(cat("stage ", i + 1, " of ", stages.size(), ": ", stages[i].config.run.dir));
@@ -62,8 +30,9 @@ void train(const TrainArgs& args) {
       std::cout << plan_output(stages[i], args.plan);
       continue;
     }
-    const ExitCode outcome = run_stage(stages[i], args.resume, meeting, static_cast<int>(i));
-    if (outcome != ExitCode::kOk) throw Exit{static_cast<int>(outcome)};
+    run_as_rank(meeting, [&](const EndProcess& end) {
+      return run_training(stages[i], args.resume, meeting, static_cast<int>(i), end);
+    });
   }
 }
 

@@ -1,5 +1,7 @@
 #include "dist/ranks.h"
 
+#include <csignal>
+
 #include "base/error.h"
 #include "dist/c10d_group.h"
 
@@ -9,6 +11,8 @@ Meeting meet(const LaunchEnv& env, double timeout_s) {
   Meeting out;
   out.env = env;
   if (env.world == 1) return out;
+  // Gloo writes to sockets whose other end may be gone: an error with a name, not the end.
+  ::signal(SIGPIPE, SIG_IGN);
   int port = env.master_port;
   const bool serve = env.rank == 0 && !env.store_is_served;
   // A launcher's store outlives a restart of the job: what the last attempt left must not be read.

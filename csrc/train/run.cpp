@@ -8,7 +8,6 @@
 #include <chrono>
 #include <ctime>
 
-#include "base/hash.h"
 #include "base/log.h"
 #include "base/version.h"
 #include "checkpoint/checkpoint_saver.h"
@@ -16,10 +15,8 @@
 #include "config/writer.h"
 #include "dist/agreement.h"
 #include "dist/frozen_hash.h"
-#include "dist/watch.h"
 #include "dist/whole_params.h"
 #include "train/build.h"
-#include "train/doctor/identity.h"
 #include "train/doctor/start_check.h"
 #include "train/hooks/metrics_file.h"
 #include "train/hooks/progress.h"
@@ -76,16 +73,6 @@ void record_start(const fs::path& dir, const RunIdentity& identity, int64_t from
                                {"from_step", from_step},
                                {"total_steps", total_steps}});
   write_file_atomic(path, OrderedJson{{"starts", starts}}.dump(2) + "\n");
-}
-
-RunIdentity identify(const DataParts& data, const DeviceSetup& device) {
-  RunIdentity identity;
-  identity.data_hash = hex64(data.index->identity());
-  identity.tokenizer_hash = tokenizer_hash(*data.tokenizer);
-  identity.device = device.device.str();
-  identity.dtype = at::toString(device.dtype);
-  identity.threads = at::get_num_threads();
-  return identity;
 }
 
 bool trains_llm(const ModelParts& parts) {
@@ -223,6 +210,12 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
   loop.save = [&](int64_t step, const Timer& held) {
     saver.save(capture(step, resolved, identity, metrics ? metrics->offset() : 0), held);
   };
+  BatchShape largest;
+  int64_t micro_batches = 0;
+  loop.seen = [&](const std::vector<Batch>& batches) {
+    micro_batches = static_cast<int64_t>(batches.size());
+    for (const Batch& batch : batches) largest = larger(largest, shape_of(batch));
+  };
   ExitCode outcome = ExitCode::kOk;
   try {
     outcome = fit(module, loader, schedule, hooks, loop);
@@ -230,6 +223,11 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
   } catch (...) {
     // The others are told before this rank ends a save that is under way.
     std::rethrow_exception(watch.failed(std::current_exception()));
+  }
+  if (device.device.is_cuda() && micro_batches > 0) {
+    const double planned =
+        planned_peak(config, *parts.model, parts.policies, ranks.topology, largest, micro_batches);
+    log::info(compare_with_plan(double(peak_memory_bytes(device.device)), planned));
   }
   if (outcome == ExitCode::kOk && leaves_projector) write_projector(projector, *store, ranks);
   log::info(cat(dir.string(),
@@ -243,27 +241,10 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
 
 ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resume,
                       const Meeting& meeting, int run_number, const EndProcess& end) {
-  const RunConfig& config = resolved.config;
-  if (config.run.dir.empty()) {
-    throw_problems(resolved, {{"run.dir", "is required: the folder that takes the run"}});
-  }
-  const DeviceSetup device = setup_device(config, meeting.env);
-  Ranks ranks = take_place(config, meeting, device, run_number);
-  WatchSettings settings;
-  settings.limits = config.dist.timeout_s;
-  settings.run_dir = config.run.dir;
-  settings.end = end;
-  Watch watch(ranks, settings);
-  try {
-    const ExitCode outcome = run_ranks(resolved, resume, device, ranks, watch);
-    ranks.control->barrier("end of the run");
-    ranks.shutdown();
-    return outcome;
-  } catch (...) {
-    const std::exception_ptr told = watch.failed(std::current_exception());
-    ranks.abort();
-    std::rethrow_exception(told);
-  }
+  return run_watched(resolved, meeting, run_number, end,
+                     [&](const DeviceSetup& device, Ranks& ranks, Watch& watch) {
+                       return run_ranks(resolved, resume, device, ranks, watch);
+                     });
 }
 
 }  // namespace mgm

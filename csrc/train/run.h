@@ -6,19 +6,12 @@
 // 2 starts from.
 #pragma once
 
-#include <functional>
-#include <string>
-
-#include "base/error.h"
-#include "dist/ranks.h"
 #include "train/run_state.h"
+#include "train/watched.h"
 
 namespace mgm {
 
-using EndProcess = std::function<void(const std::string& sentence, ExitCode code)>;
-
-// `run_number` counts the runs of this process: stages of one file. `end` leaves the process when a
-// rank has failed and this one cannot be unwound (dist/watch.h). Collective.
+// Collective; `meeting`, `run_number` and `end` as in train/watched.h.
 // Returns kOk, or kSigint / kSigterm / kSigusr1 after a save. A run that is complete already
 // returns at once. Throws the errors of base/error.h; the metrics of every finished step are on
 // disk then.

@@ -1,5 +1,7 @@
 #include "train/run_plan.h"
 
+#include <algorithm>
+
 #include "base/strings.h"
 #include "optim/lr_schedule.h"
 #include "train/build.h"
@@ -156,6 +158,11 @@ std::string plan_report(const ResolvedConfig& resolved, const PlanRequest& reque
 
 BatchShape shape_of(const Batch& batch) {
   return {batch.seq.segments(), batch.seq.total(), batch.num_images(), batch.num_targets()};
+}
+
+BatchShape larger(const BatchShape& a, const BatchShape& b) {
+  return {std::max(a.segments, b.segments), std::max(a.rows, b.rows), std::max(a.images, b.images),
+          std::max(a.targets, b.targets)};
 }
 
 double planned_peak(const RunConfig& config, const MiniGemini& model,

@@ -34,6 +34,7 @@ std::string plan_report(const ResolvedConfig& resolved, const PlanRequest& reque
 // ---- a run beside its plan ----------------------------------------------------------------------
 
 BatchShape shape_of(const Batch& batch);
+BatchShape larger(const BatchShape& a, const BatchShape& b);  // of each number
 
 // What the device allocator of this rank should report as its peak (bytes), given the largest
 // micro-batch so far and the micro-batches of a step.

@@ -1,14 +1,18 @@
 #include "train/run_state.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <set>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "checkpoint/train_state.h"
 #include "config/flatten.h"
 #include "config/writer.h"
 #include "dist/agreement.h"
+#include "train/doctor/identity.h"
 
 namespace mgm {
 namespace {
@@ -91,6 +95,16 @@ std::string choose_folder(const fs::path& run_dir, const ResumeOptions& options)
 }
 
 }  // namespace
+
+RunIdentity identify(const DataParts& data, const DeviceSetup& device) {
+  RunIdentity identity;
+  identity.data_hash = hex64(data.index->identity());
+  identity.tokenizer_hash = tokenizer_hash(*data.tokenizer);
+  identity.device = device.device.str();
+  identity.dtype = at::toString(device.dtype);
+  identity.threads = at::get_num_threads();
+  return identity;
+}
 
 std::vector<std::string> config_changes(const RunConfig& then, const RunConfig& now) {
   std::map<std::string, std::string> before, after;

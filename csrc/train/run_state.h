@@ -7,6 +7,7 @@
 #include "checkpoint/checkpoint_writer.h"
 #include "checkpoint/train_checkpoint.h"
 #include "config/reader.h"
+#include "train/build.h"
 #include "train/train_module.h"
 
 namespace mgm {
@@ -26,6 +27,8 @@ struct RunIdentity {
   int threads = 0;
   std::map<std::string, std::string> frozen;  // group -> hash of its frozen weights
 };
+
+RunIdentity identify(const DataParts& data, const DeviceSetup& device);  // `frozen` is left empty
 
 // Keys whose difference a resume does not accept, as "key: then -> now".
 std::vector<std::string> config_changes(const RunConfig& then, const RunConfig& now);

@@ -77,6 +77,7 @@ ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule,
     StepReport report = describe(*batches, agreed, step, loop.total_steps);
     report.data_wait_s = waited;
     report.lr = schedule.at(step);
+    if (loop.seen) loop.seen(batches->micro);
 
     const StepResult result = module.step(batches->micro, agreed, step, report.lr);
     if (loop.profiler) loop.profiler->after_step(step);

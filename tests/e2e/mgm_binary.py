@@ -23,7 +23,7 @@ def sets(values):
     """{"a.b": 1} as --set arguments."""
     out = []
     for key, value in values.items():
-        out += ["--set", f"{key}={json.dumps(value) if not isinstance(value, str) else value}"]
+        out += ["--set", f"{key}={json.dumps(value) if not isinstance(value, (str, pathlib.Path)) else value}"]
     return out
 
 

@@ -357,7 +357,7 @@ TOGETHER = {
     "other_weights_by_content": (other_weights(), 4, "rank 1 on {host}: the weight files differs"),
     "weights_missing_on_a_rank": (weights_missing, 4, "model.path: model is not there"),
     "another_run_dir_mount": (own_run_dir, 5, "run.dir runs/x is not one folder: what rank 2 wrote there"),
-    "same_local_rank": (environment(2, LOCAL_RANK="1"), 5, "have the same local rank: 1"),
+    "same_local_rank": (environment(2, LOCAL_RANK="1", GROUP_RANK="0", GROUP_WORLD_SIZE="1"), 5, "have the same local rank: 1"),
     "another_number_of_ranks": (both(environment(1, WORLD_SIZE="4", LOCAL_WORLD_SIZE="4"),
                                      everywhere(train__global_batch=24)), 5,
                                 "rank 1 on {host}: the number of ranks differs from rank 0's: 4 instead of 3"),
