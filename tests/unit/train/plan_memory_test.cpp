@@ -30,7 +30,7 @@ PlannedModel plan_of(const RunConfig& config) {
 
 StateMemory state_of(const TinyModel& tiny) {
   StateMemory out;
-  Ranks ranks = local_ranks(tiny.config.dist);
+  Ranks ranks = local_ranks({});  // the optimizer holds this rank's parts, whoever the others are
   AdamW optimizer(*tiny.store, ranks, tiny.config.optimizer);
   for (const AdamW::State& state : optimizer.states()) {
     out.moments += double(state.exp_avg.nbytes() + state.exp_avg_sq.nbytes());
