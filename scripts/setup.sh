@@ -32,6 +32,7 @@ fi
 
 # ---- Debian packages ------------------------------------------------------------------------------
 tools=(g++ cmake ninja-build git python3 python3-venv ca-certificates)
+[ $oracles = 1 ] && tools+=(xz-utils) # the archives of the test pictures
 faster=(ccache mold) # builds work without them
 libraries=(libyaml-cpp-dev libsentencepiece-dev nlohmann-json3-dev libsimdjson-dev libcli11-dev
   libspdlog-dev libfmt-dev libjpeg-dev libpng-dev libwebp-dev libxxhash-dev libgtest-dev
@@ -45,6 +46,7 @@ if command -v dpkg-query >/dev/null; then
     case $package in
       g++ | cmake | git | python3) command -v "$package" >/dev/null && continue ;;
       ninja-build) command -v ninja >/dev/null && continue ;;
+      xz-utils) command -v xz >/dev/null && continue ;;
       python3-venv) python3 -c 'import venv, ensurepip' 2>/dev/null && continue ;;
     esac
     have "$package" || missing+=("$package")

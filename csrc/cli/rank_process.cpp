@@ -40,6 +40,11 @@ void run_as_rank(const Meeting& meeting,
   } catch (const PeerError& e) {
     log_peer_failure(e.what(), first);
     throw Exit{static_cast<int>(e.code())};
+  } catch (const Error& e) {
+    log::set_quiet(true);  // for the log file; main.cpp says it on the console
+    log::error(e.what());
+    log::flush();
+    throw;
   }
   if (outcome != ExitCode::kOk) throw Exit{static_cast<int>(outcome)};
 }

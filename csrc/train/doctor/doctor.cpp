@@ -127,7 +127,7 @@ bool Examination::meet_others() {
     mine.rank = env.rank;
     mine.local_rank = env.local_rank;
     mine.host = host_.name;
-    mine.host_id = cat(host_.name, "/", host_.boot);
+    mine.host_id = host_.id();
   }
   hello["facts"] = to_json(mine);
   const auto all = gathering_.gather("hello", hello.dump(), options_.wait_s);
@@ -223,7 +223,7 @@ Json Examination::input_facts() const {
   facts.rank = meeting_.env.rank;
   facts.local_rank = meeting_.env.local_rank;
   facts.host = host_.name;
-  facts.host_id = cat(host_.name, "/", host_.boot);
+  facts.host_id = host_.id();
   facts.shared = {{"the data set", data_hash_, ExitCode::kData},
                   {"the tokenizer", tokenizer_hash_, ExitCode::kData},
                   {"the weight files", weights_hash_, ExitCode::kCheckpoint}};

@@ -12,12 +12,15 @@ namespace mgm {
 struct HostFacts {
   std::string name;              // host name
   std::string boot;              // differs from host to host also where names are the same
+  std::string network;           // its network namespace: containers of one machine are hosts too
   int64_t memory_total = 0;      // of the machine
   int64_t memory_available = 0;  // of the machine
   int64_t memory_free = 0;       // to this process: cgroups may allow less (base/host_memory.h)
   int64_t cores = 1;             // that this process may run on, and its quota
   int64_t open_files = 0;        // ulimit -n; < 0: unlimited
   int64_t locked_memory = -1;    // ulimit -l; < 0: unlimited
+
+  std::string id() const { return name + "/" + boot + "/" + network; }
 };
 // `root`: where proc and sys are looked for.
 HostFacts read_host_facts(const fs::path& root = "/");

@@ -106,6 +106,8 @@ HostFacts read_host_facts(const fs::path& root) {
   ::gethostname(name, sizeof name - 1);
   out.name = name;
   out.boot = text_or_empty(root / "proc/sys/kernel/random/boot_id");
+  std::error_code none;
+  out.network = fs::read_symlink(root / "proc/self/ns/net", none).string();
   const std::string memory = text_or_empty(root / "proc/meminfo");
   out.memory_total = meminfo(memory, "MemTotal");
   out.memory_available = meminfo(memory, "MemAvailable");

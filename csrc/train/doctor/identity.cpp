@@ -85,7 +85,7 @@ RankFacts place_facts(const RunConfig& config, const LaunchEnv& env, const HostF
   out.rank = env.rank;
   out.local_rank = env.local_rank;
   out.host = host.name;
-  out.host_id = cat(host.name, "/", host.boot);
+  out.host_id = host.id();
   out.gpu = gpu.uuid;
   out.shared = {{"the program", program_hash()},
                 {"torch", TORCH_VERSION},

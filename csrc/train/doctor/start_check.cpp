@@ -73,7 +73,7 @@ void check_inputs_agree(Ranks& ranks, const RunConfig& config, const RunIdentity
   mine.rank = ranks.rank();
   mine.local_rank = ranks.env.local_rank;
   mine.host = host.name;
-  mine.host_id = cat(host.name, "/", host.boot);
+  mine.host_id = host.id();
   mine.shared = {{"the data set", identity.data_hash, ExitCode::kData},
                  {"the tokenizer", identity.tokenizer_hash, ExitCode::kData},
                  {"the weight files", weights_hash(config, false), ExitCode::kCheckpoint}};
