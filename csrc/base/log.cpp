@@ -17,7 +17,7 @@ struct Sinks {
     logger.set_level(spdlog::level::debug);
     console->set_level(spdlog::level::info);
     console->set_pattern("%^%H:%M:%S %L%$ %v");
-    logger.flush_on(spdlog::level::warn);
+    logger.flush_on(spdlog::level::info);  // kill -9 loses no line
   }
 };
 

@@ -9,6 +9,7 @@
 #include <ctime>
 
 #include "base/log.h"
+#include "base/signal.h"
 #include "base/version.h"
 #include "checkpoint/checkpoint_saver.h"
 #include "checkpoint/mm_projector_file.h"
@@ -216,6 +217,7 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
     micro_batches = static_cast<int64_t>(batches.size());
     for (const Batch& batch : batches) largest = larger(largest, shape_of(batch));
   };
+  const StopSignals signals;  // until the last save is on the disk
   ExitCode outcome = ExitCode::kOk;
   try {
     outcome = fit(module, loader, schedule, hooks, loop);

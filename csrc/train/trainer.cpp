@@ -49,7 +49,6 @@ class SaveClock {
 
 ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule,
              std::vector<Hook*> hooks, const TrainLoop& loop) {
-  const StopSignals signals;
   MetricsDrain drain(hooks, module.config().train.on_nonfinite);
   SaveClock clock(loop.checkpoint);
   Timer since_step;

@@ -26,8 +26,9 @@ struct TrainLoop {
   std::function<void(int64_t step, const Timer& held)> save;
 };
 
-// Runs to the end or to a stop signal; returns kOk, or kSigint, kSigterm or kSigusr1 after a save.
-// Throws NonFiniteError, DataError, ...; what earlier steps reported has then reached the hooks.
+// Runs to the end or to a stop signal (base/signal.h, handlers installed by the caller); returns
+// kOk, or kSigint, kSigterm or kSigusr1 after a save. Throws NonFiniteError, DataError, ...; what
+// earlier steps reported has then reached the hooks.
 ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule,
              std::vector<Hook*> hooks, const TrainLoop& loop);
 

@@ -1,0 +1,51 @@
+"""Ranks of a tiny run as processes over Gloo, without a launcher."""
+import os
+import random
+import re
+import subprocess
+import time
+
+import pytest
+
+from mgm_binary import MGM, ROOT, sets
+
+
+def start(run, world, config="configs/tiny/stage1.yaml", args=(), **values):
+    options = {"run.dir": str(run), "train.max_steps": 400, "train.global_batch": 12, "train.micro_batch": 2,
+               "train.threads": 1, "log.every_steps": 1, "checkpoint.every_minutes": 0, "checkpoint.at_end": False,
+               "dist.mode": "zero2", "data.workers": 1}
+    options.update({key.replace("__", "."): value for key, value in values.items()})
+    port = random.randrange(20000, 60000)
+    ranks = []
+    for rank in range(world):
+        env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank),
+               "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+               "OMP_NUM_THREADS": "1"}
+        ranks.append(subprocess.Popen([str(MGM), "train", config, *sets(options), *args], cwd=ROOT, env=env,
+                                      text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
+    return ranks
+
+
+def wait_for_steps(run, ranks, steps, seconds=120):
+    """Returns when the log of rank 0 has told of so many steps, restarts included."""
+    until = time.time() + seconds
+    while time.time() < until:
+        log = run / "logs" / "rank_0.log"
+        if log.exists() and len(re.findall(r" step \d+/", log.read_text())) >= steps:
+            return
+        assert all(rank.poll() is None for rank in ranks), [rank.communicate()[1] for rank in ranks]
+        time.sleep(0.05)
+    pytest.fail("the run did not get going")
+
+
+def ends(ranks, seconds):
+    """Standard error of every rank, all of which must end in time."""
+    until = time.time() + seconds
+    out = []
+    try:
+        for rank in ranks:
+            out.append(rank.communicate(timeout=max(1, until - time.time()))[1])
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return out
