@@ -42,7 +42,7 @@ struct Meeting {
   LaunchEnv env;
   std::shared_ptr<Store> store;  // null when there is one rank
 };
-// From then on the process ignores SIGPIPE. Throws DistError when the store cannot be reached within `timeout_s`.
+// Ignores SIGPIPE from then on. Throws DistError when no store answers within `timeout_s`.
 Meeting meet(const LaunchEnv& env, double timeout_s);
 
 // One rank: this process; nothing is connected.
