@@ -190,11 +190,21 @@ std::string Watch::hang_sentence(double seconds) {
     const std::string beat = store_->get(beat_key(rank), settings_.silence_s);
     records.push_back(flight_record(parse_json(beat, "heartbeat").at("record")));
   }
+  // A rank that is stopped is behind before it is silent for long enough to be given up; the first
+  // rank has an eye on that.
+  std::string silent;
+  for (const FlightRecord& r : records) {
+    const Seen& seen = seen_[static_cast<size_t>(r.rank)];
+    const double since = now_s() - seen.since;
+    if (seen.beat.empty() || since < 3 * settings_.beat_s) continue;
+    silent += cat("rank ", r.rank, " on ", r.host, " has given no sign of life for ",
+                  strf("%.0f", since), " s; ");
+  }
   const std::lock_guard lock(mutex_);
   return cat("step ", step_, ", phase ", name_of(phase_), " has lasted ", strf("%.0f", seconds),
              " s on rank ", ranks_.rank(), " (", host_, "), the limit dist.timeout_s.",
-             name_of(phase_), " is ", limit_of(settings_.limits, phase_),
-             " s: ", blame(records).front());
+             name_of(phase_), " is ", limit_of(settings_.limits, phase_), " s: ", silent,
+             blame(records).front());
 }
 
 FlightRecord Watch::record(const std::string& cause) const {
