@@ -14,19 +14,24 @@ int64_t accumulation_of(const Plan& plan, const LoaderRange& range) {
   MGM_CHECK(range.micro_batch > 0 && range.world > 0 && range.rank >= 0 && range.rank < range.world,
             "micro_batch ", range.micro_batch, ", rank ", range.rank, " of ", range.world);
   MGM_CHECK(range.leaf > 0, "leaf of ", range.leaf);
-  const int64_t per_pass = range.micro_batch * range.leaf * range.world;
-  if (plan.global_batch() % per_pass != 0) {
-    throw ConfigError("train.global_batch ", plan.global_batch(), " does not divide into ",
-                      range.world, " ranks with train.micro_batch ", range.micro_batch,
-                      range.leaf > 1 ? cat(" and strict leaves of ", range.leaf, " of them") : "",
-                      "; nearest global batches: ",
-                      std::max<int64_t>(1, plan.global_batch() / per_pass) * per_pass, " or ",
-                      (plan.global_batch() / per_pass + 1) * per_pass);
-  }
-  return plan.global_batch() / per_pass * range.leaf;
+  return micro_batches_per_rank(plan.global_batch(), range.micro_batch, range.leaf, range.world);
 }
 
 }  // namespace
+
+int64_t micro_batches_per_rank(int64_t global_batch, int64_t micro_batch, int64_t leaf,
+                               int64_t world) {
+  const int64_t pass = micro_batch * leaf * world;
+  if (global_batch % pass != 0) {
+    const int64_t below = global_batch / pass * pass;
+    throw ConfigError("train.global_batch ", global_batch, " does not divide into ", world,
+                      " ranks with train.micro_batch ", micro_batch,
+                      leaf > 1 ? cat(" and strict leaves of ", leaf, " of them") : "",
+                      "; nearest global batches: ", below > 0 ? cat(below, " or ") : "",
+                      below + pass);
+  }
+  return global_batch / pass * leaf;
+}
 
 Loader::Loader(const Plan& plan, const SampleBuilder& builder, const DataConfig& data,
                const LoaderRange& range)

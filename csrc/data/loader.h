@@ -27,6 +27,11 @@ struct LoaderRange {
   int64_t leaf = 1;        // micro-batches; more than one with dist.reduction: strict
 };
 
+// Micro-batches of each rank in a step. Throws ConfigError with the nearest sizes if those of all
+// ranks do not divide the global batch.
+int64_t micro_batches_per_rank(int64_t global_batch, int64_t micro_batch, int64_t leaf,
+                               int64_t world);
+
 struct StepBatches {
   int64_t step = 0;          // from 0
   std::vector<Batch> micro;  // one per accumulation step; may hold no sample at all

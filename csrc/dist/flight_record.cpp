@@ -62,11 +62,24 @@ void find_laggards(const std::string& group, const Latest& latest,
                       " in; it was at step ", record->step, ", phase ", record->phase,
                       ", and had entered ", what(last), " last"));
   }
-  if (!behind && waiting.size() == latest.size() && latest.size() > 1) {
+  if (behind || latest.size() < 2) return;
+  std::vector<std::string> gone_on;  // what they owe the others may not have left them
+  for (const auto& [rank, last] : latest) {
+    if (std::count(waiting.begin(), waiting.end(), rank) > 0) continue;
+    const auto record = std::find_if(records.begin(), records.end(),
+                                     [rank = rank](const auto& r) { return r.rank == rank; });
+    gone_on.push_back(who(*record));
+  }
+  if (gone_on.empty()) {
     out.push_back(cat("all ", latest.size(), " ranks of group ", group, " have entered ",
                       what(*waited_for),
                       " and it has not ended: the network or a device between "
                       "them"));
+  } else {
+    out.push_back(cat(join(gone_on, ", "), gone_on.size() == 1 ? " has" : " have", " ended ",
+                      what(*waited_for), ", which ", names(waiting),
+                      waiting.size() == 1 ? " waits" : " wait",
+                      " in: stopped or very slow, or the network between them"));
   }
 }
 

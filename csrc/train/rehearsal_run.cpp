@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "data/loader.h"
 #include "data/plan.h"
 #include "train/build.h"
 #include "train/plan/planned_model.h"
@@ -22,16 +23,8 @@ bool data_is_there(const DataConfig& data) {
 }
 
 int64_t micro_batches_of(const RunConfig& config, int world) {
-  const int64_t leaf = leaf_micro_batches(config);
-  const int64_t per_pass = config.train.micro_batch * leaf * world;
-  if (config.train.global_batch % per_pass != 0) {
-    throw ConfigError("train.global_batch ", config.train.global_batch, " does not divide into ",
-                      world, " ranks with train.micro_batch ", config.train.micro_batch,
-                      leaf > 1 ? cat(" and strict leaves of ", leaf, " of them") : "",
-                      "; the next that does: --set train.global_batch=",
-                      (config.train.global_batch / per_pass + 1) * per_pass);
-  }
-  return config.train.global_batch / per_pass * leaf;
+  return micro_batches_per_rank(config.train.global_batch, config.train.micro_batch,
+                                leaf_micro_batches(config), world);
 }
 
 // As data/loader.cpp deals a global batch.

@@ -6,7 +6,6 @@
 #include <set>
 
 #include "base/error.h"
-#include "base/hash.h"
 #include "base/log.h"
 #include "checkpoint/train_state.h"
 #include "config/flatten.h"
@@ -98,7 +97,7 @@ std::string choose_folder(const fs::path& run_dir, const ResumeOptions& options)
 
 RunIdentity identify(const DataParts& data, const DeviceSetup& device) {
   RunIdentity identity;
-  identity.data_hash = hex64(data.index->identity());
+  identity.data_hash = data_hash(*data.index);
   identity.tokenizer_hash = tokenizer_hash(*data.tokenizer);
   identity.device = device.device.str();
   identity.dtype = at::toString(device.dtype);

@@ -176,6 +176,11 @@ TEST(Blame, FindsDifferentCollectivesAndMissingRanks) {
   ASSERT_EQ(findings.size(), 2u);
   EXPECT_EQ(findings[0], "rank 1 left no record: killed, or the host is gone");
   expect_parts(findings[1], {"number 5 of group gather.0 differs", "'block 1'", "'block 2'"});
+  // It waits for what another has ended, and is not sent.
+  FlightRecord waits = record(0, "b", 8);
+  waits.collectives[0].left_s = 0;
+  expect_parts(blame({waits, record(1, "b", 8), record(2, "b", 8)}).front(),
+               {"rank 1 on h, rank 2 on h have ended all_gather 'b'", "which rank 0 waits in"});
   const auto agree = blame({record(0, "b", 8), record(1, "b", 8), record(2, "b", 8)});
   expect_parts(agree.front(), {"the records of 3 ranks agree"});
 }

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -213,6 +214,13 @@ def test_nothing_is_wrong_with_a_healthy_run(tmp_path, model):
         assert not lines(done.stdout, "FAIL") and not lines(done.stdout, "warn"), done.stdout
         assert "0 failures, 0 warnings" in done.stdout
         assert not (tmp_path / "runs").exists()  # nothing is left behind
+
+
+def test_a_run_to_go_on_with_is_healthy(tmp_path):
+    options = sets({"run.dir": str(tmp_path / "run"), "train.max_steps": 3})
+    mgm("train", "configs/tiny/stage1.yaml", *options)
+    report = mgm("doctor", "configs/tiny/stage1.yaml", *options).stdout
+    assert re.search(r"ok +checkpoint +the run goes on from \S+/step_3\n", report), report
 
 
 def test_stages_of_a_file_are_examined_one_after_another(tmp_path):

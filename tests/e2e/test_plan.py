@@ -247,5 +247,5 @@ def test_rehearsal_of_hundreds_of_ranks_without_data():
 
 def test_rehearsal_refuses_what_training_would():
     done = mgm("train", "configs/stage2/vicuna_7b.yaml", "--rehearse", "--world", 64, code=2)
-    assert ("train.global_batch 128 does not divide into 64 ranks with train.micro_batch 8; the next that does: "
-            "--set train.global_batch=512") in done.stderr
+    assert ("train.global_batch 128 does not divide into 64 ranks with train.micro_batch 8; nearest global batches: "
+            "512\n") in done.stderr

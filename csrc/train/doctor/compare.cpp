@@ -100,6 +100,12 @@ Findings compare_ranks(const std::vector<RankFacts>& ranks, const Explain& expla
     }
   }
   for (const std::string& name : names) compare_shared(ranks, name, explain, out);
+  if (out.empty()) out.push_back(passed("ranks", cat("all agree on ", join(names, ", "))));
+  return out;
+}
+
+Findings compare_places(const std::vector<RankFacts>& ranks) {
+  Findings out;
   find_doubles(
       ranks, [](const RankFacts& f) { return f.gpu; }, "are on one GPU:",
       "start one rank per GPU; LOCAL_RANK, CUDA_VISIBLE_DEVICES or the launcher's binding is wrong",
@@ -108,7 +114,6 @@ Findings compare_ranks(const std::vector<RankFacts>& ranks, const Explain& expla
       ranks, [](const RankFacts& f) { return cat(f.host_id, " ", f.local_rank); },
       "have the same local rank:",
       "LOCAL_RANK must count the ranks of a host from 0; the launcher sets it", out);
-  if (out.empty()) out.push_back(passed("ranks", cat("all agree on ", join(names, ", "))));
   return out;
 }
 

@@ -31,9 +31,10 @@ RankFacts rank_facts(const Json& json);
 using Explain = std::function<std::string(const std::string& name, int usual, int other)>;
 
 // Names the ranks that differ from the majority (of equally many: from the lowest rank's value) and
-// what differs; ranks with one GPU; ranks with one local rank on one host. One finding that
-// says that all agree if they do.
+// what differs. One finding that says that all agree if they do.
 Findings compare_ranks(const std::vector<RankFacts>& ranks, const Explain& explain);
+// Ranks that share a GPU, or a local rank on one host; nothing if none do.
+Findings compare_places(const std::vector<RankFacts>& ranks);
 
 // The keys that differ between two configs as config_lines gives them: "train.seed: 1 here, 2 on
 // ..."

@@ -14,7 +14,6 @@
 namespace mgm {
 namespace {
 
-constexpr double kPatience_s = 5;  // of a network file system that shows new files late
 // Ranks build samples and read weights for as long as that takes; a rank that died is told by the
 // launcher before.
 constexpr double kLong_s = 24 * 3600;
@@ -118,18 +117,9 @@ void Examination::open_device() {
 // Whether all have come and could join groups.
 bool Examination::meet_others() {
   const LaunchEnv& env = meeting_.env;
-  RankFacts mine;
-  Json hello = {{"config", ""}};
-  if (resolved_) {
-    mine = place_facts(resolved_->config, env, host_, gpu_);
-    hello["config"] = config_lines(resolved_->config);
-  } else {
-    mine.rank = env.rank;
-    mine.local_rank = env.local_rank;
-    mine.host = host_.name;
-    mine.host_id = host_.id();
-  }
-  hello["facts"] = to_json(mine);
+  const Json hello = {{"config", resolved_ ? config_lines(resolved_->config) : std::string()},
+                      {"facts", to_json(resolved_ ? place_facts(resolved_->config, env, host_, gpu_)
+                                                  : rank_place(env, host_))}};
   const auto all = gathering_.gather("hello", hello.dump(), options_.wait_s);
   Json told = {{"nonce", SharedFolderProbe::make_nonce()}};
   if (gathering_.is_first()) {
@@ -154,9 +144,10 @@ bool Examination::meet_others() {
                   "look at the launcher's log of that host: was the program started there, with "
                   "RANK, WORLD_SIZE and MASTER_ADDR of this job?")});
     }
-    const Findings found = compare_ranks(facts, [&](const std::string& name, int usual, int other) {
+    Findings found = compare_ranks(facts, [&](const std::string& name, int usual, int other) {
       return name == "the config" ? config_difference(configs[usual], configs[other]) : "";
     });
+    for (Finding& f : compare_places(facts)) found.push_back(std::move(f));
     if (env.world > 1) add(found);
     told["connect"] = missing.empty() && outcome_of({{0, found}}) == ExitCode::kOk;
   }
@@ -188,7 +179,7 @@ void Examination::check_inputs() {
   add(check_tokenizer(config, &tokenizer));
   add(check_annotations(config, &index));
   if (tokenizer) tokenizer_hash_ = tokenizer_hash(*tokenizer);
-  if (index) data_hash_ = cat(index->identity());
+  if (index) data_hash_ = data_hash(*index);
   // The ranks of a host read the same files: one of them does.
   const bool reads = meeting_.env.local_rank == 0 && options_.samples != 0;
   if (tokenizer && index && index->size() > 0 && reads) {
@@ -219,19 +210,13 @@ void Examination::check_machine() {
 }
 
 Json Examination::input_facts() const {
-  RankFacts facts;
-  facts.rank = meeting_.env.rank;
-  facts.local_rank = meeting_.env.local_rank;
-  facts.host = host_.name;
-  facts.host_id = host_.id();
-  facts.shared = {{"the data set", data_hash_, ExitCode::kData},
-                  {"the tokenizer", tokenizer_hash_, ExitCode::kData},
-                  {"the weight files", weights_hash_, ExitCode::kCheckpoint}};
   bool able = device_.has_value();
   for (const Finding& f : findings_) {
     able = able && (f.level != Level::kFail || f.check != "config");
   }
-  return {{"facts", to_json(facts)}, {"able", able}};
+  return {{"facts", to_json(mgm::input_facts(meeting_.env, host_, data_hash_, tokenizer_hash_,
+                                             weights_hash_))},
+          {"able", able}};
 }
 
 // Whether all ranks could join groups, as the first rank sees it.
@@ -260,23 +245,10 @@ bool Examination::compare_inputs() {
         present_.end());
   }
   if (gathering_.world() > 1) {
-    Findings found = compare_ranks(facts, {});
-    // Local ranks have been compared with the rest of the place.
-    found.erase(std::remove_if(found.begin(), found.end(),
-                               [](const Finding& f) {
-                                 return f.text.find("the same local rank") != f.text.npos;
-                               }),
-                found.end());
-    add(found);
+    add(compare_ranks(facts, {}));
   }
   if (probe_ && gathering_.world() > 1) {
-    const std::vector<int> unseen = probe_->unseen(present_, kPatience_s);
-    if (!unseen.empty()) {
-      add({failed("disk", ExitCode::kDist,
-                  cat("run.dir ", resolved_->config.run.dir, " is not one folder: what ",
-                      name_ranks(unseen), " wrote there rank 0 cannot see"),
-                  "put run.dir on a file system that all hosts share")});
-    }
+    add(check_one_folder(*probe_, present_));
   }
   return able && silent.empty();
 }
@@ -346,11 +318,7 @@ Examination::Outcome Examination::run() {
   const bool connect = gathering_.share("connect", agreed && able ? "yes" : "no", kLong_s) == "yes";
   if (gathering_.world() > 1) {
     if (connect) compare_clock(sent, options_.wait_s);
-    const std::string& dir = resolved_ ? resolved_->config.run.dir : "";
-    if (probe_ && !probe_->unseen({0}, kPatience_s).empty()) {
-      add({failed("disk", ExitCode::kDist, cat("run.dir ", dir, " here is not rank 0's folder"),
-                  "put run.dir on a file system that all hosts share")});
-    }
+    if (probe_) add(check_one_folder(*probe_, {0}));
     if (connect) {
       try_links();
     } else if (gathering_.is_first()) {

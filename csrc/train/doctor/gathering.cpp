@@ -117,4 +117,14 @@ std::string SharedFolderProbe::make_nonce() {
   return hex64(hash64(cat(now, " ", ::getpid())));
 }
 
+Findings check_one_folder(const SharedFolderProbe& probe, const std::vector<int>& ranks) {
+  constexpr double kPatience_s = 5;  // of a network file system that shows new files late
+  const std::vector<int> unseen = probe.unseen(ranks, kPatience_s);
+  if (unseen.empty()) return {};
+  return {failed("disk", ExitCode::kDist,
+                 cat("run.dir ", probe.dir(), " is not one folder: what ", name_ranks(unseen),
+                     " wrote there rank ", probe.rank(), " cannot see"),
+                 "put run.dir on a file system that all hosts share")};
+}
+
 }  // namespace mgm

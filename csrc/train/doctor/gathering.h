@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "dist/store.h"
+#include "train/doctor/finding.h"
 
 namespace mgm {
 
@@ -55,6 +56,8 @@ class SharedFolderProbe {
   // be a little late.
   std::vector<int> unseen(const std::vector<int>& ranks, double patience_s) const;
   static std::string make_nonce();
+  const std::string& dir() const { return dir_; }
+  int rank() const { return rank_; }
 
  private:
   std::string path_of(int rank) const;
@@ -62,5 +65,8 @@ class SharedFolderProbe {
   int rank_;
   bool left_ = false;
 };
+
+// A failure that names those of `ranks` whose file this rank does not see; nothing if it sees all.
+Findings check_one_folder(const SharedFolderProbe& probe, const std::vector<int>& ranks);
 
 }  // namespace mgm

@@ -41,6 +41,8 @@ std::string version_text(int version, int major, int minor) {
 
 std::string program_hash() { return hex64(hash_file("/proc/self/exe")); }
 
+std::string data_hash(const AnnotationIndex& index) { return hex64(index.identity()); }
+
 std::string tokenizer_hash(const Tokenizer& tokenizer) {
   std::string files;
   for (const auto& [name, content] : tokenizer.files()) {
@@ -79,13 +81,27 @@ std::string config_lines(const RunConfig& config) {
   return out;
 }
 
-RankFacts place_facts(const RunConfig& config, const LaunchEnv& env, const HostFacts& host,
-                      const GpuFacts& gpu) {
+RankFacts rank_place(const LaunchEnv& env, const HostFacts& host) {
   RankFacts out;
   out.rank = env.rank;
   out.local_rank = env.local_rank;
   out.host = host.name;
   out.host_id = host.id();
+  return out;
+}
+
+RankFacts input_facts(const LaunchEnv& env, const HostFacts& host, const std::string& data_hash,
+                      const std::string& tokenizer_hash, const std::string& weights_hash) {
+  RankFacts out = rank_place(env, host);
+  out.shared = {{"the data set", data_hash, ExitCode::kData},
+                {"the tokenizer", tokenizer_hash, ExitCode::kData},
+                {"the weight files", weights_hash, ExitCode::kCheckpoint}};
+  return out;
+}
+
+RankFacts place_facts(const RunConfig& config, const LaunchEnv& env, const HostFacts& host,
+                      const GpuFacts& gpu) {
+  RankFacts out = rank_place(env, host);
   out.gpu = gpu.uuid;
   out.shared = {{"the program", program_hash()},
                 {"torch", TORCH_VERSION},

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "config/run_config.h"
+#include "data/annotations.h"
 #include "launch/env.h"
 #include "text/tokenizer.h"
 #include "train/doctor/compare.h"
@@ -12,6 +13,7 @@
 namespace mgm {
 
 std::string program_hash();  // of the file this process was started from
+std::string data_hash(const AnnotationIndex& index);
 std::string tokenizer_hash(const Tokenizer& tokenizer);
 // Of every file that model.* names: names, types, shapes and sizes from the headers; with `content`
 // of all bytes too. A file that is not there is part of the
@@ -20,8 +22,13 @@ std::string weights_hash(const RunConfig& config, bool content);
 // "key: value" lines of every key.
 std::string config_lines(const RunConfig& config);
 
+// Where a rank is, with nothing to compare yet.
+RankFacts rank_place(const LaunchEnv& env, const HostFacts& host);
 // What can be said before anything of the run is opened: program, torch, config, place.
 RankFacts place_facts(const RunConfig& config, const LaunchEnv& env, const HostFacts& host,
                       const GpuFacts& gpu);
+// What is known once the inputs are open; an empty hash is one this rank does not know.
+RankFacts input_facts(const LaunchEnv& env, const HostFacts& host, const std::string& data_hash,
+                      const std::string& tokenizer_hash, const std::string& weights_hash);
 
 }  // namespace mgm

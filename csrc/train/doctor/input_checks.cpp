@@ -90,14 +90,8 @@ Findings check_batch(const RunConfig& config, const LaunchEnv& env) {
       throw ConfigError("dist.virtual_shards: ", dist.virtual_shards, " leaves cannot be dealt to ",
                         env.world, " ranks evenly; a multiple of ", env.world, " can");
     }
-    const int64_t pass = train.micro_batch * env.world * leaf_micro_batches(config);
-    if (train.global_batch % pass != 0) {
-      throw ConfigError("train.global_batch: ", train.global_batch, " does not divide into ",
-                        env.world, " ranks with train.micro_batch ", train.micro_batch,
-                        "; nearest: ", std::max<int64_t>(1, train.global_batch / pass) * pass,
-                        " or ", (train.global_batch / pass + 1) * pass);
-    }
-    const int64_t each = train.global_batch / train.micro_batch / env.world;
+    const int64_t each = micro_batches_per_rank(train.global_batch, train.micro_batch,
+                                                leaf_micro_batches(config), env.world);
     out.push_back(passed("config", cat(describe(topology), "; ", train.global_batch, " samples = ",
                                        env.world, " x ", each, " x ", train.micro_batch)));
   });

@@ -52,31 +52,26 @@ void check_ranks_agree(const Ranks& ranks, const RunConfig& config, const Device
              facts.push_back(rank_facts(json.at("facts")));
              configs.push_back(json.at("config").get<std::string>());
            }
-           return compare_ranks(facts, [&](const std::string& name, int usual, int other) {
+           Findings out = compare_ranks(facts, [&](const std::string& name, int usual, int other) {
              if (name != "the config") return std::string();
              return config_difference(configs[static_cast<size_t>(usual)],
                                       configs[static_cast<size_t>(other)]);
            });
+           for (Finding& f : compare_places(facts)) out.push_back(std::move(f));
+           return out;
          });
 }
 
 void check_inputs_agree(Ranks& ranks, const RunConfig& config, const RunIdentity& identity,
                         const ModelParts& parts, const DeviceSetup& device) {
-  constexpr double kPatience_s = 5;  // of a network file system that shows new files late
   const double timeout_s = config.dist.timeout_s.start;
   const std::string& dir = config.run.dir;
   Gathering gathering = gathering_of(ranks);
   const std::string nonce = gathering.share("nonce", SharedFolderProbe::make_nonce(), timeout_s);
   const SharedFolderProbe probe(dir, nonce, ranks.rank());
-  RankFacts mine;
-  const HostFacts host = read_host_facts();
-  mine.rank = ranks.rank();
-  mine.local_rank = ranks.env.local_rank;
-  mine.host = host.name;
-  mine.host_id = host.id();
-  mine.shared = {{"the data set", identity.data_hash, ExitCode::kData},
-                 {"the tokenizer", identity.tokenizer_hash, ExitCode::kData},
-                 {"the weight files", weights_hash(config, false), ExitCode::kCheckpoint}};
+  const RankFacts mine =
+      input_facts(ranks.env, read_host_facts(), identity.data_hash, identity.tokenizer_hash,
+                  weights_hash(config, /*content=*/false));
   settle(gathering, "inputs", to_json(mine).dump(), timeout_s,
          [&](const std::vector<std::string>& all) {
            std::vector<RankFacts> facts;
@@ -86,25 +81,14 @@ void check_inputs_agree(Ranks& ranks, const RunConfig& config, const RunIdentity
              others.push_back(facts.back().rank);
            }
            Findings out = compare_ranks(facts, {});
-           const std::vector<int> unseen = probe.unseen(others, kPatience_s);
-           if (!unseen.empty()) {
-             out.push_back(failed("disk", ExitCode::kDist,
-                                  cat("run.dir ", dir, " is not one folder: what ",
-                                      name_ranks(unseen), " wrote there rank 0 cannot see"),
-                                  "put run.dir on a file system that all hosts share"));
-           }
+           for (Finding& f : check_one_folder(probe, others)) out.push_back(std::move(f));
            const Needs needs = estimate_needs(config, parts, device, ranks.topology);
            out.push_back(check_disk(dir, free_on_disk(dir), held_by_checkpoints(dir), needs));
            return out;
          });
   if (ranks.size() == 1) return;
   Findings own = check_reductions(ranks, device);
-  if (!probe.unseen({0}, kPatience_s).empty()) {
-    own.push_back(failed(
-        "disk", ExitCode::kDist,
-        cat("run.dir ", dir, " of rank ", ranks.rank(), " on ", host.name, " is not rank 0's"),
-        "put run.dir on a file system that all hosts share"));
-  }
+  for (Finding& f : check_one_folder(probe, {0})) own.push_back(std::move(f));
   settle(gathering, "links", to_json(own).dump(), timeout_s,
          [](const std::vector<std::string>& all) {
            Findings out;
