@@ -204,9 +204,11 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
   loop.first_step = done + 1;
   loop.total_steps = data.total_steps;
   loop.checkpoint = config.checkpoint;
-  CheckpointSaver saver(
-      dir, *store, train_state(module), ranks,
-      {config.checkpoint.asynchronous, config.checkpoint.keep, config.dist.timeout_s.save, {}});
+  CheckpointSaver saver(dir, *store, train_state(module), ranks,
+                        {config.checkpoint.asynchronous && saves_regularly(config.checkpoint),
+                         config.checkpoint.keep,
+                         config.dist.timeout_s.save,
+                         {}});
   module.before_update([&] { saver.before_update(); });
   loop.save = [&](int64_t step, const Timer& held) {
     saver.save(capture(step, resolved, identity, metrics ? metrics->offset() : 0), held);

@@ -47,6 +47,10 @@ class SaveClock {
 
 }  // namespace
 
+bool saves_regularly(const CheckpointConfig& config) {
+  return config.every_steps > 0 || config.every_minutes > 0;
+}
+
 ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule,
              std::vector<Hook*> hooks, const TrainLoop& loop) {
   MetricsDrain drain(hooks, module.config().train.on_nonfinite);

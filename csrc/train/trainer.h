@@ -26,6 +26,9 @@ struct TrainLoop {
   std::function<void(int64_t step, const Timer& held)> save;
 };
 
+// Whether checkpoints are written between steps, not only at the end or on a signal.
+bool saves_regularly(const CheckpointConfig& config);
+
 // Runs to the end or to a stop signal (base/signal.h, handlers installed by the caller); returns
 // kOk, or kSigint, kSigterm or kSigusr1 after a save. Throws NonFiniteError, DataError, ...; what
 // earlier steps reported has then reached the hooks.

@@ -4,6 +4,7 @@
 
 #include "train/plan/memory.h"
 #include "train/run_plan.h"
+#include "train/trainer.h"
 
 namespace mgm {
 
@@ -24,10 +25,13 @@ Needs estimate_needs(const RunConfig& config, const ModelParts& parts, const Dev
 
   Needs out;
   out.checkpoint = kState * model.trained;
-  out.checkpoints = config.checkpoint.keep + 1;
+  out.checkpoints = saves_regularly(config.checkpoint) ? config.checkpoint.keep + 1
+                    : config.checkpoint.at_end         ? 1
+                                                       : 0;
   out.device = cuda ? static_cast<int64_t>(memory.total()) : 0;
   out.state = static_cast<int64_t>(cuda ? memory.host : memory.total());
-  out.copy = config.checkpoint.asynchronous ? mine * kState : 0;
+  out.copy =
+      config.checkpoint.asynchronous && saves_regularly(config.checkpoint) ? mine * kState : 0;
   out.pinned = cuda ? out.copy + out.state : 0;
   const int64_t waiting = (config.data.prefetch + config.data.workers) * config.train.micro_batch;
   out.samples = waiting * kChannels * model.geometry.hr_size * model.geometry.hr_size;

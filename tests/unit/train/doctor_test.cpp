@@ -181,6 +181,17 @@ TEST(DoctorHost, RoomForCheckpoints) {
   EXPECT_EQ(check_disk("run", 0, 1000 * kGiB, needs).level, Level::kWarn);
 }
 
+TEST(DoctorHost, OnlyCheckpointsThatAreWrittenNeedRoom) {
+  Needs needs = some_needs();
+  needs.checkpoints = 1;
+  EXPECT_EQ(check_disk("run", 100 * kGiB, 0, needs).level, Level::kOk);
+  EXPECT_EQ(check_disk("run", 79 * kGiB, 0, needs).level, Level::kFail);
+  needs.checkpoints = 0;
+  const Finding off = check_disk("run", 1 * kGiB, 0, needs);
+  EXPECT_EQ(off.level, Level::kWarn);
+  EXPECT_NE(off.text.find("checkpoints are off"), std::string::npos) << off.text;
+}
+
 // ---- GPUs ---------------------------------------------------------------------------------------
 
 GpuFacts good_gpu() {
