@@ -1,0 +1,96 @@
+"""Storage that fails under a run of several ranks: shards cut, lost or of two saves, a disk that fills up, a folder
+that turns read-only. Each is named on every rank, nothing older is lost, and the same command line goes on."""
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from mgm_binary import metrics
+from ranks import ends, start, wait_for_steps
+
+WORLD, STEPS = 2, 6
+RUN = {"checkpoint__every_steps": 2, "checkpoint__keep": 2, "train__max_steps": STEPS}
+
+
+def codes(ranks):
+    return [rank.returncode for rank in ranks]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    run = tmp_path_factory.mktemp("whole") / "run"
+    ranks = start(run, WORLD, **RUN)
+    errors = ends(ranks, 120)
+    assert codes(ranks) == [0, 0], errors
+    return run
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of its own, 40 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(folder)], capture_output=True, text=True)
+    if made.returncode != 0:
+        pytest.skip(f"NOT RUN: cannot mount a file system: {made.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def cut(folder):
+    path = folder / "rank_1.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def lose(folder):
+    (folder / "rank_1.safetensors").unlink()
+
+
+def mix(folder):
+    shutil.copy(folder.parent / "step_2" / "rank_1.safetensors", folder / "rank_1.safetensors")
+
+
+@pytest.mark.parametrize("damage", [cut, lose, mix])
+def test_a_damaged_shard_is_named_and_an_older_checkpoint_offered(whole, tmp_path, damage):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    damage(run / "checkpoints" / "step_4")
+    ranks = start(run, WORLD, **{**RUN, "train__max_steps": STEPS + 2})
+    for error in ends(ranks, 60):
+        assert "rank_1.safetensors" in error and f"--resume {run}/checkpoints/step_2" in error, error
+    assert codes(ranks) == [4, 4]
+
+
+def test_a_full_disk_ends_the_run_on_all_ranks_and_it_goes_on_when_there_is_room(disk):
+    run, ballast = disk / "run", disk / "ballast"
+    ranks = start(run, WORLD, **{**RUN, "train__max_steps": 4000})
+    wait_for_steps(run, ranks, 5)
+    subprocess.run(["sh", "-c", f"cat /dev/zero > {ballast}"], stderr=subprocess.DEVNULL)
+    errors = ends(ranks, 60)
+    assert all(code == 1 for code in codes(ranks)), errors
+    for error in errors:
+        assert "No space left on device" in error and str(run) in error, error
+    kept = sorted(path.name for path in (run / "checkpoints").glob("step_*"))
+    assert kept, errors
+    ballast.unlink()
+    done = len(metrics(run))
+    ranks = start(run, WORLD, **{**RUN, "train__max_steps": 4000})
+    time.sleep(1)
+    wait_for_steps(run, ranks, done + 4)
+    for rank in ranks:
+        rank.terminate()
+    errors = ends(ranks, 60)
+    assert codes(ranks) == [143, 143], errors
+    steps = [line["step"] for line in metrics(run)]
+    assert steps == list(range(1, len(steps) + 1)) and len(steps) >= done
+
+
+def test_a_read_only_folder_is_refused_before_the_first_step(whole, disk):
+    run = disk / "run"
+    shutil.copytree(whole, run)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    ranks = start(run, WORLD, **{**RUN, "train__max_steps": STEPS + 2})
+    for error in ends(ranks, 60):
+        assert "Read-only file system" in error and str(run) in error, error
+    assert all(code == 1 for code in codes(ranks))
