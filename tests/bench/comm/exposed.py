@@ -40,17 +40,30 @@ def overlap(a, b):
     return total
 
 
-def report(path):
+def span(events):
+    return union((e["ts"], e["ts"] + e["dur"]) for e in events)
+
+
+def read(path):
+    """Kernels of the timeline, those of NCCL among them, its length and the exposed part of it, in us."""
     trace = json.load(open(path))["traceEvents"]
     kernels = [e for e in trace if e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset") and "dur" in e]
     if not kernels:
         raise SystemExit(f"{path}: holds no GPU kernel")
-    span = lambda events: union((e["ts"], e["ts"] + e["dur"]) for e in events)
     nccl = [e for e in kernels if "nccl" in e["name"].lower()]
     compute = span(e for e in kernels if "nccl" not in e["name"].lower())
     total = max(e["ts"] + e["dur"] for e in kernels) - min(e["ts"] for e in kernels)
     communication = span(nccl)
-    exposed = length(communication) - overlap(communication, compute)
+    return kernels, nccl, compute, communication, total, length(communication) - overlap(communication, compute)
+
+
+def exposed_share(path):
+    *_, total, exposed = read(path)
+    return exposed / total
+
+
+def report(path):
+    kernels, nccl, compute, communication, total, exposed = read(path)
     busy = length(span(kernels))
     print(f"{path}: {total / 1e3:.1f} ms of timeline")
     print(f"  compute {length(compute) / 1e3:.1f} ms, communication {length(communication) / 1e3:.1f} ms, "
