@@ -15,8 +15,8 @@ import dataclasses
 import json
 import os
 import pathlib
-import random
 import re
+import shutil
 import subprocess
 import sys
 
@@ -132,6 +132,8 @@ def run_peer(args, model, mode, gpus, shard):
 
 
 def run(args):
+    if not shutil.which("nvidia-smi"):
+        raise SystemExit("run: this host has no nvidia-smi, so no GPU to run on; `predict` and `report` need none")
     machine = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True)
     for name, model, mode, gpus, shard in cells(args):
         path = args.out / f"{name}.json"
