@@ -1,7 +1,7 @@
 #include "train/doctor/input_checks.h"
 
 #include <algorithm>
-#include <regex>
+#include <cctype>
 
 #include "assemble/initial_weights.h"
 #include "checkpoint/mm_projector_file.h"
@@ -53,10 +53,16 @@ void check_paths(const ModelConfig& model, Findings& out) {
 // Tokens that a template ends answers with.
 std::vector<std::string> end_tokens(const ConversationTemplate& conversation) {
   std::vector<std::string> out = conversation.stop;
-  const std::regex token("<[^<>\\s]+>");
   const std::string& end = conversation.assistant_end;
-  for (std::sregex_iterator it(end.begin(), end.end(), token), last; it != last; ++it) {
-    if (std::find(out.begin(), out.end(), it->str()) == out.end()) out.push_back(it->str());
+  size_t open = std::string::npos;  // of a token "<...>", which holds no white space
+  for (size_t i = 0; i < end.size(); ++i) {
+    if (end[i] == '<') open = i;
+    if (std::isspace(static_cast<unsigned char>(end[i]))) open = std::string::npos;
+    if (end[i] != '>' || open == std::string::npos) continue;
+    const std::string token = end.substr(open, i + 1 - open);
+    if (token.size() > 2 && std::find(out.begin(), out.end(), token) == out.end())
+      out.push_back(token);
+    open = std::string::npos;
   }
   return out;
 }
