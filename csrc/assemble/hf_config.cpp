@@ -2,69 +2,11 @@
 
 #include <numeric>
 
-#include "base/error.h"
+#include "assemble/json_fields.h"
+#include "config/llm_arch.h"
 
 namespace mgm {
 namespace {
-
-const char* llm_class(LlmArch arch) {
-  switch (arch) {
-    case LlmArch::kGemma:
-      return "Gemma";
-    case LlmArch::kMixtral:
-      return "Mixtral";
-    case LlmArch::kLlama:
-      break;
-  }
-  return "Llama";
-}
-
-OrderedJson id_or_null(int64_t id) { return id >= 0 ? OrderedJson(id) : OrderedJson(nullptr); }
-
-// Typed access to a config.json that says which field of which file is wrong.
-class Fields {
- public:
-  Fields(const Json& json, std::string source) : json_(json), source_(std::move(source)) {
-    if (!json.is_object()) throw CheckpointError(source_, ": expected a JSON object");
-  }
-
-  bool has(const char* key) const { return json_.contains(key) && !json_.at(key).is_null(); }
-
-  template <class T>
-  T get(const char* key) const {
-    if (!has(key)) throw CheckpointError(source_, ": field '", key, "' is missing");
-    try {
-      return json_.at(key).get<T>();
-    } catch (const Json::exception&) {
-      throw CheckpointError(source_, ": field '", key,
-                            "' has an unexpected value: ", json_.at(key).dump());
-    }
-  }
-
-  template <class T>
-  T get_or(const char* key, T fallback) const {
-    return has(key) ? get<T>(key) : fallback;
-  }
-
-  Fields sub(const char* key) const { return {get<Json>(key), source_ + " " + key}; }
-  const std::string& source() const { return source_; }
-
- private:
-  Json json_;
-  std::string source_;
-};
-
-LlmArch read_arch(const Fields& f) {
-  const auto type = f.get<std::string>("model_type");
-  if (type == "llama" || type == "mgm" || type == "mini_gemini") return LlmArch::kLlama;
-  for (const auto& [suffix, arch] :
-       {std::pair{"gemma", LlmArch::kGemma}, {"mixtral", LlmArch::kMixtral}}) {
-    if (type == suffix || type == cat("mgm_", suffix) || type == cat("mini_gemini_", suffix))
-      return arch;
-  }
-  throw CheckpointError(f.source(), ": model_type '", type,
-                        "' is not supported; known: llama, gemma, mixtral and their mgm forms");
-}
 
 // The published ConvNeXts, by the rules of the reference on the tower's directory name.
 HrEncoder convnext_by_name(const std::string& path, const std::string& source) {
@@ -77,8 +19,8 @@ HrEncoder convnext_by_name(const std::string& path, const std::string& source) {
                         "' names no known ConvNeXt (large d-320, base w-320, xxlarge)");
 }
 
-void read_own_fields(const Fields& own, ModelDescription& d) {
-  const Fields tower = own.sub("vision_tower");
+void read_own_fields(const JsonFields& own, ModelDescription& d) {
+  const JsonFields tower = own.sub("vision_tower");
   VisionTowerConfig& v = d.model.vision_tower;
   v.image_size = tower.get<int64_t>("image_size");
   v.patch_size = tower.get<int64_t>("patch_size");
@@ -88,7 +30,7 @@ void read_own_fields(const Fields& own, ModelDescription& d) {
   v.num_heads = tower.get<int64_t>("num_attention_heads");
   v.norm_eps = tower.get<double>("layer_norm_eps");
   if (own.has("convnext")) {
-    const Fields convnext = own.sub("convnext");
+    const JsonFields convnext = own.sub("convnext");
     d.model.hr_encoder = HrEncoder::kConvnext;
     d.model.convnext.depths = convnext.get<std::vector<int64_t>>("depths");
     d.model.convnext.dims = convnext.get<std::vector<int64_t>>("dims");
@@ -106,41 +48,10 @@ void read_own_fields(const Fields& own, ModelDescription& d) {
 
 }  // namespace
 
-OrderedJson to_llm_config(const LlmConfig& llm, const SpecialIds& ids, const std::string& dtype) {
-  const std::string name = llm_class(llm.arch);
-  OrderedJson j;
-  j["architectures"] = {name + "ForCausalLM"};
-  j["model_type"] = to_lower(name);
-  j["hidden_size"] = llm.hidden_size;
-  j["intermediate_size"] = llm.intermediate_size;
-  j["num_hidden_layers"] = llm.num_layers;
-  j["num_attention_heads"] = llm.num_heads;
-  j["num_key_value_heads"] = llm.num_kv_heads;
-  if (llm.head_dim > 0) j["head_dim"] = llm.head_dim;
-  j["vocab_size"] = llm.vocab_size;
-  j["max_position_embeddings"] = llm.max_positions;
-  j["rms_norm_eps"] = llm.norm_eps;
-  j["rope_theta"] = llm.rope_theta;
-  j["rope_scaling"] = nullptr;
-  j["hidden_act"] = llm.activation == Activation::kSilu ? "silu" : "gelu";
-  j["attention_bias"] = false;
-  j["tie_word_embeddings"] = llm.tie_embeddings;
-  if (llm.num_experts > 0) {
-    j["num_local_experts"] = llm.num_experts;
-    j["num_experts_per_tok"] = llm.experts_per_token;
-  }
-  j["bos_token_id"] = id_or_null(ids.bos);
-  j["eos_token_id"] = id_or_null(ids.eos);
-  j["pad_token_id"] = id_or_null(ids.pad);
-  j["torch_dtype"] = dtype;
-  j["use_cache"] = true;
-  return j;
-}
-
 OrderedJson to_hf_config(const ModelDescription& d, const SpecialIds& ids,
                          const std::string& dtype) {
   OrderedJson j = to_llm_config(d.model.llm, ids, dtype);
-  const std::string name = llm_class(d.model.llm.arch);
+  const std::string name = llm_traits(d.model.llm.arch).class_name;
   j["architectures"] = {"MGM" + name + "ForCausalLM"};
   j["model_type"] = d.model.llm.arch == LlmArch::kLlama ? "mgm" : "mgm_" + to_lower(name);
   const VisionTowerConfig& v = d.model.vision_tower;
@@ -185,39 +96,8 @@ OrderedJson to_hf_config(const ModelDescription& d, const SpecialIds& ids,
   return j;
 }
 
-void read_llm_config(const Json& json, const std::string& source, LlmConfig& llm) {
-  const Fields f(json, source);
-  llm.arch = read_arch(f);
-  llm.vocab_size = f.get<int64_t>("vocab_size");
-  llm.hidden_size = f.get<int64_t>("hidden_size");
-  llm.intermediate_size = f.get<int64_t>("intermediate_size");
-  llm.num_layers = f.get<int64_t>("num_hidden_layers");
-  llm.num_heads = f.get<int64_t>("num_attention_heads");
-  llm.num_kv_heads = f.get_or<int64_t>("num_key_value_heads", llm.num_heads);
-  llm.head_dim = f.get_or<int64_t>("head_dim", 0);
-  llm.rope_theta = f.get_or<double>("rope_theta", 10000);
-  llm.norm_eps = f.get<double>("rms_norm_eps");
-  llm.max_positions = f.get_or<int64_t>("max_position_embeddings", 2048);
-  llm.tie_embeddings = f.get_or<bool>("tie_word_embeddings", llm.arch == LlmArch::kGemma);
-  llm.num_experts = f.get_or<int64_t>("num_local_experts", 0);
-  llm.experts_per_token = f.get_or<int64_t>("num_experts_per_tok", 2);
-  const auto act = f.get_or<std::string>("hidden_act", "silu");
-  if (act != "silu" && llm.arch == LlmArch::kLlama) {
-    throw CheckpointError(source, ": hidden_act '", act,
-                          "' is not supported for llama; expected silu");
-  }
-  llm.activation = act == "silu" ? Activation::kSilu : Activation::kGelu;
-  if (f.get_or<bool>("attention_bias", false)) {
-    throw CheckpointError(source, ": attention_bias true is not supported");
-  }
-  if (f.has("rope_scaling")) {
-    throw CheckpointError(source, ": rope_scaling ", f.get<Json>("rope_scaling").dump(),
-                          " is not supported");
-  }
-}
-
 ModelDescription read_hf_config(const Json& json, const std::string& source) {
-  const Fields f(json, source);
+  const JsonFields f(json, source);
   ModelDescription d;
   read_llm_config(json, source, d.model.llm);
   if (!f.has("mm_vision_tower")) {

@@ -24,7 +24,9 @@ OrderedJson to_hf_config(const ModelDescription& description, const SpecialIds& 
                          const std::string& dtype);
 OrderedJson to_llm_config(const LlmConfig& llm, const SpecialIds& ids, const std::string& dtype);
 
-// Fills the LLM's sizes from a Hugging Face config.json. Throws CheckpointError naming `source` and
+// Fills everything of the LLM that a Hugging Face config.json has; the architecture is what
+// model_type says, or architectures where that is absent. A model with longrope is limited to its
+// original_max_position_embeddings. Throws CheckpointError naming `source` and
 // the field on anything that is missing, of a wrong type or not supported.
 void read_llm_config(const Json& json, const std::string& source, LlmConfig& llm);
 

@@ -5,6 +5,7 @@
 
 #include "base/strings.h"
 #include "config/image_geometry.h"
+#include "config/llm_arch.h"
 
 namespace mgm {
 
@@ -15,7 +16,8 @@ namespace mgm {
     static std::vector<std::string> names() { return {__VA_ARGS__}; } \
   }
 MGM_ENUM_NAMES(ModelInit, "pretrained", "random");
-MGM_ENUM_NAMES(LlmArch, "llama", "gemma", "mixtral");
+MGM_ENUM_NAMES(LlmArch, "llama", "gemma", "mixtral", "mistral", "gemma2", "qwen2", "qwen3", "phi3");
+MGM_ENUM_NAMES(RopeType, "default", "linear", "llama3", "longrope");
 MGM_ENUM_NAMES(Activation, "silu", "gelu", "gelu_tanh");
 MGM_ENUM_NAMES(HrEncoder, "none", "convnext", "convnext_base", "convnext_large",
                "convnext_xxlarge");
@@ -55,6 +57,26 @@ constexpr double kMaxRate = 1e6;    // learning rates and their factors
 }  // namespace
 
 // ---- fields -------------------------------------------------------------------------------------
+void RopeScalingConfig::describe(FieldVisitor& v) {
+  v.choice("type", type, "how the rotary frequencies are stretched");
+  v.field("factor", factor,
+          "linear, llama3: what frequencies are divided by; longrope: "
+          "max_position_embeddings / original_max_positions of config.json",
+          between(1, 1e6));
+  v.field("low_freq_factor", low_freq_factor, "llama3: slower than this is divided in full",
+          between(0, 1e6));
+  v.field("high_freq_factor", high_freq_factor, "llama3: faster than this is left alone",
+          between(0, 1e6));
+  v.field("original_max_positions", original_max_positions,
+          "llama3, longrope: longest sequence of the first training", between(0, kMaxTokens));
+  v.field("short_factor", short_factor, "longrope: divisor of each frequency", between(0, 1e6));
+  v.field("long_factor", long_factor,
+          "longrope: the divisors of longer sequences; written to config.json, not used",
+          between(0, 1e6));
+  v.field("attention_factor", attention_factor,
+          "longrope: factor of the rotated parts; 0: from factor", between(0, 1e6));
+}
+
 void LlmConfig::describe(FieldVisitor& v) {
   v.field("path", path, "Hugging Face directory with the LLM's weights and tokenizer");
   v.choice("arch", arch, "block architecture");
@@ -68,13 +90,31 @@ void LlmConfig::describe(FieldVisitor& v) {
   v.field("head_dim", head_dim, "width of a head; 0: hidden_size / num_heads",
           between(0, kMaxSize));
   v.field("rope_theta", rope_theta, "base of the rotary position embedding", between(1, 1e12));
+  v.section("rope_scaling", rope_scaling, "rotary embedding beyond the first training's length");
+  v.field("rotary_fraction", rotary_fraction, "share of a head's width that is rotated",
+          between(0, 1));
   v.field("norm_eps", norm_eps, "epsilon of RMSNorm", between(0, 1));
   v.field("max_positions", max_positions, "longest sequence the model was made for",
           between(1, kMaxTokens));
   v.choice("activation", activation, "activation of the MLP");
   v.field("tie_embeddings", tie_embeddings, "lm_head shares the embedding's weight");
+  v.field("attention_bias", attention_bias, "biases of q, k, v and o");
+  v.field("mlp_bias", mlp_bias, "biases of gate, up and down");
+  v.field("sliding_window", sliding_window, "tokens a query sees, itself included; 0: all",
+          between(0, kMaxTokens));
+  v.field("layer_types", layer_types,
+          "per layer sliding_attention or full_attention; empty: a window in every layer, with "
+          "gemma2 in every other one from the first");
+  v.field("query_scalar", query_scalar,
+          "queries are divided by its square root; 0: the head's width", between(0, 1e6));
+  v.field("attention_softcap", attention_softcap, "c tanh(scores / c) before the softmax; 0: none",
+          between(0, 1e6));
+  v.field("final_softcap", final_softcap, "c tanh(logits / c) of the head; 0: none",
+          between(0, 1e6));
   v.field("num_experts", num_experts, "experts per MoE block; 0: dense", between(0, kMaxSize));
   v.field("experts_per_token", experts_per_token, "experts a token visits", between(1, kMaxSize));
+  v.field("router_aux_loss", router_aux_loss,
+          "weight of the load-balancing loss in training; 0: none", between(0, 1e3));
   v.field("init_std", init_std,
           "standard deviation of random initialisation; 0: 1 / sqrt(fan_in) per matrix",
           between(0, 1e3));
@@ -369,12 +409,10 @@ void check_model(const ModelConfig& model, Checks& checks) {
                 "; set head_dim if that is meant");
   checks.expect(llm.num_heads % llm.num_kv_heads == 0, "model.llm.num_kv_heads", llm.num_kv_heads,
                 " key heads do not divide ", llm.num_heads, " query heads");
-  const int64_t head_dim = llm.head_dim > 0 ? llm.head_dim : llm.hidden_size / llm.num_heads;
+  check_llm(llm, checks.problems);
+  const int64_t head_dim = head_width(llm);
   checks.expect(head_dim % 2 == 0, "model.llm.head_dim",
                 "rotary embedding needs an even head width, got ", head_dim);
-  checks.expect(llm.arch != LlmArch::kMixtral || llm.num_experts >= llm.experts_per_token,
-                "model.llm.num_experts", llm.num_experts,
-                " experts for arch mixtral; needs at least ", llm.experts_per_token);
 
   const VisionTowerConfig& tower = model.vision_tower;
   checks.expect(tower.hidden_size % tower.num_heads == 0, "model.vision_tower.num_heads",

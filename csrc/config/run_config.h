@@ -11,7 +11,8 @@
 namespace mgm {
 
 enum class ModelInit { kPretrained, kRandom };
-enum class LlmArch { kLlama, kGemma, kMixtral };
+enum class LlmArch { kLlama, kGemma, kMixtral, kMistral, kGemma2, kQwen2, kQwen3, kPhi3 };
+enum class RopeType { kDefault, kLinear, kLlama3, kLongrope };
 enum class Activation { kSilu, kGelu, kGeluTanh };
 enum class HrEncoder { kNone, kConvnext, kConvnextBase, kConvnextLarge, kConvnextXxlarge };
 enum class SelectFeature { kPatch, kClsPatch };
@@ -33,6 +34,18 @@ enum class Offload { kNone, kOptimizer };
 enum class OnNonFinite { kStop, kSkip };
 enum class RulePreset { kNone, kStage1, kStage2, kOptimizeVisionTower, kOptimizeVisionTowerAux };
 
+struct RopeScalingConfig {
+  RopeType type = RopeType::kDefault;
+  double factor = 1;
+  double low_freq_factor = 1;
+  double high_freq_factor = 4;
+  int64_t original_max_positions = 0;
+  std::vector<double> short_factor;
+  std::vector<double> long_factor;
+  double attention_factor = 0;  // 0: from factor
+  void describe(FieldVisitor& v);
+};
+
 struct LlmConfig {
   std::string path;
   LlmArch arch = LlmArch::kLlama;
@@ -44,12 +57,22 @@ struct LlmConfig {
   int64_t num_kv_heads = 32;
   int64_t head_dim = 0;  // 0: hidden_size / num_heads
   double rope_theta = 10000;
+  RopeScalingConfig rope_scaling;
+  double rotary_fraction = 1;
   double norm_eps = 1e-5;
   int64_t max_positions = 4096;
   Activation activation = Activation::kSilu;
   bool tie_embeddings = false;
+  bool attention_bias = false;
+  bool mlp_bias = false;
+  int64_t sliding_window = 0;            // 0: none
+  std::vector<std::string> layer_types;  // empty: as the architecture has it
+  double query_scalar = 0;               // 0: the head's width
+  double attention_softcap = 0;          // 0: none
+  double final_softcap = 0;              // 0: none
   int64_t num_experts = 0;
   int64_t experts_per_token = 2;
+  double router_aux_loss = 0;
   double init_std = 0.02;  // 0: 1 / sqrt(fan_in)
   void describe(FieldVisitor& v);
 };

@@ -1,8 +1,8 @@
-// The language model: a Llama-shape decoder (HF LlamaForCausalLM). Grouped-query attention, rotary
-// embedding, SwiGLU, RMSNorm, tied or untied head. Works on a packed token stream of T rows.
+// The language model: embedding, decoder blocks, final norm, tied or untied head, for every
+// architecture of config/llm_arch.h (HF ...ForCausalLM). Works on a packed token stream of T rows.
 #pragma once
 
-#include "config/run_config.h"
+#include "config/llm_arch.h"
 #include "nn/block_runner.h"
 #include "nn/layers.h"
 #include "types/batch.h"
@@ -12,6 +12,12 @@ namespace mgm {
 
 class DecoderBlock;
 
+// How evenly the experts of all blocks were visited in one forward pass.
+struct RouterLoad {
+  at::Tensor sums_2E;  // ExpertMlps::Output::load_2E of all blocks; undefined without a router loss
+  int64_t rows = 0;    // tokens times blocks
+};
+
 class Decoder : public Module {
  public:
   explicit Decoder(const LlmConfig& config);
@@ -20,10 +26,16 @@ class Decoder : public Module {
   // caller overwrites them.
   at::Tensor embed(const at::Tensor& ids_T, const ForwardContext& ctx) const;
 
-  // x [T, H], int64 positions [T] -> hidden [T, H] before the final norm. With a cache, x holds the
-  // tokens that follow the cached ones of a single sequence; their keys and values are appended.
+  // x [T, H], int64 positions [T] -> hidden [T, H] before the final norm. x are embeddings as they
+  // are looked up and spliced: where an architecture scales them, it is done here. With a cache, x
+  // holds the tokens that follow the cached ones of a single sequence; their keys and values are
+  // appended. `load` gets the experts' load where llm.router_aux_loss asks for it.
   at::Tensor blocks(at::Tensor x_TH, const at::Tensor& positions_T, const SeqInfo& seq,
-                    const ForwardContext& ctx, KvCache* cache = nullptr) const;
+                    const ForwardContext& ctx, KvCache* cache = nullptr,
+                    RouterLoad* load = nullptr) const;
+
+  // The load-balancing loss times llm.router_aux_loss (HF load_balancing_loss_func); fp32 scalar.
+  at::Tensor balance_loss(const RouterLoad& load) const;
 
   // hidden [M, H] -> fp32 logits [M, V], after the final norm.
   at::Tensor logits(const at::Tensor& hidden_MH, const ForwardContext& ctx) const;
@@ -37,18 +49,14 @@ class Decoder : public Module {
   KvCache make_cache(int64_t capacity, at::TensorOptions options) const;
 
  private:
-  at::Tensor head(const at::Tensor& hidden_MH) const;
+  at::Tensor head(const at::Tensor& hidden_MH) const;  // logits, fp32 at least
 
   LlmConfig config_;
-  int64_t head_dim_;
   Embedding* embed_;
   std::vector<DecoderBlock*> blocks_;
   RmsNorm* norm_;
   const Param* head_;  // the embedding's weight when tied
   std::string head_group_;
 };
-
-// Exact head width of a config (head_dim, or hidden_size / num_heads).
-int64_t head_width(const LlmConfig& config);
 
 }  // namespace mgm

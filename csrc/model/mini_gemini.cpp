@@ -123,17 +123,21 @@ at::Tensor MiniGemini::splice(const Batch& batch, const at::Tensor& visual_NTH,
   return x_TH;
 }
 
-at::Tensor MiniGemini::hidden(const Batch& batch, const ForwardContext& ctx, KvCache* cache) const {
+at::Tensor MiniGemini::hidden(const Batch& batch, const ForwardContext& ctx, KvCache* cache,
+                              RouterLoad* load) const {
   const at::Tensor hidden =
-      decoder_->blocks(embed(batch, ctx), batch.positions, batch.seq, ctx, cache);
+      decoder_->blocks(embed(batch, ctx), batch.positions, batch.seq, ctx, cache, load);
   ctx.record("hidden", hidden);
   return hidden;
 }
 
 at::Tensor MiniGemini::loss_sum(const Batch& batch, const ForwardContext& ctx) const {
   if (batch.num_targets() == 0) return {};
-  const at::Tensor rows = hidden(batch, ctx).index_select(0, batch.target_rows);
-  return decoder_->loss_sum(rows, batch.targets, ctx);
+  RouterLoad load;
+  const at::Tensor rows = hidden(batch, ctx, nullptr, &load).index_select(0, batch.target_rows);
+  const at::Tensor sum = decoder_->loss_sum(rows, batch.targets, ctx);
+  if (!load.sums_2E.defined()) return sum;
+  return sum + decoder_->balance_loss(load) * double(batch.num_targets());
 }
 
 }  // namespace mgm

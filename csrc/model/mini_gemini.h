@@ -45,9 +45,12 @@ class MiniGemini {
                     const ForwardContext& ctx) const;
 
   // Hidden states [T, H] before the final norm.
-  at::Tensor hidden(const Batch& batch, const ForwardContext& ctx, KvCache* cache = nullptr) const;
+  at::Tensor hidden(const Batch& batch, const ForwardContext& ctx, KvCache* cache = nullptr,
+                    RouterLoad* load = nullptr) const;
 
   // Sum of cross entropies over batch.targets, an fp32 scalar; undefined when the batch has none.
+  // With llm.router_aux_loss the batch's load-balancing loss is added once per target, so that the
+  // mean over targets holds it once.
   at::Tensor loss_sum(const Batch& batch, const ForwardContext& ctx) const;
 
  private:

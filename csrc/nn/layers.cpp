@@ -34,14 +34,18 @@ at::Tensor LayerNorm::operator()(const at::Tensor& x) const {
   return at::layer_norm(x, {width_}, weight_.value, bias_.value, eps_);
 }
 
-RmsNorm::RmsNorm(const std::string& prefix, const std::string& group, int64_t width, double eps)
+RmsNorm::RmsNorm(const std::string& prefix, const std::string& group, int64_t width, double eps,
+                 bool unit)
     : Module(prefix, group),
       width_(width),
       eps_(eps),
-      weight_(declare("weight", {width}, constant_init(1), false)) {}
+      unit_(unit),
+      weight_(declare("weight", {width}, constant_init(unit ? 0 : 1), false)) {}
 
 at::Tensor RmsNorm::operator()(const at::Tensor& x) const {
-  return at::rms_norm(x, {width_}, weight_.value, eps_);
+  if (!unit_) return at::rms_norm(x, {width_}, weight_.value, eps_);
+  const auto wide = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  return at::rms_norm(x.to(wide), {width_}, weight_.value.to(wide) + 1, eps_).to(x.scalar_type());
 }
 
 Embedding::Embedding(const std::string& prefix, const std::string& group, int64_t rows,

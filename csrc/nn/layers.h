@@ -45,15 +45,18 @@ class LayerNorm : public Module {
   Param& bias_;
 };
 
-// x / sqrt(mean(x^2) + eps) * w over the last dimension, statistics in fp32 (HF LlamaRMSNorm).
+// x / sqrt(mean(x^2) + eps) * w over the last dimension, statistics in fp32 (HF LlamaRMSNorm). With
+// `unit` the factor is 1 + w, and all of it is fp32 until the result is rounded (HF GemmaRMSNorm).
 class RmsNorm : public Module {
  public:
-  RmsNorm(const std::string& prefix, const std::string& group, int64_t width, double eps);
+  RmsNorm(const std::string& prefix, const std::string& group, int64_t width, double eps,
+          bool unit = false);
   at::Tensor operator()(const at::Tensor& x) const;
 
  private:
   int64_t width_;
   double eps_;
+  bool unit_;
   Param& weight_;
 };
 

@@ -24,6 +24,8 @@ struct Call {
   int64_t max_length;
   bool causal;
   double scale;
+  int64_t window;  // 0: none
+  double softcap;  // 0: none
 };
 
 struct Gradients {
@@ -38,12 +40,15 @@ constexpr int64_t kCudnnSegment = 4096;
 constexpr int64_t kCudnnSingleSegment = 1024;
 
 Backend choose_backend(const at::Tensor& q, const Call& call) {
-  if (q.scalar_type() == at::kDouble) return Backend::kMath;
+  // No fused kernel of ATen caps scores.
+  if (q.scalar_type() == at::kDouble || call.softcap > 0) return Backend::kMath;
   if (!q.is_cuda()) return Backend::kCpu;
   const int64_t width = q.size(2);
   const bool half = q.scalar_type() == at::kBFloat16 || q.scalar_type() == at::kHalf;
   if (!half || width % 8 != 0 || width > 256) return Backend::kMath;
-  if (at::globalContext().deterministicAlgorithms() || width > 128) return Backend::kFlashVarlen;
+  if (at::globalContext().deterministicAlgorithms() || width > 128 || call.window > 0) {
+    return Backend::kFlashVarlen;
+  }
   int64_t shortest = call.max_length;
   for (size_t i = 1; i < call.offsets.size(); ++i) {
     shortest = std::min(shortest, call.offsets[i] - call.offsets[i - 1]);
@@ -52,12 +57,26 @@ Backend choose_backend(const at::Tensor& q, const Call& call) {
   return shortest >= enough ? Backend::kCudnn : Backend::kFlashVarlen;
 }
 
+// Which of n keys the last m of n positions see: bool [m, n].
+at::Tensor visible_keys(int64_t m, int64_t n, int64_t window, const at::TensorOptions& options) {
+  at::Tensor mask = at::ones({m, n}, options.dtype(at::kBool)).tril_(n - m);
+  return window > 0 ? mask.triu_(n - m - window + 1) : mask;
+}
+
 // ---- all segments at once -----------------------------------------------------------------------
+
+// FlashAttention counts the keys on each side of a query's own.
+std::optional<int64_t> left_window(const Call& c) {
+  return c.window > 0 ? std::optional<int64_t>(c.window - 1) : std::nullopt;
+}
+std::optional<int64_t> right_window(const Call& c) {
+  return c.window > 0 ? std::optional<int64_t>(0) : std::nullopt;
+}
 
 Entry flash_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Call& c) {
   auto [out, lse, rng, unused, debug] = at::_flash_attention_forward(
       q, k, v, c.cu_seqlens, c.cu_seqlens, c.max_length, c.max_length, /*dropout_p=*/0, c.causal,
-      /*return_debug_mask=*/false, c.scale);
+      /*return_debug_mask=*/false, c.scale, left_window(c), right_window(c));
   return {out, {lse, rng, unused}};
 }
 
@@ -65,7 +84,7 @@ Gradients flash_backward(const at::Tensor& d_out, const at::Tensor& q, const at:
                          const at::Tensor& v, const Entry& e, const Call& c) {
   auto [dq, dk, dv] = at::_flash_attention_backward(
       d_out, q, k, v, e.out, e.extra[0], c.cu_seqlens, c.cu_seqlens, c.max_length, c.max_length,
-      /*dropout_p=*/0, c.causal, e.extra[1], e.extra[2], c.scale);
+      /*dropout_p=*/0, c.causal, e.extra[1], e.extra[2], c.scale, left_window(c), right_window(c));
   return {dq, dk, dv};
 }
 
@@ -93,18 +112,29 @@ struct SegmentOps {
   size_t extras;
 };
 
+// The additive form of a window, where this segment is longer than it.
+std::optional<at::Tensor> window_mask(const at::Tensor& q_1HLD, const Call& c) {
+  const int64_t length = q_1HLD.size(2);
+  if (c.window == 0 || c.window >= length) return std::nullopt;
+  return at::zeros({length, length}, q_1HLD.options())
+      .masked_fill_(visible_keys(length, length, c.window, q_1HLD.options()).logical_not_(),
+                    -std::numeric_limits<double>::infinity());
+}
+
 const SegmentOps kCpuOps = {
     [](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Call& c) -> Entry {
+      const auto mask = window_mask(q, c);
       auto [out, lse] = at::_scaled_dot_product_flash_attention_for_cpu(
-          q, expand_heads(k, q.size(1)), expand_heads(v, q.size(1)), /*dropout_p=*/0, c.causal,
-          /*attn_mask=*/{}, c.scale);
+          q, expand_heads(k, q.size(1)), expand_heads(v, q.size(1)), /*dropout_p=*/0,
+          c.causal && !mask, mask, c.scale);
       return {out, {lse}};
     },
     [](const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
        const Entry& e, const Call& c) -> Gradients {
+      const auto mask = window_mask(q, c);
       auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
           d_out, q, expand_heads(k, q.size(1)), expand_heads(v, q.size(1)), e.out, e.extra[0],
-          /*dropout_p=*/0, c.causal, /*attn_mask=*/{}, c.scale);
+          /*dropout_p=*/0, c.causal && !mask, mask, c.scale);
       return {dq, sum_groups(dk, k.size(1)), sum_groups(dv, k.size(1))};
     },
     1};
@@ -127,27 +157,37 @@ const SegmentOps kCudnnOps = {
     },
     3};
 
-at::Tensor math_logits(const at::Tensor& q, const at::Tensor& k, const Call& c) {
-  const at::Tensor s = at::matmul(q, k.transpose(2, 3)) * c.scale;
-  if (!c.causal) return s;
-  const at::Tensor future = at::ones({s.size(2), s.size(3)}, s.options().dtype(at::kBool)).triu(1);
-  return s.masked_fill(future, -std::numeric_limits<double>::infinity());
+// Scores before the softmax, fp32 at least, capped but not masked.
+at::Tensor math_scores(const at::Tensor& q, const at::Tensor& k, double scale, double softcap) {
+  const at::Tensor raw = at::matmul(q, k.transpose(2, 3));
+  const at::Tensor s = (raw.scalar_type() == at::kDouble ? raw : raw.to(at::kFloat)) * scale;
+  return softcap > 0 ? (s / softcap).tanh() * softcap : s;
+}
+
+at::Tensor hide(const at::Tensor& scores, int64_t window) {
+  const at::Tensor seen = visible_keys(scores.size(2), scores.size(3), window, scores.options());
+  return scores.masked_fill(seen.logical_not(), -std::numeric_limits<double>::infinity());
 }
 
 const SegmentOps kMathOps = {
     [](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Call& c) -> Entry {
-      const at::Tensor s = math_logits(q, expand_heads(k, q.size(1)), c);
+      at::Tensor s = math_scores(q, expand_heads(k, q.size(1)), c.scale, c.softcap);
+      if (c.causal) s = hide(s, c.window);
       const at::Tensor lse = s.logsumexp(-1, /*keepdim=*/true);
-      return {at::matmul((s - lse).exp(), expand_heads(v, q.size(1))), {lse}};
+      const at::Tensor p = (s - lse).exp().to(q.scalar_type());
+      return {at::matmul(p, expand_heads(v, q.size(1))), {lse}};
     },
     [](const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
        const Entry& e, const Call& c) -> Gradients {
       const at::Tensor all_k = expand_heads(k, q.size(1)), all_v = expand_heads(v, q.size(1));
-      const at::Tensor p = (math_logits(q, all_k, c) - e.extra[0]).exp();
+      const at::Tensor s = math_scores(q, all_k, c.scale, c.softcap);
+      const at::Tensor p = ((c.causal ? hide(s, c.window) : s) - e.extra[0]).exp();
       const at::Tensor dp = at::matmul(d_out, all_v.transpose(2, 3));
-      const at::Tensor ds = p * (dp - (d_out * e.out).sum(-1, /*keepdim=*/true)) * c.scale;
-      return {at::matmul(ds, all_k), sum_groups(at::matmul(ds.transpose(2, 3), q), k.size(1)),
-              sum_groups(at::matmul(p.transpose(2, 3), d_out), k.size(1))};
+      at::Tensor ds = p * (dp - (d_out * e.out).sum(-1, /*keepdim=*/true)) * c.scale;
+      if (c.softcap > 0) ds = ds * (1 - (s / c.softcap).square());  // of tanh
+      const at::Tensor ds_q = ds.to(q.scalar_type());
+      return {at::matmul(ds_q, all_k), sum_groups(at::matmul(ds_q.transpose(2, 3), q), k.size(1)),
+              sum_groups(at::matmul(p.to(q.scalar_type()).transpose(2, 3), d_out), k.size(1))};
     },
     1};
 
@@ -226,6 +266,8 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
     ctx->saved_data["max_length"] = call.max_length;
     ctx->saved_data["causal"] = call.causal;
     ctx->saved_data["scale"] = call.scale;
+    ctx->saved_data["window"] = call.window;
+    ctx->saved_data["softcap"] = call.softcap;
     ctx->saved_data["backend"] = static_cast<int64_t>(choose_backend(q, call));
     return entry.out;
   }
@@ -233,8 +275,9 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
     const variable_list saved = ctx->get_saved_variables();
     const Call call{ctx->saved_data["offsets"].toIntVector(), saved[3],
-                    ctx->saved_data["max_length"].toInt(), ctx->saved_data["causal"].toBool(),
-                    ctx->saved_data["scale"].toDouble()};
+                    ctx->saved_data["max_length"].toInt(),    ctx->saved_data["causal"].toBool(),
+                    ctx->saved_data["scale"].toDouble(),      ctx->saved_data["window"].toInt(),
+                    ctx->saved_data["softcap"].toDouble()};
     const auto backend = static_cast<Backend>(ctx->saved_data["backend"].toInt());
     const Entry entry{saved[4], {saved.begin() + 5, saved.end()}};
     const at::Tensor d_out = gradients[0].contiguous();
@@ -269,7 +312,9 @@ AttentionCacheGuard::~AttentionCacheGuard() {
 }
 
 at::Tensor attention(const at::Tensor& q_THD, const at::Tensor& k_TKD, const at::Tensor& v_TKD,
-                     const SeqInfo& seq, bool causal, double scale) {
+                     const SeqInfo& seq, bool causal, double scale, int64_t window,
+                     double softcap) {
+  MGM_CHECK(window >= 0 && (causal || window == 0), "a window of ", window, " without causal");
   MGM_CHECK(q_THD.dim() == 3 && k_TKD.dim() == 3 && k_TKD.sizes() == v_TKD.sizes() &&
                 q_THD.size(0) == k_TKD.size(0) && q_THD.size(2) == k_TKD.size(2) &&
                 k_TKD.size(1) > 0 && q_THD.size(1) % k_TKD.size(1) == 0,
@@ -280,8 +325,33 @@ at::Tensor attention(const at::Tensor& q_THD, const at::Tensor& k_TKD, const at:
   MGM_CHECK(!q_THD.is_cuda() || (seq.cu_seqlens.defined() && seq.cu_seqlens.is_cuda()),
             "attention on a GPU needs cu_seqlens there");
   if (q_THD.size(0) == 0) return at::zeros_like(q_THD);
-  return PackedAttention::apply(q_THD, k_TKD, v_TKD,
-                                Call{seq.offsets, seq.cu_seqlens, seq.max_length, causal, scale});
+  if (window >= seq.max_length) window = 0;
+  return PackedAttention::apply(
+      q_THD, k_TKD, v_TKD,
+      Call{seq.offsets, seq.cu_seqlens, seq.max_length, causal, scale, window, softcap});
+}
+
+at::Tensor attention_cached(const at::Tensor& q_MHD, const at::Tensor& k_NKD,
+                            const at::Tensor& v_NKD, double scale, int64_t window, double softcap) {
+  const auto heads_first = [](const at::Tensor& x) { return x.transpose(0, 1).unsqueeze(0); };
+  const auto rows_first = [](const at::Tensor& x) { return x.squeeze(0).transpose(0, 1); };
+  const int64_t m = q_MHD.size(0);
+  // Keys that no query sees are left out.
+  const int64_t n = window > 0 ? std::min(k_NKD.size(0), window + m - 1) : k_NKD.size(0);
+  const int64_t first = k_NKD.size(0) - n;
+  const at::Tensor q = heads_first(q_MHD), k = heads_first(k_NKD.narrow(0, first, n)),
+                   v = heads_first(v_NKD.narrow(0, first, n));
+  if (softcap > 0) {
+    const at::Tensor s = hide(math_scores(q, expand_heads(k, q.size(1)), scale, softcap), window);
+    const at::Tensor p = at::softmax(s, -1).to(q.scalar_type());
+    return rows_first(at::matmul(p, expand_heads(v, q.size(1))));
+  }
+  const bool windowed = window > 0 && window < n;
+  std::optional<at::Tensor> mask;
+  if (m > 1 && (n > m || windowed)) mask = visible_keys(m, n, window, q.options());
+  return rows_first(at::scaled_dot_product_attention(q, k, v, mask, /*dropout_p=*/0.0,
+                                                     /*is_causal=*/m > 1 && !mask, scale,
+                                                     /*enable_gqa=*/true));
 }
 
 at::Tensor attention_dense(const at::Tensor& q_BHLD, const at::Tensor& k_BHLD,

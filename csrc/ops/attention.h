@@ -15,13 +15,24 @@
 namespace mgm::ops {
 
 // q [T, H, D], k and v [T, K, D] -> [T, H, D]. Attention stays inside the segments of `seq`; with
-// `causal` a token sees itself and what is before it in its segment.
-// CUDA, bfloat16 or float16: FlashAttention-2 over all segments at once, or cuDNN segment by
-// segment where that is faster and train.deterministic is off (its backward does not repeat bit for
-// bit). CPU: flash attention segment by segment, so a segment's bits depend on nothing outside it.
-// float64, and float32 on CUDA: plain products segment by segment.
+// `causal` a token sees itself and what is before it in its segment, of that the last `window` with
+// a window (> 0, causal only; HF sliding_window). With `softcap` c > 0 scores are c tanh(scores /
+// c) before the softmax (HF Gemma2). CUDA, bfloat16 or float16: FlashAttention-2 over all segments
+// at once, or cuDNN segment by segment where that is faster and train.deterministic is off (its
+// backward does not repeat bit for bit) and there is no window. CPU: flash attention segment by
+// segment, so a segment's bits depend on nothing outside it. float64, float32 on CUDA, and soft
+// caps: plain products segment by segment, which take memory for H times the square of the longest
+// segment.
 at::Tensor attention(const at::Tensor& q_THD, const at::Tensor& k_TKD, const at::Tensor& v_TKD,
-                     const SeqInfo& seq, bool causal, double scale);
+                     const SeqInfo& seq, bool causal, double scale, int64_t window = 0,
+                     double softcap = 0);
+
+// The same for M fresh queries over N cached keys and values of one sequence, the last M of which
+// are their own: q [M, H, D]; k, v [N, K, D] with N >= M -> [M, H, D]; row i sees keys 0 .. N - M +
+// i. No gradients.
+at::Tensor attention_cached(const at::Tensor& q_MHD, const at::Tensor& k_NKD,
+                            const at::Tensor& v_NKD, double scale, int64_t window = 0,
+                            double softcap = 0);
 
 // q, k, v [B, H, L, D] -> [B, H, L, D], every token sees every token. Default scale 1 / sqrt(D).
 at::Tensor attention_dense(const at::Tensor& q_BHLD, const at::Tensor& k_BHLD,

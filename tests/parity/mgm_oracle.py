@@ -56,6 +56,9 @@ class Sizes:
     theta: float = 10000.0
     projector: str = "mlp2x_gelu"
     template: str = "v1"
+    # another architecture than Llama, and what its configuration has beside the sizes above
+    backbone: type = transformers.LlamaConfig
+    backbone_options: dict = dataclasses.field(default_factory=dict)
 
 
 def make_projector(kind, inputs, outputs):
@@ -82,11 +85,11 @@ class Oracle(nn.Module):
             hidden_size=s.clip_width, intermediate_size=s.clip_mlp, num_hidden_layers=s.clip_layers,
             num_attention_heads=s.clip_heads, image_size=s.image, patch_size=s.patch, attn_implementation="eager")
         self.clip = transformers.CLIPVisionModel(clip)
-        llama = transformers.LlamaConfig(
+        llm = s.backbone(**{**dict(
             vocab_size=s.vocab, hidden_size=s.width, intermediate_size=s.mlp, num_hidden_layers=s.layers,
             num_attention_heads=s.heads, num_key_value_heads=s.kv_heads, max_position_embeddings=2048,
-            rms_norm_eps=1e-5, rope_theta=s.theta, tie_word_embeddings=s.tied, attn_implementation="eager")
-        self.llm = transformers.LlamaForCausalLM(llama)
+            rms_norm_eps=1e-5, rope_theta=s.theta, tie_word_embeddings=s.tied, pad_token_id=None), **s.backbone_options})
+        self.llm = transformers.AutoModelForCausalLM.from_config(llm, attn_implementation="eager")
         self.convnext = None
         if s.depths:
             self.convnext = ConvNeXt(depths=s.depths, dims=s.dims, norm_eps=s.convnext_eps, num_classes=0)
@@ -204,12 +207,11 @@ class Oracle(nn.Module):
 
     def config(self):
         s = self.s
+        llm = self.llm.config
         return {
-            "architectures": ["MGMLlamaForCausalLM"], "model_type": "mgm", "hidden_size": s.width,
-            "intermediate_size": s.mlp, "num_hidden_layers": s.layers, "num_attention_heads": s.heads,
-            "num_key_value_heads": s.kv_heads, "vocab_size": s.vocab, "max_position_embeddings": 2048,
-            "rms_norm_eps": 1e-5, "rope_theta": s.theta, "hidden_act": "silu", "tie_word_embeddings": s.tied,
-            "bos_token_id": 1, "eos_token_id": 2, "torch_dtype": "float32", "mm_vision_tower": "openai/clip",
+            **json.loads(llm.to_json_string(use_diff=False)),
+            "architectures": ["MGM" + type(self.llm).__name__],
+            "model_type": "mgm" if llm.model_type == "llama" else "mgm_" + llm.model_type, "bos_token_id": 1, "eos_token_id": 2, "torch_dtype": "float32", "mm_vision_tower": "openai/clip",
             "mm_vision_tower_aux": "openclip-convnext", "mm_hidden_size": s.clip_width,
             "mm_hidden_size_aux": sum(s.dims), "image_size_aux": s.hr, "mm_projector_type": s.projector,
             "mm_vision_select_layer": s.select_layer, "mm_vision_select_feature": s.select_feature,

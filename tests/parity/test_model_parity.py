@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -65,6 +66,28 @@ def test_every_intermediate(tmp_path, name, mining):
     oracle = Oracle(sizes, seed=3)
     actual = forward(oracle.save(tmp_path / "model"), tmp_path / "out.safetensors", PICTURES[:1],
                      "--prompt", "What is in the picture?", "--answer", "An apple", "--mining", mining)
+    compare(actual, oracle, PICTURES[:1])
+
+
+BACKBONES = {
+    "gemma": Sizes(backbone=transformers.GemmaConfig, tied=True, backbone_options={"head_dim": 12}),
+    "gemma2": Sizes(backbone=transformers.Gemma2Config, tied=True, backbone_options={
+        "head_dim": 12, "sliding_window": 9, "query_pre_attn_scalar": 17, "attn_logit_softcapping": 1.5,
+        "final_logit_softcapping": 2.5}),
+    "mistral": Sizes(backbone=transformers.MistralConfig, backbone_options={"sliding_window": 9}),
+    "mixtral": Sizes(backbone=transformers.MixtralConfig, backbone_options={"num_local_experts": 5}),
+    "phi3": Sizes(backbone=transformers.Phi3Config),
+    "qwen2": Sizes(backbone=transformers.Qwen2Config),
+    "qwen3": Sizes(backbone=transformers.Qwen3Config, backbone_options={"head_dim": 12}),
+}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_other_backbones(tmp_path, name):
+    """In the published layout; Gemma scales visual tokens as it does text, behind inputs_embeds."""
+    oracle = Oracle(BACKBONES[name], seed=10)
+    actual = forward(oracle.save(tmp_path / "model"), tmp_path / "out.safetensors", PICTURES[:1],
+                     "--prompt", "What is in the picture?", "--answer", "An apple")
     compare(actual, oracle, PICTURES[:1])
 
 

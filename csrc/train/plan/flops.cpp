@@ -62,11 +62,15 @@ double block_matrix_params(const LlmConfig& c) {
   return attention + mlp * double(c.experts_per_token) + width * double(c.num_experts);
 }
 
-// Causal attention touches half of the scores of a segment, twice (scores and values).
-double block_attention(const LlmConfig& c, const BatchShape& shape) {
+// Causal attention touches half of the scores of a segment, twice (scores and values); with a
+// window the band below the diagonal.
+double block_attention(const LlmConfig& c, int layer, const BatchShape& shape) {
   if (shape.segments == 0) return 0;
   const double rows = double(shape.rows), length = rows / double(shape.segments);
-  return 2 * rows * length * double(head_width(c) * c.num_heads);
+  const double window = double(layer_window(c, layer));
+  const double keys = window > 0 && window < length ? window - window * window / (2 * length)
+                                                    : length / 2;  // of a row, on average
+  return 4 * rows * keys * double(head_width(c) * c.num_heads);
 }
 
 double forward_flops(const PlannedModel& model, const PlannedUse& use, const BatchShape& shape) {
@@ -91,7 +95,8 @@ double forward_flops(const PlannedModel& model, const PlannedUse& use, const Bat
     case UseKind::kEmbedding:
       return 0;
     case UseKind::kDecoderBlock:
-      return 2 * double(shape.rows) * block_matrix_params(m.llm) + block_attention(m.llm, shape);
+      return 2 * double(shape.rows) * block_matrix_params(m.llm) +
+             block_attention(m.llm, use.number, shape);
     case UseKind::kHead:
       return 2 * double(shape.targets) * double(m.llm.hidden_size) * double(m.llm.vocab_size);
   }
@@ -110,7 +115,7 @@ std::vector<UseFlops> use_flops(const PlannedModel& model, const BatchShape& sha
     if (use.backward() && use.recompute != RecomputePolicy::kNone) {
       flops.recompute = flops.forward;
       if (use.recompute == RecomputePolicy::kSelective && use.kind == UseKind::kDecoderBlock) {
-        flops.recompute -= block_attention(model.config.model.llm, shape);
+        flops.recompute -= block_attention(model.config.model.llm, use.number, shape);
       }
     }
     out.push_back(flops);

@@ -19,18 +19,21 @@ SeqInfo segments(const std::vector<int64_t>& lengths) {
 
 // One masked product over the whole stream, in float64.
 at::Tensor literal(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                   const SeqInfo& seq, bool causal, double scale) {
+                   const SeqInfo& seq, bool causal, double scale, int64_t window = 0,
+                   double softcap = 0) {
   const int64_t groups = q.size(1) / k.size(1), tokens = q.size(0);
   const at::Tensor all_k = k.repeat_interleave(groups, 1), all_v = v.repeat_interleave(groups, 1);
   at::Tensor mask = at::full({tokens, tokens}, -INFINITY, at::kDouble);
   for (int64_t s = 0; s < seq.segments(); ++s) {
     for (int64_t i = seq.offsets[s]; i < seq.offsets[s + 1]; ++i) {
       const int64_t end = causal ? i + 1 : seq.offsets[s + 1];
-      mask[i].narrow(0, seq.offsets[s], end - seq.offsets[s]).zero_();
+      const int64_t begin = window > 0 ? std::max(seq.offsets[s], end - window) : seq.offsets[s];
+      mask[i].narrow(0, begin, end - begin).zero_();
     }
   }
-  const at::Tensor logits = at::einsum("ihd,jhd->hij", {q, all_k}) * scale + mask;
-  return at::einsum("hij,jhd->ihd", {at::softmax(logits, -1), all_v});
+  at::Tensor scores = at::einsum("ihd,jhd->hij", {q, all_k}) * scale;
+  if (softcap > 0) scores = (scores / softcap).tanh() * softcap;
+  return at::einsum("hij,jhd->ihd", {at::softmax(scores + mask, -1), all_v});
 }
 
 Tensors random_qkv(int64_t tokens, int64_t heads, int64_t kv_heads, int64_t width) {
@@ -78,6 +81,53 @@ TEST(Attention, EqualsTheMaskedProduct) {
             }
           }
         }
+      }
+    }
+  }
+}
+
+TEST(Attention, WindowsAndSoftCaps) {
+  at::manual_seed(5);
+  for (const auto& lengths : {std::vector<int64_t>{17}, {5, 1, 7, 0, 13}, {700, 31}}) {
+    const SeqInfo seq = segments(lengths);
+    const Tensors base = random_qkv(seq.total(), 4, 2, 8);
+    const Tensors exact = leaves(base, at::kDouble);
+    const at::Tensor d = at::randn_like(base[0]);
+    for (const int64_t window : {0, 1, 3, 12, 600, 1000}) {
+      for (const double softcap : {0.0, 0.8}) {
+        const at::Tensor expected =
+            literal(exact[0], exact[1], exact[2], seq, true, 0.7, window, softcap);
+        const Tensors want = gradients(expected, exact, d);
+        for (const auto& [dtype, tolerance] :
+             {std::pair{at::kDouble, 1e-13}, {at::kFloat, 3e-6}, {at::kBFloat16, 2e-2}}) {
+          const Tensors x = leaves(base, dtype);
+          const at::Tensor actual = attention(x[0], x[1], x[2], seq, true, 0.7, window, softcap);
+          EXPECT_TRUE(near_l2(actual, expected, tolerance)) << window << ' ' << softcap;
+          const Tensors got = gradients(actual, x, d.to(dtype));
+          for (size_t i = 0; i < 3; ++i) {
+            if (want[i].norm().item<double>() < 1e-9) {  // a window of one: only v has a gradient
+              EXPECT_LT(got[i].norm().item<double>(), 30 * tolerance) << i << ' ' << dtype;
+            } else {
+              EXPECT_TRUE(near_l2(got[i], want[i], tolerance * 2)) << window << ' ' << i;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Attention, CachedEqualsTheLastRowsOfAll) {
+  at::manual_seed(6);
+  const Tensors x = random_qkv(29, 4, 2, 8);
+  for (const int64_t window : {0, 1, 4, 11, 28, 40}) {
+    for (const double softcap : {0.0, 0.8}) {
+      const at::Tensor all = literal(x[0], x[1], x[2], segments({29}), true, 0.7, window, softcap);
+      for (const int64_t fresh : {1, 2, 7, 28, 29}) {
+        const at::Tensor actual =
+            attention_cached(x[0].narrow(0, 29 - fresh, fresh), x[1], x[2], 0.7, window, softcap);
+        EXPECT_TRUE(near_l2(actual, all.narrow(0, 29 - fresh, fresh), 1e-13))
+            << window << ' ' << softcap << ' ' << fresh;
       }
     }
   }

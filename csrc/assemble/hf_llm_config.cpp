@@ -1,0 +1,285 @@
+// The language model's part of a config.json. Defaults of absent fields are those of the
+// configuration_*.py of each architecture in Hugging Face transformers 4.57.
+#include <cmath>
+
+#include "assemble/hf_config.h"
+#include "assemble/json_fields.h"
+#include "config/llm_arch.h"
+
+namespace mgm {
+namespace {
+
+std::string type_of(const LlmTraits& traits) { return to_lower(traits.class_name); }
+
+std::string known_types() {
+  std::vector<std::string> types;
+  for (const LlmTraits& traits : known_llms()) types.push_back(type_of(traits));
+  return join(types, ", ");
+}
+
+// "mgm_gemma", "mini_gemini_gemma" and "gemma" are the same decoder; mgm alone is llama's.
+const LlmTraits* find_type(const std::string& model_type) {
+  for (const LlmTraits& traits : known_llms()) {
+    const std::string type = type_of(traits);
+    for (const char* prefix : {"", "mgm_", "mini_gemini_"}) {
+      if (model_type == prefix + type) return &traits;
+    }
+  }
+  const bool plain = model_type == "mgm" || model_type == "mini_gemini";
+  return plain ? &llm_traits(LlmArch::kLlama) : nullptr;
+}
+
+// "GemmaForCausalLM", "MGMGemmaForCausalLM", "MiniGeminiGemmaForCausalLM".
+const LlmTraits* find_class(const std::string& name) {
+  for (const LlmTraits& traits : known_llms()) {
+    for (const char* prefix : {"", "MGM", "MiniGemini"}) {
+      if (name == cat(prefix, traits.class_name, "ForCausalLM")) return &traits;
+    }
+  }
+  return nullptr;
+}
+
+LlmArch read_arch(const JsonFields& f) {
+  const auto type = f.get_or<std::string>("model_type", "");
+  const auto classes = f.get_or<std::vector<std::string>>("architectures", {});
+  const LlmTraits* by_type = find_type(type);
+  const LlmTraits* by_class = classes.empty() ? nullptr : find_class(classes.front());
+  if (by_type && by_class && by_type != by_class) {
+    throw CheckpointError(f.source(), ": model_type '", type, "' and architectures '",
+                          classes.front(), "' are different language models");
+  }
+  if (by_type) return by_type->arch;
+  if (type.empty() && by_class) return by_class->arch;
+  throw CheckpointError(f.source(), ": model_type '", type, "'",
+                        classes.empty() ? "" : cat(" (", classes.front(), ")"),
+                        " is not supported; known: ", known_types(),
+                        " and their mgm and mini_gemini forms");
+}
+
+Activation read_activation(const JsonFields& f, const LlmConfig& llm) {
+  const bool gemma = llm_traits(llm.arch).unit_norm;
+  // Gemma's configs first had hidden_act alone; where hidden_activation is there too, it counts.
+  const char* key = gemma && f.has("hidden_activation") ? "hidden_activation" : "hidden_act";
+  const auto name = f.get_or<std::string>(key, gemma ? "gelu_pytorch_tanh" : "silu");
+  if (name == "silu" || name == "swish") return Activation::kSilu;
+  if (name == "gelu") return Activation::kGelu;
+  if (name == "gelu_pytorch_tanh" || name == "gelu_new") return Activation::kGeluTanh;
+  throw CheckpointError(f.source(), ": ", key, " '", name,
+                        "' is not supported; known: silu, gelu, gelu_pytorch_tanh");
+}
+
+void read_longrope(const JsonFields& f, const JsonFields& scaling, LlmConfig& llm) {
+  RopeScalingConfig& rope = llm.rope_scaling;
+  rope.short_factor = scaling.get<std::vector<double>>("short_factor");
+  rope.long_factor = scaling.get<std::vector<double>>("long_factor");
+  rope.attention_factor = scaling.get_or<double>("attention_factor", 0);
+  rope.original_max_positions = scaling.get_or<int64_t>(
+      "original_max_position_embeddings",
+      f.get_or<int64_t>("original_max_position_embeddings",
+                        llm.arch == LlmArch::kPhi3 ? 4096 : llm.max_positions));
+  rope.factor = std::max(1.0, double(llm.max_positions) / double(rope.original_max_positions));
+  // Longer sequences take the long factors, also for the keys that are in a cache already.
+  llm.max_positions = std::min(llm.max_positions, rope.original_max_positions);
+}
+
+// transformers 4 has rope_theta and rope_scaling, 5 one object rope_parameters.
+void read_rope(const JsonFields& f, LlmConfig& llm) {
+  const double theta = llm.arch == LlmArch::kMixtral ? 1e6 : 1e4;
+  llm.rope_theta = f.get_or<double>("rope_theta", theta);
+  llm.rotary_fraction = f.get_or<double>("partial_rotary_factor", 1);
+  llm.rope_scaling = {};
+  const char* key = f.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
+  if (f.has(key)) {
+    const JsonFields scaling = f.sub(key);
+    llm.rope_theta = scaling.get_or<double>("rope_theta", llm.rope_theta);
+    llm.rotary_fraction = scaling.get_or<double>("partial_rotary_factor", llm.rotary_fraction);
+    RopeScalingConfig& rope = llm.rope_scaling;
+    auto type =
+        scaling.get_or<std::string>("rope_type", scaling.get_or<std::string>("type", "default"));
+    // Early Phi-3 configs name longrope so.
+    if (llm.arch == LlmArch::kPhi3 && (type == "su" || type == "yarn")) type = "longrope";
+    if (type == "linear" || type == "llama3") {
+      rope.type = type == "linear" ? RopeType::kLinear : RopeType::kLlama3;
+      rope.factor = scaling.get<double>("factor");
+    } else if (type == "longrope") {
+      rope.type = RopeType::kLongrope;
+      read_longrope(f, scaling, llm);
+    } else if (type != "default") {
+      throw CheckpointError(scaling.source(), ": rope type '", type,
+                            "' is not supported; known: default, linear, llama3, longrope");
+    }
+    if (type == "llama3") {
+      rope.low_freq_factor = scaling.get<double>("low_freq_factor");
+      rope.high_freq_factor = scaling.get<double>("high_freq_factor");
+      rope.original_max_positions =
+          scaling.get_or<int64_t>("original_max_position_embeddings", llm.max_positions);
+    }
+  }
+  if (llm.rotary_fraction != 1 && llm.arch != LlmArch::kPhi3) {
+    throw CheckpointError(f.source(), ": partial_rotary_factor ", llm.rotary_fraction,
+                          " is not supported for ", type_of(llm_traits(llm.arch)));
+  }
+}
+
+void read_windows(const JsonFields& f, LlmConfig& llm) {
+  const bool qwen = llm.arch == LlmArch::kQwen2 || llm.arch == LlmArch::kQwen3;
+  const bool windows = llm.arch == LlmArch::kMistral || llm.arch == LlmArch::kMixtral ||
+                       llm.arch == LlmArch::kGemma2 || llm.arch == LlmArch::kPhi3 ||
+                       (qwen && f.get_or<bool>("use_sliding_window", false));
+  llm.sliding_window = 0;
+  llm.layer_types.clear();
+  if (!windows) return;
+  const bool by_default = llm.arch != LlmArch::kMixtral && llm.arch != LlmArch::kPhi3;
+  llm.sliding_window = f.nullable<int64_t>("sliding_window", by_default ? 4096 : 0, 0);
+  if (llm.sliding_window < 0) {
+    throw CheckpointError(f.source(), ": sliding_window ", llm.sliding_window);
+  }
+  if (llm.sliding_window == 0) return;
+  if ((qwen || llm.arch == LlmArch::kGemma2) && f.has("layer_types")) {
+    llm.layer_types = f.get<std::vector<std::string>>("layer_types");
+  } else if (qwen) {
+    const auto first = f.get_or<int64_t>("max_window_layers", 28);
+    for (int64_t i = 0; i < llm.num_layers; ++i) {
+      llm.layer_types.push_back(i >= first ? kSlidingLayer : kFullLayer);
+    }
+  }
+}
+
+void refuse_dropout(const JsonFields& f) {
+  for (const char* key :
+       {"attention_dropout", "resid_pdrop", "embd_pdrop", "router_jitter_noise"}) {
+    if (f.get_or<double>(key, 0) == 0) continue;
+    throw CheckpointError(f.source(), ": ", key, " ", f.get<double>(key),
+                          " is not supported: the language model has no dropout; set it to 0");
+  }
+}
+
+void write_rope(const LlmConfig& llm, OrderedJson& j) {
+  const RopeScalingConfig& rope = llm.rope_scaling;
+  j["rope_theta"] = llm.rope_theta;
+  OrderedJson& scaling = j["rope_scaling"];
+  scaling = nullptr;
+  switch (rope.type) {
+    case RopeType::kDefault:
+      break;
+    case RopeType::kLinear:
+      scaling = {{"rope_type", "linear"}, {"factor", rope.factor}};
+      break;
+    case RopeType::kLlama3:
+      scaling = {{"rope_type", "llama3"},
+                 {"factor", rope.factor},
+                 {"low_freq_factor", rope.low_freq_factor},
+                 {"high_freq_factor", rope.high_freq_factor},
+                 {"original_max_position_embeddings", rope.original_max_positions}};
+      break;
+    case RopeType::kLongrope:
+      // Exactly these keys: transformers refuses others in Phi-3's.
+      scaling = {{"type", "longrope"},
+                 {"short_factor", rope.short_factor},
+                 {"long_factor", rope.long_factor}};
+      if (rope.attention_factor > 0) scaling["attention_factor"] = rope.attention_factor;
+      j["original_max_position_embeddings"] = rope.original_max_positions;
+      j["max_position_embeddings"] =
+          std::llround(rope.factor * double(rope.original_max_positions));
+      break;
+  }
+  if (llm.rotary_fraction != 1) j["partial_rotary_factor"] = llm.rotary_fraction;
+}
+
+void write_windows(const LlmConfig& llm, OrderedJson& j) {
+  const bool qwen = llm.arch == LlmArch::kQwen2 || llm.arch == LlmArch::kQwen3;
+  if (qwen) j["use_sliding_window"] = llm.sliding_window > 0;
+  if (llm.arch == LlmArch::kLlama || llm.arch == LlmArch::kGemma) return;
+  j["sliding_window"] = llm.sliding_window > 0 ? OrderedJson(llm.sliding_window) : nullptr;
+  if (!llm.layer_types.empty()) j["layer_types"] = llm.layer_types;
+}
+
+const char* activation_name(Activation activation) {
+  if (activation == Activation::kSilu) return "silu";
+  return activation == Activation::kGelu ? "gelu" : "gelu_pytorch_tanh";
+}
+
+OrderedJson id_or_null(int64_t id) { return id >= 0 ? OrderedJson(id) : OrderedJson(nullptr); }
+OrderedJson cap_or_null(double cap) { return cap > 0 ? OrderedJson(cap) : OrderedJson(nullptr); }
+
+}  // namespace
+
+OrderedJson to_llm_config(const LlmConfig& llm, const SpecialIds& ids, const std::string& dtype) {
+  const LlmTraits& traits = llm_traits(llm.arch);
+  OrderedJson j;
+  j["architectures"] = {cat(traits.class_name, "ForCausalLM")};
+  j["model_type"] = type_of(traits);
+  j["hidden_size"] = llm.hidden_size;
+  j["intermediate_size"] = llm.intermediate_size;
+  j["num_hidden_layers"] = llm.num_layers;
+  j["num_attention_heads"] = llm.num_heads;
+  j["num_key_value_heads"] = llm.num_kv_heads;
+  if (llm.head_dim > 0 || traits.qk_norm || traits.unit_norm) j["head_dim"] = head_width(llm);
+  j["vocab_size"] = llm.vocab_size;
+  j["max_position_embeddings"] = llm.max_positions;
+  j["rms_norm_eps"] = llm.norm_eps;
+  write_rope(llm, j);
+  j["hidden_act"] = activation_name(llm.activation);
+  if (traits.unit_norm) j["hidden_activation"] = activation_name(llm.activation);
+  j["attention_bias"] = llm.attention_bias;
+  if (llm.mlp_bias) j["mlp_bias"] = true;
+  j["tie_word_embeddings"] = llm.tie_embeddings;
+  write_windows(llm, j);
+  if (llm.arch == LlmArch::kGemma2) {
+    const double scalar = llm.query_scalar > 0 ? llm.query_scalar : double(head_width(llm));
+    j["query_pre_attn_scalar"] = scalar;
+    j["attn_logit_softcapping"] = cap_or_null(llm.attention_softcap);
+    j["final_logit_softcapping"] = cap_or_null(llm.final_softcap);
+  }
+  if (llm.num_experts > 0) {
+    j["num_local_experts"] = llm.num_experts;
+    j["num_experts_per_tok"] = llm.experts_per_token;
+    j["output_router_logits"] = llm.router_aux_loss > 0;
+    j["router_aux_loss_coef"] = llm.router_aux_loss;
+  }
+  j["bos_token_id"] = id_or_null(ids.bos);
+  j["eos_token_id"] = id_or_null(ids.eos);
+  j["pad_token_id"] = id_or_null(ids.pad);
+  j["torch_dtype"] = dtype;
+  j["use_cache"] = true;
+  return j;
+}
+
+void read_llm_config(const Json& json, const std::string& source, LlmConfig& llm) {
+  const JsonFields f(json, source);
+  llm.arch = read_arch(f);
+  const LlmTraits& traits = llm_traits(llm.arch);
+  llm.vocab_size = f.get<int64_t>("vocab_size");
+  llm.hidden_size = f.get<int64_t>("hidden_size");
+  llm.intermediate_size = f.get<int64_t>("intermediate_size");
+  llm.num_layers = f.get<int64_t>("num_hidden_layers");
+  llm.num_heads = f.get<int64_t>("num_attention_heads");
+  llm.num_kv_heads = f.get_or<int64_t>("num_key_value_heads", llm.num_heads);
+  const int64_t default_width = traits.unit_norm ? 256 : traits.qk_norm ? 128 : 0;
+  llm.head_dim = f.get_or<int64_t>("head_dim", default_width);
+  llm.norm_eps = f.get<double>("rms_norm_eps");
+  llm.max_positions = f.get_or<int64_t>("max_position_embeddings", 2048);
+  llm.tie_embeddings = f.get_or<bool>("tie_word_embeddings", traits.unit_norm);
+  llm.activation = read_activation(f, llm);
+  read_rope(f, llm);
+  read_windows(f, llm);
+  refuse_dropout(f);
+  llm.attention_bias = f.get_or<bool>("attention_bias", false);
+  llm.mlp_bias = f.get_or<bool>("mlp_bias", false);
+  llm.query_scalar = llm.attention_softcap = llm.final_softcap = 0;
+  if (llm.arch == LlmArch::kGemma2) {
+    llm.query_scalar = f.get_or<double>("query_pre_attn_scalar", 256);
+    llm.attention_softcap = f.nullable<double>("attn_logit_softcapping", 50, 0);
+    llm.final_softcap = f.nullable<double>("final_logit_softcapping", 30, 0);
+  }
+  llm.num_experts = 0;
+  llm.router_aux_loss = 0;
+  if (traits.experts) {
+    llm.num_experts = f.get_or<int64_t>("num_local_experts", 8);
+    llm.experts_per_token = f.get_or<int64_t>("num_experts_per_tok", 2);
+    if (f.get_or<bool>("output_router_logits", false))
+      llm.router_aux_loss = f.get_or<double>("router_aux_loss_coef", 0.001);
+  }
+}
+
+}  // namespace mgm

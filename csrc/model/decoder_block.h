@@ -1,0 +1,46 @@
+// One decoder block: x + attention(norm(x)), then x + MLP(norm(x)); with the biases, head norms,
+// norms behind each half and fused projections of its architecture (config/llm_arch.h). Parameters
+// have their Hugging Face names. Shape suffixes: T rows, H width, A query heads, K key heads, D
+// head width.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "config/llm_arch.h"
+#include "model/feed_forward.h"
+#include "model/rotary.h"
+#include "nn/block_runner.h"
+
+namespace mgm {
+
+class DecoderBlock : public Module {
+ public:
+  DecoderBlock(const std::string& prefix, const LlmConfig& config, int64_t layer);
+
+  // Rotated q [T, A, D] and k, and v [T, K, D] -> [T, A, D].
+  using Attend =
+      std::function<at::Tensor(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)>;
+
+  // {[T, H]}, and with a router loss the experts' load fp32 [2, E] (ExpertMlps::Output).
+  Tensors forward(const at::Tensor& x_TH, const Rotary& rotary, const Attend& attend) const;
+
+  int64_t window() const { return window_; }  // 0: none
+
+ private:
+  struct Heads {
+    at::Tensor q, k, v;
+  };
+  Heads project(const at::Tensor& h_TH) const;
+
+  int64_t heads_, kv_heads_, head_dim_, window_;
+  bool wants_load_;
+  Linear *q_ = nullptr, *k_ = nullptr, *v_ = nullptr, *qkv_ = nullptr, *o_ = nullptr;
+  RmsNorm *q_norm_ = nullptr, *k_norm_ = nullptr;
+  RmsNorm *norm1_, *norm2_;
+  RmsNorm *post_attention_ = nullptr, *post_mlp_ = nullptr;
+  GatedMlp* mlp_ = nullptr;
+  ExpertMlps* experts_ = nullptr;
+};
+
+}  // namespace mgm
