@@ -15,6 +15,7 @@ for arg in "$@"; do
 done
 scripts/setup.sh --oracles "${setup_args[@]}"
 scripts/fetch_test_images.sh
+scripts/fetch_models.sh
 scripts/build.sh release
 export MGM_TEST_FULL=$full
 ctest --test-dir build/release --output-on-failure --parallel "$(nproc)"
@@ -22,7 +23,7 @@ if [ $full = 1 ]; then
   scripts/build.sh asan
   ASAN_OPTIONS=detect_odr_violation=0:detect_container_overflow=0:alloc_dealloc_mismatch=0:detect_leaks=0 \
     ctest --test-dir build/asan --output-on-failure --parallel "$(nproc)" -L 'unit|config|grad'
-  for fuzzer in image json yaml checkpoint; do
+  for fuzzer in image json yaml checkpoint gguf; do
     tests/fuzz/build.sh "$fuzzer"
     "build/fuzz/${fuzzer}_fuzz" -max_total_time="${MGM_FUZZ_SECONDS:-300}" "tests/fuzz/corpus/$fuzzer"
   done

@@ -1,0 +1,44 @@
+// Any bytes as a GGUF file: a CheckpointError, or metadata and tensors that lie inside the file and
+// can be unpacked.
+//
+// sources: csrc/formats/gguf.cpp csrc/formats/gguf_types.cpp csrc/formats/dtype.cpp
+//
+// sources: csrc/base/strings.cpp
+#include <algorithm>
+#include <cstdlib>
+
+#include "base/error.h"
+#include "formats/gguf.h"
+
+namespace {
+
+// Every element once, nested ones too; the sum keeps the reads.
+size_t walk(const mgm::GgufValue& value) {
+  size_t sum =
+      value.integer().has_value() + value.boolean().has_value() + value.number().has_value();
+  if (const auto text = value.string()) sum += std::count(text->begin(), text->end(), 'a');
+  if (const auto elements = value.elements()) {
+    for (const mgm::GgufValue& element : *elements) sum += walk(element);
+  }
+  return sum;
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::string_view bytes(reinterpret_cast<const char*>(data), size);
+  try {
+    const mgm::GgufFile file = mgm::parse_gguf(bytes, "input");
+    size_t sum = 0;
+    for (const auto& [key, value] : file.metadata) sum += walk(value);
+    for (const mgm::GgufTensor& t : file.tensors) {
+      if (t.begin > t.end || t.end > size) std::abort();
+      if (!mgm::can_dequantise(t.type)) continue;
+      std::vector<float> out((t.end - t.begin) / t.type.bytes * t.type.block);
+      mgm::dequantise(t.type, data + t.begin, out.size(), out.data());
+    }
+    if (sum == SIZE_MAX) std::abort();
+  } catch (const mgm::CheckpointError&) {
+  }
+  return 0;
+}
