@@ -90,7 +90,6 @@ void LlmConfig::describe(FieldVisitor& v) {
   v.field("head_dim", head_dim, "width of a head; 0: hidden_size / num_heads",
           between(0, kMaxSize));
   v.field("rope_theta", rope_theta, "base of the rotary position embedding", between(1, 1e12));
-  v.section("rope_scaling", rope_scaling, "rotary embedding beyond the first training's length");
   v.field("rotary_fraction", rotary_fraction, "share of a head's width that is rotated",
           between(0, 1));
   v.field("norm_eps", norm_eps, "epsilon of RMSNorm", between(0, 1));
@@ -118,6 +117,7 @@ void LlmConfig::describe(FieldVisitor& v) {
   v.field("init_std", init_std,
           "standard deviation of random initialisation; 0: 1 / sqrt(fan_in) per matrix",
           between(0, 1e3));
+  v.section("rope_scaling", rope_scaling, "rotary embedding beyond the first training's length");
 }
 
 void VisionTowerConfig::describe(FieldVisitor& v) {
