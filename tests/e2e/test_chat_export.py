@@ -160,8 +160,8 @@ def test_model_directories_that_are_none(model, tmp_path):
     refused(4, "chat", bare, says=[bare])
     wide = changed(model, tmp_path / "wide", hidden_size=48)
     refused(4, "chat", wide, says=["model.embed_tokens.weight", "[1024, 40]", "[1024, 48]"])
-    rope = changed(model, tmp_path / "rope", rope_scaling={"type": "linear", "factor": 2})
-    refused(4, "chat", rope, says=["rope_scaling"])
+    rope = changed(model, tmp_path / "rope", rope_scaling={"type": "yarn", "factor": 2})
+    refused(4, "chat", rope, says=["rope_scaling", "yarn"])
     geometry = changed(model, tmp_path / "geometry", image_grid=5)
     refused(4, "chat", geometry, says=["config.json", "grid"])
 
