@@ -95,7 +95,7 @@ def counts(rng, size, backgrounds):
     return Sample("counts", size, picture, "How many dots are there?", str(count), [key])
 
 
-def on_white(cutout, rng):
+def on_white(rng, cutout):
     """A cut-out alone on white, at a random place and size, for captions."""
     thing = fit(cutout, rng.randint(SIDE // 2, SIDE - 24))
     picture = Image.new("RGB", (SIDE, SIDE), "white")

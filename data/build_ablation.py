@@ -15,6 +15,7 @@ Needs the packages of tests/requirements.txt, fonts-dejavu-core, and apt-get, wh
 
 import argparse
 import csv
+import itertools
 import json
 import random
 import tempfile
@@ -51,8 +52,7 @@ def photo(path):
 
 
 def captioned_stamps(root):
-    """[(path below root, English caption)] of every stamp with both a transparent background and a caption."""
-    found = []
+    """(path below root, English caption, cut-out) of every stamp with both a transparent background and a caption."""
     for path in sorted(root.rglob("*.png")):
         text = path.with_suffix(".txt")
         name = path.relative_to(root)
@@ -60,12 +60,11 @@ def captioned_stamps(root):
             continue
         caption = text.read_text(encoding="utf-8").splitlines()[0].strip()
         try:
-            cutout(path)
+            image = cutout(path)
         except ValueError:
             continue
         if caption:
-            found.append((name, caption))
-    return found
+            yield name, caption, image
 
 
 class Writer:
@@ -120,12 +119,11 @@ def questions(writer, split, per_cell, manifest, roots, cutouts, seed):
 
 
 def captions(writer, roots, limit, seed):
-    stamps = captioned_stamps(roots["stamps"])[:limit]
     records = []
-    for i, (name, caption) in enumerate(stamps):
+    for i, (name, caption, image) in enumerate(itertools.islice(captioned_stamps(roots["stamps"]), limit)):
         identity = f"align_{i:04}"
         rng = random.Random(f"{seed} {name}")
-        writer.picture(f"{identity}.jpg", tasks.on_white(cutout(roots["stamps"] / name), rng), [("stamps", name)])
+        writer.picture(f"{identity}.jpg", tasks.on_white(rng, image), [("stamps", name)])
         records.append(record(identity, "", caption))
     writer.records("align.json", records)
     return len(records)

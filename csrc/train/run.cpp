@@ -205,7 +205,7 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
   loop.total_steps = data.total_steps;
   loop.checkpoint = config.checkpoint;
   CheckpointSaver saver(dir, *store, train_state(module), ranks,
-                        {config.checkpoint.asynchronous && saves_regularly(config.checkpoint),
+                        {saves_beside_training(config.checkpoint),
                          config.checkpoint.keep,
                          config.dist.timeout_s.save,
                          {}});

@@ -51,6 +51,10 @@ bool saves_regularly(const CheckpointConfig& config) {
   return config.every_steps > 0 || config.every_minutes > 0;
 }
 
+bool saves_beside_training(const CheckpointConfig& config) {
+  return config.asynchronous && saves_regularly(config);
+}
+
 ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule,
              std::vector<Hook*> hooks, const TrainLoop& loop) {
   MetricsDrain drain(hooks, module.config().train.on_nonfinite);

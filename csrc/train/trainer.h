@@ -26,8 +26,10 @@ struct TrainLoop {
   std::function<void(int64_t step, const Timer& held)> save;
 };
 
-// Whether checkpoints are written between steps, not only at the end or on a signal.
+// Whether checkpoints are written between steps, not only at the end or on a signal; and whether
+// training goes on meanwhile, from a copy of the state.
 bool saves_regularly(const CheckpointConfig& config);
+bool saves_beside_training(const CheckpointConfig& config);
 
 // Runs to the end or to a stop signal (base/signal.h, handlers installed by the caller); returns
 // kOk, or kSigint, kSigterm or kSigusr1 after a save. Throws NonFiniteError, DataError, ...; what

@@ -1,5 +1,5 @@
 """Storage that fails under a run of several ranks: shards cut, lost or of two saves, a disk that fills up, a folder
-that turns read-only. Each is named on every rank, nothing older is lost, and the same command line goes on."""
+that turns read-only. Each is named (a damaged shard in every rank's log), ends all ranks, and costs nothing older."""
 import shutil
 import subprocess
 import time

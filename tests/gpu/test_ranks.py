@@ -57,6 +57,12 @@ def train(run, world, **values):
     return metrics(run)
 
 
+def wait_for_checkpoints(run, ranks, count):
+    while len(list(run.glob("checkpoints/step_*/manifest.json"))) < count:
+        assert all(rank.poll() is None for rank in ranks), [rank.communicate()[0] for rank in ranks]
+        time.sleep(0.01)
+
+
 def assert_near(got, want, loss, norm):
     assert [line["step"] for line in got] == [line["step"] for line in want]
     for mine, theirs in zip(got, want):
@@ -105,9 +111,7 @@ def test_kill_and_resume_is_bit_equal(mode, tmp_path):
     whole = train(tmp_path / "whole", 2, **values)
     run = tmp_path / "run"
     ranks = start(run, 2, **values)
-    while len(list(run.glob("checkpoints/step_*/manifest.json"))) < 2:
-        assert all(rank.poll() is None for rank in ranks), [rank.communicate()[0] for rank in ranks]
-        time.sleep(0.01)
+    wait_for_checkpoints(run, ranks, 2)
     ranks[1].send_signal(signal.SIGKILL)
     time.sleep(1)
     ranks[0].send_signal(signal.SIGKILL)
@@ -132,9 +136,7 @@ def test_kill_and_resume_at_full_width_is_bit_equal(tmp_path):
     shutil.rmtree(tmp_path / "whole" / "checkpoints")  # 13 GB
     run = tmp_path / "run"
     ranks = start(run, 2, **values)
-    while not list(run.glob("checkpoints/step_*/manifest.json")):
-        assert all(rank.poll() is None for rank in ranks), [rank.communicate()[0] for rank in ranks]
-        time.sleep(0.01)
+    wait_for_checkpoints(run, ranks, 1)
     ranks[random.randrange(2)].send_signal(signal.SIGKILL)
     for rank in ranks:
         rank.communicate(timeout=120)  # the other ends by itself

@@ -63,10 +63,9 @@ BACKBONES = {
 NO_IDS = dict(pad_token_id=None, bos_token_id=None, eos_token_id=None)
 
 
-def redraw(model, seed):
+def redraw(model, seed, unit_norms=False):
     """Norm weights U(0.5, 1.5), of 1 + w norms U(-0.5, 0.5); biases N(0, 0.3); matrices keep the scale of what
     passes."""
-    unit = "gemma" in model.config.model_type
     generator = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
         with torch.no_grad():
@@ -74,7 +73,7 @@ def redraw(model, seed):
                 p.normal_(0, 0.3, generator=generator)
             elif p.dim() == 1:
                 p.uniform_(0.5, 1.5, generator=generator)
-                if unit:
+                if unit_norms:
                     p.sub_(1)
             else:
                 p.normal_(0, (p.numel() / p.shape[0]) ** -0.5, generator=generator)
@@ -85,5 +84,5 @@ def make(name, seed=0, **changes):
     config = spec.config(**{**COMMON, **NO_IDS, **spec.options, **changes})
     config._attn_implementation = "eager"  # the one that has soft caps
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    redraw(model, seed)
+    redraw(model, seed, unit_norms="gemma" in config.model_type)
     return model.eval()

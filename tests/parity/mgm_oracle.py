@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 from timm.models.convnext import ConvNeXt
 from torch import nn
 
+from backbones import redraw
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOKENIZER = ROOT / "data/embedded/tokenizer"
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -98,19 +100,8 @@ class Oracle(nn.Module):
             self.key = head(channels, s.clip_width)
             self.value = head(channels, s.clip_width)
         self.projector = make_projector(s.projector, s.clip_width, s.width)
-        self.redraw(seed)
+        redraw(self, seed)
         self.eval()
-
-    def redraw(self, seed):
-        generator = torch.Generator().manual_seed(seed)
-        for name, p in self.named_parameters():
-            with torch.no_grad():
-                if name.endswith("bias"):
-                    p.normal_(0, 0.3, generator=generator)
-                elif p.dim() == 1:
-                    p.uniform_(0.5, 1.5, generator=generator)
-                else:
-                    p.normal_(0, (p.numel() / p.shape[0]) ** -0.5, generator=generator)
 
     # ---- forward ---------------------------------------------------------------------------------------
     def lr_features(self, lr):

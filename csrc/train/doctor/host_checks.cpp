@@ -131,14 +131,14 @@ Finding check_disk(const std::string& dir, int64_t free_bytes, int64_t held, con
   }
   const int64_t wanted = needs.checkpoints * needs.checkpoint;
   const int64_t room = free_bytes + std::min(held, wanted);
-  const std::string what =
-      cat("run.dir ", dir, ": ",
-          needs.checkpoints == 1
-              ? std::string("the checkpoint at the end")
-              : cat(needs.checkpoints, " checkpoints (checkpoint.keep and the one being written)"),
-          " of ", bytes(needs.checkpoint), " need ", bytes(wanted), "; the disk has ",
-          bytes(free_bytes), " free",
-          held > 0 ? cat(", earlier checkpoints hold ", bytes(held)) : std::string());
+  const std::string what = cat(
+      "run.dir ", dir, ": ",
+      needs.checkpoints == 1
+          ? cat("the checkpoint at the end needs ", bytes(wanted))
+          : cat(needs.checkpoints, " checkpoints (checkpoint.keep and the one being written) of ",
+                bytes(needs.checkpoint), " need ", bytes(wanted)),
+      "; the disk has ", bytes(free_bytes), " free",
+      held > 0 ? cat(", earlier checkpoints hold ", bytes(held)) : std::string());
   const std::string advice = "free some space, lower checkpoint.keep, or choose another run.dir";
   if (wanted > room) return failed("disk", ExitCode::kInternal, what, advice);
   if (double(wanted) > kTight * double(room)) return warned("disk", what, advice);

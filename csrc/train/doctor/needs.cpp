@@ -30,8 +30,7 @@ Needs estimate_needs(const RunConfig& config, const ModelParts& parts, const Dev
                                                        : 0;
   out.device = cuda ? static_cast<int64_t>(memory.total()) : 0;
   out.state = static_cast<int64_t>(cuda ? memory.host : memory.total());
-  out.copy =
-      config.checkpoint.asynchronous && saves_regularly(config.checkpoint) ? mine * kState : 0;
+  out.copy = saves_beside_training(config.checkpoint) ? mine * kState : 0;
   out.pinned = cuda ? out.copy + out.state : 0;
   const int64_t waiting = (config.data.prefetch + config.data.workers) * config.train.micro_batch;
   out.samples = waiting * kChannels * model.geometry.hr_size * model.geometry.hr_size;

@@ -26,7 +26,6 @@ sys.path.insert(0, str(ROOT / "tests/bench/comm"))
 RECOMPUTE = '[{match: "model.layers.*", policy: full}]'
 
 
-
 @dataclasses.dataclass
 class Model:
     recipe: str
@@ -34,6 +33,7 @@ class Model:
     length: int = 1024      # tokens of a sample
     per_gpu: int = 8        # samples of a GPU in a step
     modes: tuple = ("zero2", "zero3", "hybrid")
+    recipe_recompute: bool = False  # too large for other recomputation than its recipe's
     peer: str = ""          # shape of the peer where the model is a language model alone
     sets: dict = dataclasses.field(default_factory=dict)
 
@@ -41,9 +41,8 @@ class Model:
 MODELS = {
     "llm_7b": Model("configs/stage2/vicuna_7b.yaml", 0, peer="7b", sets={"model.hr_encoder": "none", "image.hr_size": 336}),
     "mgm_7b": Model("configs/stage2/vicuna_7b.yaml", 576),
-    # These keep the recomputation of their recipes.
-    "mgm_13b_hd": Model("configs/stage2/vicuna_13b_hd.yaml", 2880, length=3200, per_gpu=1, modes=("zero3",)),
-    "mgm_34b": Model("configs/stage2/yi_34b.yaml", 576, per_gpu=1, modes=("zero3",)),
+    "mgm_13b_hd": Model("configs/stage2/vicuna_13b_hd.yaml", 2880, length=3200, per_gpu=1, modes=("zero3",), recipe_recompute=True),
+    "mgm_34b": Model("configs/stage2/yi_34b.yaml", 576, per_gpu=1, modes=("zero3",), recipe_recompute=True),
 }
 
 
@@ -67,7 +66,7 @@ def sets(args, model, mode, gpus, shard):
               "train.micro_batch": model.per_gpu, "dist.mode": mode, "optimizer.clip_norm": 1, **model.sets}
     if shard:
         values["dist.shard_size"] = shard
-    if "zero2" in model.modes:
+    if not model.recipe_recompute:
         values["train.recompute"] = RECOMPUTE if args.recompute else "[]"
     return [text for key, value in values.items() for text in ("--set", f"{key}={value}")]
 

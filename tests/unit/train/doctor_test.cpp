@@ -185,7 +185,11 @@ TEST(DoctorHost, OnlyCheckpointsThatAreWrittenNeedRoom) {
   Needs needs = some_needs();
   needs.checkpoints = 1;
   EXPECT_EQ(check_disk("run", 100 * kGiB, 0, needs).level, Level::kOk);
-  EXPECT_EQ(check_disk("run", 79 * kGiB, 0, needs).level, Level::kFail);
+  const Finding tight = check_disk("run", 79 * kGiB, 0, needs);
+  EXPECT_EQ(tight.level, Level::kFail);
+  EXPECT_NE(tight.text.find("the checkpoint at the end needs 80.00 GiB; the disk has 79.00 GiB"),
+            std::string::npos)
+      << tight.text;
   needs.checkpoints = 0;
   const Finding off = check_disk("run", 1 * kGiB, 0, needs);
   EXPECT_EQ(off.level, Level::kWarn);
