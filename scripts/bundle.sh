@@ -58,11 +58,11 @@ if [ $sdk = 1 ]; then
   mkdir -p "$out/include"
   for header in yaml-cpp nlohmann CLI fmt spdlog webp gtest; do cp -rL "/usr/include/$header" "$out/include/"; done
   for header in simdjson.h sentencepiece_processor.h jpeglib.h jmorecfg.h jerror.h png.h pngconf.h pnglibconf.h \
-    xxhash.h xxh3.h zlib.h zconf.h; do
+    xxhash.h xxh3.h zlib.h zconf.h pcre2.h utf8proc.h; do
     cp -L "/usr/include/$header" "$out/include/" 2>/dev/null || true
   done
   cp -L "/usr/include/$(uname -m)-linux-gnu/jconfig.h" "$out/include/"
-  for library in yaml-cpp simdjson fmt spdlog sentencepiece jpeg png webp webpdemux xxhash gtest gtest_main; do
+  for library in yaml-cpp simdjson fmt spdlog sentencepiece jpeg png webp webpdemux xxhash pcre2-8 utf8proc gtest gtest_main; do
     file=$(find /usr/lib -name "lib$library.so" | head -1)
     if [ -n "$file" ]; then
       target=$(basename "$(readlink -f "$file")")

@@ -35,8 +35,8 @@ tools=(g++ cmake ninja-build git python3 python3-venv ca-certificates)
 [ $oracles = 1 ] && tools+=(xz-utils) # the archives of the test pictures
 faster=(ccache mold) # builds work without them
 libraries=(libyaml-cpp-dev libsentencepiece-dev nlohmann-json3-dev libsimdjson-dev libcli11-dev
-  libspdlog-dev libfmt-dev libjpeg-dev libpng-dev libwebp-dev libxxhash-dev libgtest-dev
-  libbenchmark-dev)
+  libspdlog-dev libfmt-dev libjpeg-dev libpng-dev libwebp-dev libxxhash-dev libpcre2-dev libutf8proc-dev
+  libgtest-dev libbenchmark-dev)
 have() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
 if command -v dpkg-query >/dev/null; then
   missing=() slow=()

@@ -16,6 +16,7 @@ done
 scripts/setup.sh --oracles "${setup_args[@]}"
 scripts/fetch_test_images.sh
 scripts/fetch_models.sh
+scripts/fetch_tokenizers.sh
 scripts/build.sh release
 export MGM_TEST_FULL=$full
 ctest --test-dir build/release --output-on-failure --parallel "$(nproc)"

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "cli/commands.h"
 #include "text/conversation.h"
 #include "text/tokenizer.h"
@@ -42,6 +43,9 @@ void tokenize(const std::string& path, bool decode) {
       }
       std::cout << "\n";
     }
+  }
+  if (tokenizer->replaced_parts() > 0) {
+    log::warn(cat("invalid UTF-8: ", tokenizer->replaced_parts(), " parts became U+FFFD"));
   }
 }
 
@@ -107,8 +111,7 @@ void add_tokenize(CLI::App& app) {
       "  echo 'What is in the picture?' | mgm tokenize data/embedded/tokenizer");
   auto path = std::make_shared<std::string>();
   auto decode = std::make_shared<bool>(false);
-  command->add_option("MODEL", *path, "directory with tokenizer.model, or the file itself")
-      ->required();
+  command->add_option("MODEL", *path, "tokenizer file, or a directory with one")->required();
   command->add_flag("--decode", *decode, "read ids, write text");
   command->callback([=] { tokenize(*path, *decode); });
 }

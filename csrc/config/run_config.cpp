@@ -195,7 +195,7 @@ void TextConfig::describe(FieldVisitor& v) {
   v.field("template", template_name,
           "conversation template (see `mgm render --help` for the names)");
   v.field("tokenizer", tokenizer,
-          "tokenizer.model or a directory holding it; empty: the directory of the model");
+          "tokenizer file or a directory holding it; empty: the directory of the model");
   v.field("max_length", max_length, "longest sample in tokens, visual tokens included",
           between(1, kMaxTokens));
   v.choice("markers", markers,

@@ -5,12 +5,11 @@
 
 #include <algorithm>
 #include <array>
-#include <map>
 #include <unordered_map>
 
 #include "base/error.h"
-#include "base/json.h"
-#include "text/tokenizer.h"
+#include "text/tokenizer_kinds.h"
+#include "text/tokenizer_settings.h"
 #include "text/utf8.h"
 
 namespace mgm {
@@ -18,30 +17,28 @@ namespace {
 
 constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581, sentencepiece's blank
 
-struct AddedToken {
-  std::string content;
-  int32_t id = 0;
-  bool special = false, lstrip = false, rstrip = false;
-};
-
-// What a model directory says besides the vocabulary.
-struct Settings {
-  bool gemma = false;
-  bool legacy = true;
-  bool add_bos = true, add_eos = false, add_prefix_space = true;
-  std::string bos = "<s>", eos = "</s>", unk = "<unk>", pad;
-  std::map<int32_t, AddedToken> added;
-};
+// The settings the slow classes start from.
+TokenizerSettings default_settings() {
+  TokenizerSettings settings;
+  settings.add_bos = true;
+  settings.add_eos = false;
+  settings.bos = "<s>";
+  settings.eos = "</s>";
+  settings.unk = "<unk>";
+  return settings;
+}
 
 class SentencePieceTokenizer final : public Tokenizer {
  public:
-  SentencePieceTokenizer(const std::string& model, Settings settings, const std::string& source,
-                         std::vector<std::pair<std::string, std::string>> files)
-      : settings_(std::move(settings)), files_(std::move(files)) {
+  SentencePieceTokenizer(const std::string& model, TokenizerSettings settings,
+                         const std::string& source, TokenizerFiles files)
+      : settings_(std::move(settings)),
+        files_(std::move(files)),
+        gemma_(settings_.class_name.rfind("Gemma", 0) == 0) {
     std::string proto = model;
     // legacy: false turns the dummy prefix off. A later field of a protobuf message overrides an
     // earlier one, so a second NormalizerSpec {add_dummy_prefix: false} behind the model is enough.
-    if (!settings_.gemma && !settings_.legacy) proto += std::string("\x1A\x02\x18\x00", 4);
+    if (!gemma_ && !settings_.legacy) proto += std::string("\x1A\x02\x18\x00", 4);
     const auto status = processor_.LoadFromSerializedProto(proto);
     if (!status.ok()) {
       throw DataError(source, ": not a sentencepiece model: ", status.ToString());
@@ -51,13 +48,13 @@ class SentencePieceTokenizer final : public Tokenizer {
   }
 
   std::vector<TokenSpan> encode_spans(std::string_view raw) const override {
-    const std::string replaced = valid_utf8(raw);
+    const std::string replaced = clean(raw);
     const std::string_view text = replaced;
     std::vector<TokenSpan> out;
-    if (settings_.add_bos && bos_ >= 0) out.push_back({bos_, 0, 0});
+    if (adds_bos()) out.push_back({bos_, 0, 0});
     encode_body(text, out);
     const auto size = static_cast<int64_t>(text.size());
-    if (settings_.add_eos && eos_ >= 0) out.push_back({eos_, size, size});
+    if (*settings_.add_eos && eos_ >= 0) out.push_back({eos_, size, size});
     return out;
   }
 
@@ -66,7 +63,7 @@ class SentencePieceTokenizer final : public Tokenizer {
     std::vector<int32_t> group;  // ids since the last added token that stands apart
     const auto append = [&](const std::string& text) {
       if (text.empty()) return;
-      if (!out.empty() && !settings_.gemma) out += " ";
+      if (!out.empty() && !gemma_) out += " ";
       out += text;
     };
     for (const int32_t id : ids) {
@@ -79,7 +76,7 @@ class SentencePieceTokenizer final : public Tokenizer {
       append(piece(id));
       group.clear();
     }
-    if (!group.empty() && !out.empty() && !settings_.gemma) out += " ";  // though it may be empty
+    if (!group.empty() && !out.empty() && !gemma_) out += " ";  // though it may be empty
     return out + decode_group(group);
   }
 
@@ -109,8 +106,8 @@ class SentencePieceTokenizer final : public Tokenizer {
   int32_t bos_id() const override { return bos_; }
   int32_t eos_id() const override { return eos_; }
   int32_t pad_id() const override { return pad_; }
-  bool adds_bos() const override { return settings_.add_bos && bos_ >= 0; }
-  const std::vector<std::pair<std::string, std::string>>& files() const override { return files_; }
+  bool adds_bos() const override { return *settings_.add_bos && bos_ >= 0; }
+  const TokenizerFiles& files() const override { return files_; }
 
  private:
   // The named special tokens are added tokens too, whether or not added_tokens_decoder lists them.
@@ -127,7 +124,11 @@ class SentencePieceTokenizer final : public Tokenizer {
       }
       int32_t id = processor_.PieceToId(content);
       if (id == processor_.unk_id() && processor_.IdToPiece(id) != content) id = next++;
-      settings_.added[id] = {content, id, true, false, false};
+      AddedToken token;
+      token.content = content;
+      token.id = id;
+      token.special = true;
+      settings_.added[id] = token;
       return id;
     };
     unk_ = named(settings_.unk);
@@ -187,7 +188,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   }
 
   void encode_body(std::string_view text, std::vector<TokenSpan>& out) const {
-    const bool modern = !settings_.gemma && !settings_.legacy;
+    const bool modern = !gemma_ && !settings_.legacy;
     // LlamaTokenizer.tokenize, legacy False: the blank goes in front of the text once, then the
     // text is split, and the prefix is dropped again if it stands alone before a special token.
     const bool prefix = modern && settings_.add_prefix_space && !text.empty();
@@ -215,7 +216,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   // One stretch of plain text at byte `offset`, with a blank put before it if `prefix`.
   void encode_text(std::string_view text, int64_t offset, bool prefix,
                    std::vector<TokenSpan>& out) const {
-    const bool modern = !settings_.gemma && !settings_.legacy;
+    const bool modern = !gemma_ && !settings_.legacy;
     std::string input(text);
     int64_t inserted = 0;  // bytes of `input` that are not in the text
     if (modern) {
@@ -257,7 +258,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   bool stands_apart(int32_t id) const {
     const auto it = settings_.added.find(id);
     if (it == settings_.added.end()) return false;
-    if (settings_.gemma || !it->second.special) return true;
+    if (gemma_ || !it->second.special) return true;
     const bool named = id == unk_ || id == bos_ || id == eos_ || id == pad_;
     return !named && id >= processor_.GetPieceSize();
   }
@@ -267,7 +268,7 @@ class SentencePieceTokenizer final : public Tokenizer {
     std::string out;
     std::vector<std::string> run;  // pieces since the last special token
     bool after_special = false;
-    const bool prefix = settings_.add_prefix_space && !settings_.gemma;
+    const bool prefix = settings_.add_prefix_space && !gemma_;
     for (size_t i = 0; i < ids.size(); ++i) {
       const std::string text = piece(ids[i]);
       if (is_special(ids[i])) {
@@ -292,8 +293,9 @@ class SentencePieceTokenizer final : public Tokenizer {
   }
 
   sentencepiece::SentencePieceProcessor processor_;
-  Settings settings_;
-  std::vector<std::pair<std::string, std::string>> files_;
+  TokenizerSettings settings_;
+  TokenizerFiles files_;
+  bool gemma_;
   std::unordered_map<std::string, int32_t> by_content_;
   std::array<bool, 256> first_byte_{};
   size_t longest_ = 0;
@@ -301,74 +303,15 @@ class SentencePieceTokenizer final : public Tokenizer {
   int32_t unk_ = -1, bos_ = -1, eos_ = -1, pad_ = -1;
 };
 
-// A token of a JSON file is a string or an object with "content".
-std::string token_content(const Json& json) {
-  if (json.is_string()) return json.get<std::string>();
-  if (json.is_object() && json.contains("content")) return json.at("content").get<std::string>();
-  return "";
-}
-
-void read_settings(const fs::path& dir, Settings& settings,
-                   std::vector<std::pair<std::string, std::string>>& files) {
-  std::error_code ignored;
-  for (const char* name :
-       {"special_tokens_map.json", "tokenizer_config.json", "added_tokens.json"}) {
-    const fs::path path = dir / name;
-    if (!fs::exists(path, ignored)) continue;
-    const std::string text = read_file(path);
-    files.emplace_back(name, text);
-    const Json json = parse_json(text, path.string());
-    try {
-      if (std::string_view(name) == "added_tokens.json") {
-        for (const auto& [content, id] : json.items()) {
-          settings.added.try_emplace(id.get<int32_t>(),
-                                     AddedToken{content, id.get<int32_t>(), false, false, false});
-        }
-        continue;
-      }
-      for (const auto& [key, target] :
-           {std::pair<const char*, std::string*>{"bos_token", &settings.bos},
-            {"eos_token", &settings.eos},
-            {"unk_token", &settings.unk},
-            {"pad_token", &settings.pad}}) {
-        if (json.contains(key) && !json.at(key).is_null()) *target = token_content(json.at(key));
-      }
-      settings.add_bos = json.value("add_bos_token", settings.add_bos);
-      settings.add_eos = json.value("add_eos_token", settings.add_eos);
-      if (json.contains("legacy") && json.at("legacy").is_boolean())
-        settings.legacy = json.at("legacy").get<bool>();
-      if (json.contains("add_prefix_space") && json.at("add_prefix_space").is_boolean()) {
-        settings.add_prefix_space = json.at("add_prefix_space").get<bool>();
-      }
-      if (json.value("tokenizer_class", std::string()).rfind("Gemma", 0) == 0)
-        settings.gemma = true;
-      const Json decoder = json.value("added_tokens_decoder", Json::object());
-      for (const auto& [id_text, token] : decoder.items()) {
-        const int32_t id = std::stoi(id_text);
-        settings.added[id] = {token_content(token), id, token.value("special", false),
-                              token.value("lstrip", false), token.value("rstrip", false)};
-      }
-    } catch (const std::exception& e) {
-      throw DataError(path.string(), ": unexpected content: ", e.what());
-    }
-  }
-}
-
 }  // namespace
 
-std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path) {
-  std::error_code ignored;
-  const bool is_dir = fs::is_directory(path, ignored);
-  const fs::path model = is_dir ? fs::path(path) / "tokenizer.model" : fs::path(path);
-  if (is_dir && !fs::exists(model, ignored)) {
-    throw DataError(path, ": no tokenizer.model in this directory");
-  }
-  Settings settings;
-  std::vector<std::pair<std::string, std::string>> files;
-  const std::string proto = read_file(model);
+std::unique_ptr<Tokenizer> load_sentencepiece(const fs::path& path) {
+  TokenizerSettings settings = default_settings();
+  TokenizerFiles files;
+  const std::string proto = read_file(path);
   files.emplace_back("tokenizer.model", proto);
-  read_settings(model.parent_path(), settings, files);
-  return std::make_unique<SentencePieceTokenizer>(proto, std::move(settings), model.string(),
+  read_tokenizer_settings(path.parent_path(), settings, files);
+  return std::make_unique<SentencePieceTokenizer>(proto, std::move(settings), path.string(),
                                                   std::move(files));
 }
 

@@ -1,8 +1,82 @@
 #include "text/tokenizer.h"
 
+#include <algorithm>
+#include <vector>
+
+#include "base/error.h"
+#include "base/fs.h"
+#include "text/tokenizer_kinds.h"
 #include "text/utf8.h"
 
 namespace mgm {
+namespace {
+
+enum class Kind { kSentencePiece, kTokenizerJson, kTiktoken, kTekken };
+
+// Base64, a blank, a number: how every line of a tiktoken file looks.
+bool looks_like_tiktoken(std::string_view text) {
+  const std::string_view line = text.substr(0, std::min(text.find('\n'), size_t{4096}));
+  const size_t blank = line.find(' ');
+  if (blank == line.npos || blank == 0) return false;
+  const std::string_view rank = trim(line.substr(blank + 1));
+  constexpr std::string_view kBase64 =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=";
+  return !rank.empty() && rank.find_first_not_of("0123456789") == rank.npos &&
+         line.substr(0, blank).find_first_not_of(kBase64) == line.npos;
+}
+
+Kind kind_of(const fs::path& file) {
+  if (file.extension() == ".tiktoken") return Kind::kTiktoken;
+  const std::string name = file.filename().string();
+  if (file.extension() == ".json") {
+    return name.rfind("tekken", 0) == 0 ? Kind::kTekken : Kind::kTokenizerJson;
+  }
+  return looks_like_tiktoken(read_file(file)) ? Kind::kTiktoken : Kind::kSentencePiece;
+}
+
+// The one file of a directory that names it. A tokenizer.model of sentencepiece is the vocabulary
+// the slow classes read, which published models of this family were trained with; a tokenizer.json
+// beside one of tiktoken's says more than it.
+fs::path tokenizer_file(const fs::path& dir) {
+  std::error_code ignored;
+  const fs::path model = dir / "tokenizer.model", json = dir / "tokenizer.json";
+  const bool has_json = fs::exists(json, ignored);
+  if (fs::exists(model, ignored) && !(has_json && kind_of(model) == Kind::kTiktoken)) return model;
+  if (has_json) return json;
+  if (fs::exists(dir / "tekken.json", ignored)) return dir / "tekken.json";
+  std::vector<fs::path> found;
+  for (const auto& entry : fs::directory_iterator(dir, ignored)) {
+    if (entry.path().extension() == ".tiktoken") found.push_back(entry.path());
+  }
+  if (found.size() == 1) return found[0];
+  throw DataError(dir.string(), ": no tokenizer.model, tokenizer.json, tekken.json or ",
+                  found.empty() ? "" : "single ", "*.tiktoken in this directory");
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path) {
+  std::error_code ignored;
+  const fs::path file = fs::is_directory(path, ignored) ? tokenizer_file(path) : fs::path(path);
+  switch (kind_of(file)) {
+    case Kind::kTokenizerJson:
+      return load_tokenizer_json(file);
+    case Kind::kTiktoken:
+      return load_tiktoken(file);
+    case Kind::kTekken:
+      return load_tekken(file);
+    case Kind::kSentencePiece:
+      break;
+  }
+  return load_sentencepiece(file);
+}
+
+std::string Tokenizer::clean(std::string_view text) const {
+  int64_t replaced = 0;
+  std::string out = valid_utf8(text, &replaced);
+  if (replaced > 0) replaced_.fetch_add(replaced, std::memory_order_relaxed);
+  return out;
+}
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
   std::vector<int32_t> ids;
@@ -12,6 +86,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
 
 std::string StreamDecoder::push(int32_t id) {
   ids_.push_back(id);
+  if (tokenizer_.is_tentative(id)) return "";
   const std::string all = tokenizer_.decode(ids_, /*skip_special=*/true);
   // A character spelled in byte pieces decodes to U+FFFD until its last byte is there.
   std::string_view certain = std::string_view(all).substr(0, whole_characters(all));

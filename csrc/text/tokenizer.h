@@ -1,7 +1,9 @@
 // Text <-> token ids, with the place in the text that every token came from, so that labels follow
-// from spans of text. The interface carries any kind of vocabulary; sentencepiece is implemented.
+// from spans of text. One interface for every kind of vocabulary: sentencepiece, tokenizer.json,
+// tiktoken and tekken.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -35,18 +37,32 @@ class Tokenizer {
   virtual std::string piece(int32_t id) const = 0;
   virtual int32_t token_id(const std::string& piece) const = 0;  // -1: none
   virtual bool is_special(int32_t id) const = 0;
+  // Whether the text of this token may still change with the one that follows.
+  virtual bool is_tentative(int32_t) const { return false; }
   virtual int32_t bos_id() const = 0;  // -1: none
   virtual int32_t eos_id() const = 0;
   virtual int32_t pad_id() const = 0;
   virtual bool adds_bos() const = 0;
 
+  // U+FFFD put for invalid UTF-8 in all texts encoded so far, over all threads.
+  int64_t replaced_parts() const { return replaced_.load(std::memory_order_relaxed); }
+
   // The files it was loaded from, name -> content; what `mgm export` puts beside the weights.
   virtual const std::vector<std::pair<std::string, std::string>>& files() const = 0;
+
+ protected:
+  // The text with U+FFFD for what is invalid, which is counted.
+  std::string clean(std::string_view text) const;
+
+ private:
+  mutable std::atomic<int64_t> replaced_{0};
 };
 
-// `path`: a sentencepiece model, or a directory with tokenizer.model and, if it has them,
-// tokenizer_config.json, special_tokens_map.json and added_tokens.json (Hugging Face LlamaTokenizer
-// and GemmaTokenizer, slow classes). Throws DataError naming the file.
+// `path`: a file, or a directory with one (docs/tokenizers.md): tokenizer.model (sentencepiece, as
+// Hugging Face's slow LlamaTokenizer and GemmaTokenizer use it; or tiktoken's text),
+// tokenizer.json, tekken.json, *.tiktoken, looked for in this order; beside it, if they are there,
+// tokenizer_config.json, special_tokens_map.json and added_tokens.json. Throws DataError naming
+// file and component.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path);
 
 // Token by token output: holds back bytes until they are whole characters.

