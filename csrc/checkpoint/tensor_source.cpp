@@ -5,7 +5,9 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "checkpoint/gguf_source.h"
 #include "formats/dtype.h"
+#include "formats/gguf.h"
 #include "formats/safetensors.h"
 #include "formats/shard_index.h"
 #include "formats/torch_file.h"
@@ -182,6 +184,7 @@ SourcePtr open_torch_file(const fs::path& file) {
 SourcePtr open_tensor_file(const fs::path& file) {
   const auto mapped = map_file(file);
   const std::string_view bytes = bytes_of(*mapped);
+  if (is_gguf(bytes)) return open_gguf(file);
   // "PK\3\4", or the first bytes of a legacy torch file, which the torch reader explains.
   const bool torch = bytes.substr(0, 2) == "PK" || bytes.substr(0, 1) == "\x80";
   return torch && file.extension() != ".safetensors" ? open_torch_file(file)
@@ -208,6 +211,7 @@ SourcePtr open_sharded(const fs::path& index_file) {
 }
 
 SourcePtr open_model_dir(const fs::path& dir) {
+  if (fs::is_regular_file(dir) && is_gguf_file(dir)) return open_gguf(dir);
   if (!fs::is_directory(dir)) {
     throw CheckpointError(dir.string(), ": no such folder; weights are read from local paths only");
   }
@@ -219,8 +223,14 @@ SourcePtr open_model_dir(const fs::path& dir) {
     if (!fs::exists(file)) continue;
     return file.extension() == ".json" ? open_sharded(file) : open_tensor_file(file);
   }
+  const std::vector<fs::path> ggufs = gguf_files(dir);
+  if (ggufs.size() == 1) return open_gguf(ggufs[0]);
+  if (!ggufs.empty()) {
+    throw CheckpointError(dir.string(), ": holds ", ggufs.size(), " GGUF files (",
+                          ggufs[0].filename().string(), ", ...); name one of them");
+  }
   throw CheckpointError(dir.string(), ": holds no weights; looked for ",
-                        join({std::begin(kFiles), std::end(kFiles)}, ", "));
+                        join({std::begin(kFiles), std::end(kFiles)}, ", "), " and *.gguf");
 }
 
 OverlaySource::OverlaySource(const std::vector<OverlayLayer>& layers, std::string description)

@@ -16,7 +16,7 @@
 namespace mgm {
 
 struct TensorInfo {
-  std::string dtype;  // formats/dtype.h
+  std::string dtype;  // as stored: formats/dtype.h, or a GGUF type that read() unpacks, "Q4_K"
   at::ScalarType type = at::kFloat;
   std::vector<int64_t> shape;
   uint64_t bytes = 0;
@@ -53,14 +53,14 @@ using SourcePtr = std::shared_ptr<const TensorSource>;
 // All throw CheckpointError naming the file. Torch files: formats/torch_file.h.
 SourcePtr open_safetensors(const fs::path& file);
 SourcePtr open_torch_file(const fs::path& file);
-// By content: a zip archive is a torch file.
+// By content: a zip archive is a torch file. GGUF: checkpoint/gguf_source.h.
 SourcePtr open_tensor_file(const fs::path& file);
 // The shards an index file names, each a safetensors or a torch file. Index and shards must name
 // the same tensors.
 SourcePtr open_sharded(const fs::path& index_file);
-// A model directory: model.safetensors.index.json, model.safetensors, pytorch_model.bin.index.json,
-// pytorch_model.bin, open_clip_model.safetensors or open_clip_pytorch_model.bin, the first that is
-// there.
+// A GGUF file, or a model directory: model.safetensors(.index.json),
+// pytorch_model.bin(.index.json), open_clip_model.safetensors or open_clip_pytorch_model.bin, the
+// first that is there, else its only *.gguf.
 SourcePtr open_model_dir(const fs::path& dir);
 
 // Our name of a file's tensor; nothing drops it.

@@ -16,10 +16,12 @@ void add_blame(CLI::App& app);
 void add_chat(CLI::App& app);
 void add_checkpoint(CLI::App& app);  // checkpoint ls|verify|diff
 void add_config(CLI::App& app);      // config show|check|diff|help
+void add_convert(CLI::App& app);
 void add_data(CLI::App& app);        // data check|show
 void add_doctor(CLI::App& app);
 void add_export(CLI::App& app);
 void add_forward(CLI::App& app);
+void add_inspect(CLI::App& app);
 void add_launch(CLI::App& app);
 void add_preprocess(CLI::App& app);
 void add_render(CLI::App& app);

@@ -1,6 +1,9 @@
 // mgm export: a run's weights as a model directory.
 #include <malloc.h>
 
+#include <iostream>
+
+#include "base/strings.h"
 #include "cli/commands.h"
 #include "train/export_run.h"
 
@@ -10,13 +13,14 @@ namespace {
 struct ExportArgs {
   std::string from, out, dtype = "auto", part = "all";
   uint64_t shard_bytes = HfDirectoryOptions().max_shard_bytes;
-  bool replace = false;
+  bool replace = false, verify = false;
 };
 
 void run(const ExportArgs& args) {
   ExportRequest request;
   request.from = args.from;
   request.out = args.out;
+  request.verify = args.verify;
   request.llm_only = args.part == "llm";
   request.directory.replace = args.replace;
   request.directory.max_shard_bytes = args.shard_bytes;
@@ -25,7 +29,11 @@ void run(const ExportArgs& args) {
   // One weight after another: the memory of the last one goes back before the next is read, instead
   // of being kept in pieces.
   ::mallopt(M_MMAP_THRESHOLD, 1 << 20);
-  export_run(request);
+  const std::optional<ExportCheck> check = export_run(request);
+  if (!check) return;
+  std::cout << "verified: " << check->rows << " x " << check->vocab
+            << strf(" logits, max abs difference %.3g, relative L2 %.3g\n", check->max_abs,
+                    check->relative_l2);
 }
 
 }  // namespace
@@ -47,6 +55,9 @@ void add_export(CLI::App& app) {
                    "Bytes of one safetensors file, as 2GB or 500MB; a larger tensor is a file")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->capture_default_str();
+  command->add_flag("--verify", args->verify,
+                    "Load what was written and compare its logits with those of the run's weights "
+                    "on a fixed prompt; exit code 4 if they differ. Needs the model in fp32");
   command->add_flag("--replace", args->replace, "Replace an existing model directory");
   command->footer(
       "Example:\n"

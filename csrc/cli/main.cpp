@@ -24,6 +24,8 @@ int run(int argc, char** argv) {
   mgm::cli::add_config(app);
   mgm::cli::add_export(app);
   mgm::cli::add_checkpoint(app);
+  mgm::cli::add_inspect(app);
+  mgm::cli::add_convert(app);
   mgm::cli::add_chat(app);
   mgm::cli::add_report(app);
   mgm::cli::add_forward(app);

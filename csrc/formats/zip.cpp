@@ -59,10 +59,16 @@ Directory find_directory(const Bytes& bytes, const std::string& source) {
       return d;
     }
   }
-  throw CheckpointError(
-      source,
-      ": not a zip archive, or cut. If torch before 1.6 wrote it (legacy format): "
-      "load and save it once with a current torch, or convert it to safetensors");
+  if (size > 0 && bytes.get<uint8_t>(0) == 0x80) {  // a bare pickle
+    throw CheckpointError(
+        source,
+        ": a legacy torch file (before torch 1.6), which is not read. Convert it once:\n"
+        "  python -c \"import torch, safetensors.torch as s; s.save_file({k: "
+        "v.clone().contiguous() "
+        "for k, v in torch.load('",
+        source, "', weights_only=True).items()}, 'model.safetensors')\"");
+  }
+  throw CheckpointError(source, ": not a zip archive as torch.save writes it, or cut");
 }
 
 // A zip64 field: the values that are all ones in the fixed part, in this order.

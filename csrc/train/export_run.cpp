@@ -75,7 +75,7 @@ void check_sources(const RunConfig& config, const ModelParts& parts, const Train
 
 }  // namespace
 
-void export_run(const ExportRequest& request) {
+std::optional<ExportCheck> export_run(const ExportRequest& request) {
   check_hf_target(request.out, request.directory.replace);  // before minutes of reading
   const at::NoGradGuard no_grad;
   Ranks ranks = local_ranks({});
@@ -91,8 +91,8 @@ void export_run(const ExportRequest& request) {
   check_sources(config, parts, trained, checkpoint, run_type);
 
   const InitialWeights initial(config);
-  const auto value = [&](Param& param) {
-    at::Tensor out = at::empty(param.spec.shape, out_type);
+  const auto value_as = [&](Param& param, at::ScalarType type) {
+    at::Tensor out = at::empty(param.spec.shape, type);
     const at::Tensor flat = out.view(-1);
     const auto put = [&](int64_t first, const at::Tensor& values) {
       flat.narrow(0, first, values.numel()).copy_(values);
@@ -106,17 +106,21 @@ void export_run(const ExportRequest& request) {
     }
     return out;
   };
+  const auto value = [&](Param& param) { return value_as(param, out_type); };
   const auto tokenizer = load_tokenizer(tokenizer_path(config));
-  write_model(request.out,
-              {{config.model, config.image, config.text},
-               parts.params,
-               value,
-               *tokenizer,
-               trained.vision_tower,
-               trained.hr_encoder},
-              out_type, request.llm_only, request.directory);
+  const ModelDescription description{config.model, config.image, config.text};
+  write_model(
+      request.out,
+      {description, parts.params, value, *tokenizer, trained.vision_tower, trained.hr_encoder},
+      out_type, request.llm_only, request.directory);
   log::info(cat("wrote ", request.out.string(), " from ", checkpoint.dir().string(), ": step ",
                 checkpoint.step(), ", ", trained.names.size(), " trained tensors"));
+  if (!request.verify) return std::nullopt;
+  // Of one type only the order of sums may differ; rounding to bf16 moves logits by some 1e-2.
+  const double tolerance = out_type == run_type ? 1e-5 : 0.05;
+  return verify_export(
+      request.out, description, *tokenizer, [&](Param& param) { return value_as(param, run_type); },
+      request.llm_only, tolerance);
 }
 
 }  // namespace mgm

@@ -7,6 +7,7 @@
 
 #include "base/fs.h"
 #include "checkpoint/hf_directory.h"
+#include "train/export_verify.h"
 
 namespace mgm {
 
@@ -15,6 +16,7 @@ struct ExportRequest {
   fs::path out;
   std::optional<at::ScalarType> dtype;  // default: the dtype the run used its weights in
   bool llm_only = false;                // a plain Hugging Face language model
+  bool verify = false;                  // load what was written and compare logits
   HfDirectoryOptions directory;         // sizes of shards, replacing an existing directory
 };
 

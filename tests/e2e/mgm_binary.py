@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import subprocess
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("MGM_BUILD_DIR", ROOT / "build" / "release"))
@@ -30,3 +31,21 @@ def sets(values):
 def metrics(run_dir):
     """The lines of metrics.jsonl, in order."""
     return [json.loads(line) for line in (pathlib.Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
+
+
+def peak_anonymous(*args):
+    """Runs mgm and returns the most anonymous memory it had, in bytes, sampled."""
+    process = subprocess.Popen([str(MGM), *map(str, args)], cwd=ROOT, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True)
+    peak = 0
+    while process.poll() is None:
+        try:
+            for line in pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines():
+                if line.startswith("RssAnon:"):
+                    peak = max(peak, 1024 * int(line.split()[1]))
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+        time.sleep(0.001)
+    error = process.stderr.read()
+    assert process.returncode == 0, error
+    return peak

@@ -2,6 +2,7 @@
 composition of tests/parity and against transformers."""
 import json
 import pathlib
+import re
 import shutil
 import sys
 
@@ -385,6 +386,19 @@ def test_bf16_export_rounds_the_masters(stage2, tmp_path):
     assert json.loads((tmp_path / "model/config.json").read_text())["torch_dtype"] == "bfloat16"
     for dtype in ("fp32", "bf16"):
         assert chat(tmp_path / "model", "--dtype", dtype, "--image", APPLE, "--prompt", QUESTION, "--max-new-tokens", 2)
+
+
+@pytest.mark.parametrize("part", ["all", "llm"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_verify_compares_logits(stage2, tmp_path, part, dtype):
+    done = mgm("export", stage2, "--out", tmp_path / "model", "--part", part, "--dtype", dtype, "--verify")
+    found = re.search(r"verified: (\d+) x (\d+) logits, max abs difference (\S+), relative L2 (\S+)", done.stdout)
+    rows, vocab, largest, relative = (float(x) for x in found.groups())
+    assert rows > (30 if part == "all" else 5) and vocab == 1024
+    if dtype == "fp32":
+        assert relative <= 1e-6
+    else:
+        assert 1e-5 < relative < 0.05 and largest > 0
 
 
 def test_exported_model_answers(exported):

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from mgm_binary import FULL, MGM, ROOT, mgm, sets
+from mgm_binary import FULL, MGM, ROOT, mgm, peak_anonymous, sets
 
 STEPS = 6
 STAGE1, STAGE2 = "configs/tiny/stage1.yaml", "configs/tiny/stage2.yaml"
@@ -215,23 +215,6 @@ def test_stage1_of_several_ranks_leaves_a_projector_file(whole, whole2):
 
 
 # ---- export -------------------------------------------------------------------------------------------------
-def peak_anonymous(*args):
-    """Runs mgm and returns the most anonymous memory it had, in bytes, sampled."""
-    process = subprocess.Popen([str(MGM), *map(str, args)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    peak = 0
-    while process.poll() is None:
-        try:
-            for line in pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines():
-                if line.startswith("RssAnon:"):
-                    peak = max(peak, 1024 * int(line.split()[1]))
-        except (FileNotFoundError, ProcessLookupError):
-            pass
-        time.sleep(0.001)
-    error = process.stderr.read()
-    assert process.returncode == 0, error
-    return peak
-
-
 LARGE = {"model__llm__hidden_size": 1024, "model__llm__intermediate_size": 3072, "model__llm__num_layers": 6,
          "model__llm__num_heads": 16, "model__llm__num_kv_heads": 16}
 

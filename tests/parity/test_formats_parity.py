@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -116,8 +117,14 @@ def test_what_runs_code_or_is_old_is_refused(tmp_path):
     torch.save({"a": torch.ones(2), "config": pathlib.Path("x")}, tmp_path / "code.bin")
     assert "pathlib" in copy(tmp_path / "code.bin", tmp_path / "out.safetensors", code=4).stderr
     torch.save({"a": torch.ones(2)}, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
-    assert str(tmp_path / "old.bin") in copy(tmp_path / "old.bin", tmp_path / "out.safetensors", code=4).stderr
+    message = copy(tmp_path / "old.bin", tmp_path / "out.safetensors", code=4).stderr
+    assert str(tmp_path / "old.bin") in message and "legacy" in message
     assert not (tmp_path / "out.safetensors").exists()
+    # The way out that the message names is one.
+    command = message[message.index('python -c "') + len('python -c "'):message.rindex('"')]
+    subprocess.run([sys.executable, "-c", command], check=True, cwd=tmp_path, timeout=300)
+    copy(tmp_path / "model.safetensors", tmp_path / "out.safetensors")
+    assert_same(safetensors.torch.load_file(tmp_path / "out.safetensors"), {"a": torch.ones(2)})
 
 
 def test_tensorboard_reads_the_events_of_a_run(tmp_path):
