@@ -184,7 +184,7 @@ std::string gguf_architecture(const GgufFile& file, const std::string& source) {
 }
 
 OrderedJson gguf_generation_config(const GgufFile& file) {
-  OrderedJson out;
+  OrderedJson out = OrderedJson::object();
   for (const auto& [key, name] : {std::pair{"bos_token_id", "bos_token_id"},
                                   {"eos_token_id", "eos_token_id"},
                                   {"padding_token_id", "pad_token_id"}}) {

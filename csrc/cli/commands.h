@@ -17,7 +17,7 @@ void add_chat(CLI::App& app);
 void add_checkpoint(CLI::App& app);  // checkpoint ls|verify|diff
 void add_config(CLI::App& app);      // config show|check|diff|help
 void add_convert(CLI::App& app);
-void add_data(CLI::App& app);        // data check|show
+void add_data(CLI::App& app);  // data check|show
 void add_doctor(CLI::App& app);
 void add_export(CLI::App& app);
 void add_forward(CLI::App& app);

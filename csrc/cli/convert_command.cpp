@@ -5,6 +5,7 @@
 
 #include "assemble/convert.h"
 #include "base/log.h"
+#include "base/strings.h"
 #include "cli/commands.h"
 
 namespace mgm::cli {

@@ -1,6 +1,7 @@
 // mgm forward: every intermediate of one training forward, for comparing with another
 // implementation.
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "base/error.h"
 #include "checkpoint/tensor_writer.h"

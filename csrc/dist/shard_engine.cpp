@@ -1,6 +1,7 @@
 #include "dist/shard_engine.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "base/error.h"
 

@@ -1,6 +1,7 @@
 #include "dist/strict_sum.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 namespace mgm {
 

@@ -1,6 +1,7 @@
 #include "dist/whole_params.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 namespace mgm {
 namespace {

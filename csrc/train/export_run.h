@@ -23,7 +23,7 @@ struct ExportRequest {
 // What trained comes from the checkpoint's fp32 masters, what was frozen from where the run had it
 // from; a frozen weight that has changed since is a CheckpointError. Parameter by parameter out of
 // mapped files: of memory of its own the export takes about the largest parameter, in the dtype
-// that is written.
-void export_run(const ExportRequest& request);
+// that is written. With `verify`, what the comparison found.
+std::optional<ExportCheck> export_run(const ExportRequest& request);
 
 }  // namespace mgm

@@ -1,6 +1,7 @@
 #include "train/export_verify.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <cmath>
 
@@ -25,7 +26,7 @@ Picture test_picture(int64_t side) {
 
 Batch test_batch(const MiniGemini& model, const ModelDescription& description,
                  const Tokenizer& tokenizer, bool picture) {
-  const std::string text = picture ? std::string(kImageMarker) + "\n" + kPrompt : kPrompt;
+  const std::string text = cat(picture ? cat(kImageMarker, "\n") : "", kPrompt);
   Sample sample = widen_markers(encode_with_images(tokenizer, text, {}), model.geometry().tokens());
   if (picture) sample.pictures.push_back(test_picture(description.image.hr_size));
   return pack({sample}, 0, 0);

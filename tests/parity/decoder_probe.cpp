@@ -5,6 +5,7 @@
 // parameter; cached, the logits of the first segment fed to a cache in pieces. The fourth argument
 // is the recomputation of the blocks. Refused: the message and the error's exit code.
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <iostream>
 

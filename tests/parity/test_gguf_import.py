@@ -161,7 +161,7 @@ def test_models_come_back(tmp_path, kind):
     for field in ("hidden_size", "rms_norm_eps", "rope_theta", "num_key_value_heads", "vocab_size", "bos_token_id",
                   "eos_token_id", "pad_token_id", "tie_word_embeddings", "max_position_embeddings"):
         assert getattr(again.config, field) == getattr(model.config, field), field
-    assert type(again) is type(model) and (again.config.rope_scaling or None) == (model.config.rope_scaling or None)
+    assert type(again) is type(model) and getattr(again.config, "rope_scaling", None) == getattr(model.config, "rope_scaling", None)
     generation = json.loads((tmp_path / "model/generation_config.json").read_text())
     assert generation == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
