@@ -121,24 +121,25 @@ def test_kill_and_resume_is_bit_equal(mode, tmp_path):
     assert metrics(run) == whole
 
 
-def test_kill_and_resume_at_full_width_is_bit_equal(tmp_path):
-    """Four layers of the 7B language model over `zero3`: one rank is killed between two checkpoints."""
-    need(2)
+@pytest.mark.parametrize("world, layers", [(2, 4), (4, 8)])
+def test_kill_and_resume_at_full_width_is_bit_equal(world, layers, tmp_path):
+    """Some layers of the 7B language model over `zero3`: one rank is killed between two checkpoints."""
+    need(world)
     data = tmp_path / "data.json"
     subprocess.run([sys.executable, str(ROOT / "tests/bench/make_step_data.py"), "--no-images", "--stage", "2",
                     "--text-tokens", "512", "--records", "64", "--out", str(data)], check=True)
     values = {"config": "configs/stage2/vicuna_7b.yaml", "train__device": "cuda", "train__deterministic": True,
-              "dist__mode": "zero3", "model__init": "random", "model__llm__num_layers": 4, "model__hr_encoder": "none",
+              "dist__mode": "zero3", "model__init": "random", "model__llm__num_layers": layers, "model__hr_encoder": "none",
               "image__hr_size": 336, "text__tokenizer": "data/embedded/tokenizer",
               "data__sources": f"[{{annotations: {data}, images: data/embedded/images}}]", "train__max_steps": 24,
               "checkpoint__every_steps": 8, "checkpoint__keep": 1, "checkpoint__at_end": False}
-    whole = train(tmp_path / "whole", 2, **values)
-    shutil.rmtree(tmp_path / "whole" / "checkpoints")  # 13 GB
+    whole = train(tmp_path / "whole", world, **values)
+    shutil.rmtree(tmp_path / "whole" / "checkpoints")  # 13 GB with four layers
     run = tmp_path / "run"
-    ranks = start(run, 2, **values)
+    ranks = start(run, world, **values)
     wait_for_checkpoints(run, ranks, 1)
-    ranks[random.randrange(2)].send_signal(signal.SIGKILL)
+    ranks[random.randrange(world)].send_signal(signal.SIGKILL)
     for rank in ranks:
-        rank.communicate(timeout=120)  # the other ends by itself
-    train(run, 2, **values)
+        rank.communicate(timeout=120)  # the others end by themselves
+    train(run, world, **values)
     assert metrics(run) == whole

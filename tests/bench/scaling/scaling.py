@@ -3,7 +3,7 @@
 
     tests/bench/scaling/scaling.py predict --gpus 1,2,4,8 --out scaling        # what the plan says, before any run
     tests/bench/scaling/scaling.py run --gpus 4 --out scaling [--only NAME,...] [--peers]
-    tests/bench/scaling/scaling.py report --out scaling                        # Markdown table, scaling.svg
+    tests/bench/scaling/scaling.py report --out scaling                        # Markdown table, scaling.svg, scaling.json
 
 A cell is a model, a dist.mode and a number of GPUs; weights are random, samples all of one length.
 `predict` and `run` write OUT/<cell>.plan.json and OUT/<cell>.json; a cell that exists is not run again, so that a host
@@ -210,6 +210,7 @@ def report(args):
         raise SystemExit(f"{args.out}: holds no prediction; run `predict` first")
     table(found)
     plot(found, args.out / "scaling.svg")
+    (args.out / "scaling.json").write_text("[\n" + ",\n".join(map(json.dumps, found)) + "\n]\n")
 
 
 def main():
