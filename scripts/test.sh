@@ -17,11 +17,11 @@ scripts/setup.sh --oracles "${setup_args[@]}"
 scripts/fetch_test_images.sh
 scripts/fetch_models.sh
 scripts/fetch_tokenizers.sh
-scripts/build.sh release
+scripts/build.sh release all
 export MGM_TEST_FULL=$full
 ctest --test-dir build/release --output-on-failure --parallel "$(nproc)"
 if [ $full = 1 ]; then
-  scripts/build.sh asan
+  scripts/build.sh asan all
   ASAN_OPTIONS=detect_odr_violation=0:detect_container_overflow=0:alloc_dealloc_mismatch=0:detect_leaks=0 \
     ctest --test-dir build/asan --output-on-failure --parallel "$(nproc)" -L 'unit|config|grad'
   for fuzzer in image json yaml checkpoint gguf; do

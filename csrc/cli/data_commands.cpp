@@ -5,13 +5,13 @@
 #include <iostream>
 #include <memory>
 
+#include "assemble/backbone_config.h"
 #include "base/error.h"
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/strings.h"
 #include "base/timer.h"
 #include "cli/commands.h"
-#include "config/reader.h"
 #include "data/check.h"
 #include "data/show.h"
 #include "text/tokenizer.h"
@@ -53,7 +53,7 @@ void show_progress(int64_t done, int64_t total, int64_t defects, const Timer& ti
 void check(const Options& options) {
   int64_t defects = 0;
   OrderedJson json = OrderedJson::array();
-  const std::vector<ResolvedConfig> configs = read_run_configs(options.config, options.sets);
+  const std::vector<ResolvedConfig> configs = read_training_configs(options.config, options.sets);
   for (const ResolvedConfig& resolved : configs) {
     const Opened opened(resolved.config);
     const Timer timer;
@@ -82,7 +82,7 @@ void check(const Options& options) {
 }
 
 void show(const Options& options) {
-  const std::vector<ResolvedConfig> configs = read_run_configs(options.config, options.sets);
+  const std::vector<ResolvedConfig> configs = read_training_configs(options.config, options.sets);
   const auto stages = static_cast<int64_t>(configs.size());
   if (options.stage < 1 || options.stage > stages) {
     throw ConfigError("--stage ", options.stage, ": ", options.config, " has ", stages,

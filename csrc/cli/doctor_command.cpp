@@ -1,6 +1,7 @@
 // mgm doctor: what would go wrong with a run, before it starts.
 #include <iostream>
 
+#include "assemble/backbone_config.h"
 #include "base/log.h"
 #include "cli/commands.h"
 #include "train/doctor/doctor.h"
@@ -28,7 +29,7 @@ void doctor(DoctorArgs& args) {
   DoctorInput input;
   input.source = args.config;
   try {
-    input.stages = read_run_configs(args.config, args.sets);
+    input.stages = read_training_configs(args.config, args.sets);
   } catch (const Error& e) {
     input.unreadable = e.what();
   }

@@ -2,6 +2,7 @@
 
 #include <iostream>
 
+#include "assemble/backbone_config.h"
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/plan_options.h"
@@ -19,7 +20,7 @@ struct TrainArgs {
 };
 
 void train(const TrainArgs& args) {
-  const std::vector<ResolvedConfig> stages = read_run_configs(args.config, args.sets);
+  const std::vector<ResolvedConfig> stages = read_training_configs(args.config, args.sets);
   Meeting meeting;
   if (!args.plan.wanted()) meeting = meet_ranks(stages.front().config.dist.timeout_s.start);
   for (size_t i = 0; i < stages.size(); ++i) {

@@ -23,40 +23,90 @@ std::string group_of(const std::string& key) {
   return top == "image" || top == "text" ? "model" : top;
 }
 
-// A named hr_encoder brings its sizes. A size that is written down and differs is an error, and one
-// that is not gets its cause as origin.
-void check_implied(const RunConfig& written, ResolvedConfig& out,
+// Who brings values that nobody wrote, and what to do about a written one that differs.
+struct Cause {
+  const char* key;
+  std::string has, way_out;
+};
+
+// Values by key, those of a list under the list's own key.
+std::map<std::string, std::string> values_of(const RunConfig& config) {
+  std::map<std::string, std::string> out;
+  for (const FlatField& field : flatten(config)) {
+    const bool item = field.key.back() == ']';
+    std::string& value = out[item ? field.key.substr(0, field.key.rfind('[')) : field.key];
+    value += (value.empty() ? "" : ", ") + field.value;
+  }
+  return out;
+}
+
+// A value that differs from before has `cause` as its origin; if it was written down, that is an
+// error.
+void check_implied(const RunConfig& written, const Cause& cause, ResolvedConfig& out,
                    std::vector<ConfigIssue>& issues) {
-  const std::vector<FlatField> before = flatten(written), after = flatten(out.config);
-  for (size_t i = 0; i < after.size(); ++i) {
-    const std::string& key = after[i].key;
-    if (before[i].value == after[i].value) continue;
-    if (out.origins.count(key)) {
+  const std::map<std::string, std::string> before = values_of(written);
+  for (const auto& [key, value] : values_of(out.config)) {
+    const auto it = before.find(key);
+    if (it != before.end() && it->second == value) continue;
+    if (out.origins.count(key) || out.origins.count(key + "[0]")) {
       issues.push_back({out.where(key), key,
-                        cat("is ", before[i].value, ", but the named model.hr_encoder has ",
-                            after[i].value, "; leave it out, or use hr_encoder: convnext")});
+                        cat("is ", it->second, ", but ", cause.has, " ", value,
+                            "; leave it out, or ", cause.way_out)});
     } else {
-      out.origins[key] = {"model.hr_encoder", 0, 0};
+      out.origins[key] = {cause.key, 0, 0};
     }
   }
 }
 
+void read_backbone(const BackboneReader& read, ResolvedConfig& out,
+                   std::vector<ConfigIssue>& issues) {
+  LlmConfig& llm = out.config.model.llm;
+  const RunConfig written = out.config;
+  const std::string path = out.config.model.path.empty() ? "model.llm.path" : "model.path";
+  try {
+    read(out.config.model);
+  } catch (const Error& error) {
+    out.config.model.llm = written.model.llm;
+    issues.push_back({out.where(path), path, error.what()});
+    return;
+  }
+  const auto is_written = [&](const char* key) { return out.origins.count(key) > 0; };
+  if (is_written("model.llm.activation")) llm.activation = written.model.llm.activation;
+  if (is_written("model.llm.router_aux_loss")) {
+    llm.router_aux_loss = written.model.llm.router_aux_loss;
+  }
+  out.origins.erase("model.llm.arch");  // "auto" is no longer what it says
+  check_implied(
+      written,
+      {path.c_str(), cat("the config of ", path, " has"), "name the arch and write all sizes"}, out,
+      issues);
+}
+
 // `complete`: every file and --set that should be part of the tree is.
 ResolvedConfig resolve_tree(const ConfigNode& tree, const std::string& source, bool complete,
-                            std::vector<ConfigIssue>& issues) {
+                            const BackboneReader& backbone, std::vector<ConfigIssue>& issues) {
   ResolvedConfig out;
   out.source = source;
   ReadVisitor visitor(tree, issues, out.origins);
   out.config.describe(visitor);
   visitor.finish();
+  const std::set<std::string> unusable = visitor.unusable();
+  const bool asked = out.config.model.llm.arch == LlmArch::kAuto && backbone && complete;
+  if (asked && !unusable.count("model.path") && !unusable.count("model.llm.path")) {
+    read_backbone(backbone, out, issues);
+  }
   const RunConfig written = out.config;
   const std::vector<ConfigProblem> problems = resolve_and_check(out.config);
-  if (!visitor.unusable().count("model.hr_encoder")) check_implied(written, out, issues);
+  if (!unusable.count("model.hr_encoder")) {
+    check_implied(
+        written, {"model.hr_encoder", "the named model.hr_encoder has", "use hr_encoder: convnext"},
+        out, issues);
+  }
   if (!complete) return out;
   // A value that could not be used left its default behind; rules that look at it would complain
   // about something nobody wrote.
   std::set<std::string> doubtful;
-  for (const std::string& key : visitor.unusable()) doubtful.insert(group_of(key));
+  for (const std::string& key : unusable) doubtful.insert(group_of(key));
   for (const ConfigProblem& problem : problems) {
     if (doubtful.count(group_of(problem.key))) continue;
     issues.push_back({out.where(problem.key), problem.key, problem.message});
@@ -128,7 +178,8 @@ void throw_problems(const ResolvedConfig& resolved, const std::vector<ConfigProb
 }
 
 std::vector<ResolvedConfig> read_run_configs(const std::string& path,
-                                             const std::vector<std::string>& sets) {
+                                             const std::vector<std::string>& sets,
+                                             const BackboneReader& backbone) {
   std::vector<ConfigIssue> issues;
   TreeLoader loader(issues);
   std::optional<ConfigNode> own = loader.read(path);
@@ -147,7 +198,7 @@ std::vector<ResolvedConfig> read_run_configs(const std::string& path,
     for (const std::string& set : sets) {
       if (!is_stage_set(set)) sets_applied = apply_set(tree, set, issues) && sets_applied;
     }
-    out.push_back(resolve_tree(tree, path, loader.complete() && sets_applied, issues));
+    out.push_back(resolve_tree(tree, path, loader.complete() && sets_applied, backbone, issues));
   }
   check_run_dirs(out, issues);
   if (!issues.empty()) throw_issues(std::move(issues));
@@ -166,7 +217,7 @@ ResolvedConfig parse_run_config(const std::string& yaml, const std::string& sour
   std::vector<ConfigIssue> issues;
   const std::optional<ConfigNode> tree = parse_yaml(yaml, source, issues);
   ResolvedConfig out;
-  if (tree) out = resolve_tree(*tree, source, /*complete=*/true, issues);
+  if (tree) out = resolve_tree(*tree, source, /*complete=*/true, {}, issues);
   if (!issues.empty()) throw_issues(std::move(issues));
   return out;
 }

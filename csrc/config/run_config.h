@@ -11,7 +11,8 @@
 namespace mgm {
 
 enum class ModelInit { kPretrained, kRandom };
-enum class LlmArch { kLlama, kGemma, kMixtral, kMistral, kGemma2, kQwen2, kQwen3, kPhi3 };
+// kAuto never leaves read_run_configs where that was given a way to read model directories.
+enum class LlmArch { kAuto, kLlama, kGemma, kMixtral, kMistral, kGemma2, kQwen2, kQwen3, kPhi3 };
 enum class RopeType { kDefault, kLinear, kLlama3, kLongrope };
 enum class Activation { kSilu, kGelu, kGeluTanh };
 enum class HrEncoder { kNone, kConvnext, kConvnextBase, kConvnextLarge, kConvnextXxlarge };

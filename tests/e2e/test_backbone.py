@@ -1,0 +1,111 @@
+"""A language model named by its directory alone (`model.llm.arch: auto`), from the plan to the export."""
+import json
+import re
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from mgm_binary import ROOT, mgm
+
+SIZES = dict(vocab_size=1024, hidden_size=40, intermediate_size=52, num_hidden_layers=3, num_attention_heads=4,
+             num_key_value_heads=2, head_dim=16, max_position_embeddings=1024, rope_theta=50000.0)
+CONFIGS = {"qwen3": lambda: transformers.Qwen3Config(**SIZES, tie_word_embeddings=True),
+           "gemma2": lambda: transformers.Gemma2Config(**SIZES, sliding_window=64, query_pre_attn_scalar=24),
+           "mistral": lambda: transformers.MistralConfig(**SIZES, sliding_window=32)}
+
+
+@pytest.fixture(scope="module")
+def dirs(tmp_path_factory):
+    """name -> a Hugging Face directory, a tiny CLIP among them."""
+    root = tmp_path_factory.mktemp("models")
+    torch.manual_seed(3)
+    for name, config in CONFIGS.items():
+        transformers.AutoModelForCausalLM.from_config(config()).save_pretrained(root / name)
+    clip = transformers.CLIPVisionConfig(hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=2,
+                                         image_size=42, patch_size=14)
+    transformers.CLIPVisionModel(clip).save_pretrained(root / "clip")
+    return root
+
+
+def recipe(tmp_path, llm, more=""):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"""
+run: {{dir: {tmp_path}/run}}
+model:
+  llm: {{arch: auto, path: {llm}{more}}}
+  vision_tower: {{path: {llm.parent}/clip, image_size: 42, patch_size: 14, hidden_size: 24, intermediate_size: 40, num_layers: 3, num_heads: 2}}
+  hr_encoder: none
+image: {{hr_size: 42}}
+text: {{tokenizer: data/embedded/tokenizer, max_length: 512}}
+data: {{sources: [{{annotations: data/embedded/stage1_train.json, images: data/embedded/images}}], workers: 1}}
+train: {{device: cpu, global_batch: 4, micro_batch: 2, max_steps: 2, rules: [{{preset: stage1}}]}}
+checkpoint: {{every_minutes: 0}}
+""")
+    return path
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_directory_is_all_it_takes(name, dirs, tmp_path):
+    config = recipe(tmp_path, dirs / name)
+    expected = sum(p.numel() for p in transformers.AutoModelForCausalLM.from_config(CONFIGS[name]()).parameters())
+    plan = mgm("train", config, "--plan").stdout
+    counts = re.findall(r"^llm .*? +([\d,]+) +(?:[\d,]+|frozen)$", plan, re.M)
+    assert sum(int(count.replace(",", "")) for count in counts) == expected
+    mgm("train", config)
+    written = (tmp_path / "run/config.yaml").read_text()
+    assert f"arch: {name}" in written and "hidden_size: 40" in written
+    mgm("export", tmp_path / "run", "--out", tmp_path / "llm", "--part", "llm")
+    before, after = load_file(dirs / name / "model.safetensors"), load_file(tmp_path / "llm/model.safetensors")
+    assert sorted(before) == sorted(after)
+    assert all(torch.equal(before[key], after[key]) for key in before)  # frozen in stage 1
+    theirs, ours = (transformers.AutoConfig.from_pretrained(d) for d in (dirs / name, tmp_path / "llm"))
+    for field in ("model_type", "head_dim", "rope_theta", "tie_word_embeddings", "sliding_window", "rms_norm_eps"):
+        assert getattr(ours, field, None) == getattr(theirs, field, None), field
+
+
+def test_the_same_command_goes_on(dirs, tmp_path):
+    """The resolved config is what a run remembers: the second start is no other run."""
+    config = recipe(tmp_path, dirs / "qwen3")
+    mgm("train", config)
+    again = mgm("train", config)
+    assert "another configuration" not in again.stdout + again.stderr
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_what_contradicts_the_directory_is_named(dirs, tmp_path):
+    config = recipe(tmp_path, dirs / "qwen3", more=", hidden_size: 64, rope_theta: 10000, num_layers: 3")
+    error = mgm("train", config, "--plan", code=2).stderr
+    assert "model.llm.hidden_size: is 64, but the config of model.llm.path has 40; leave it out" in error
+    assert "model.llm.rope_theta: is 10000, but the config of model.llm.path has 50000" in error
+    assert "num_layers" not in error  # says the same
+    assert f"{config}:" in error
+
+
+def test_rules_see_the_sizes_read(dirs, tmp_path):
+    error = mgm("train", recipe(tmp_path, dirs / "qwen3"), "--plan", "--set", "text.max_length=4096", code=2).stderr
+    assert "4096 is above model.llm.max_positions 1024" in error
+
+
+def test_the_activation_is_the_trainers_to_choose(dirs, tmp_path):
+    mgm("train", recipe(tmp_path, dirs / "gemma2", more=", activation: gelu"), "--set", "train.max_steps=1")
+    assert re.search(r"activation: gelu\s", (tmp_path / "run/config.yaml").read_text())
+
+
+def test_refusals(dirs, tmp_path):
+    missing = mgm("train", recipe(tmp_path, tmp_path / "nothing"), "--plan", code=2).stderr
+    assert "model.llm.path" in missing and "no such file or folder" in missing
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps({"model_type": "rwkv"}))
+    error = mgm("train", recipe(tmp_path, other), "--plan", code=2).stderr
+    assert "rwkv" in error and "qwen3" in error and "other/config.json" in error
+    none = mgm("train", ROOT / "configs/tiny/stage2.yaml", "--plan", "--set", "model.llm.arch=auto", code=2).stderr
+    assert "model.llm.path" in none
+
+
+def test_config_commands_open_no_weights(tmp_path):
+    config = recipe(tmp_path, tmp_path / "nothing")
+    mgm("config", "check", config)
+    assert "arch: auto" in mgm("config", "show", config).stdout
