@@ -72,7 +72,7 @@ TEST(TorchFile, RefusesOtherArchives) {
   // The first bytes of torch's format before 1.6.
   expect_checkpoint_error(
       [] { parse_torch_file("\x80\x02\x8a\nl\xfc\x9c\x46\xf9 j\xa8P\x19.", "f.bin"); },
-      {"before 1.6", "safetensors"});
+      {"before torch 1.6", "safetensors"});
 }
 
 }  // namespace
