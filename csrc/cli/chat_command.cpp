@@ -103,6 +103,11 @@ void converse(Chat& chat) {
 }
 
 void run(const ChatArgs& args) {
+  const SamplingConfig& s = args.sampling;
+  if (s.temperature == 0 && (s.top_k != 0 || s.top_p != 1)) {
+    log::warn(
+        "--top-k and --top-p change nothing at --temperature 0: the likeliest token is taken");
+  }
   const LoadedModel model = load_model(args.model.dir, load_options(args.model));
   Chat chat(model, args.sampling);
   for (const std::string& path : args.images) chat.add_picture(path);
@@ -128,6 +133,15 @@ void add_chat(CLI::App& app) {
       ->add_option("--top-p", args->sampling.top_p, "Sample from the likeliest tokens of this mass")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
+  command->add_option("--top-k", args->sampling.top_k, "Sample from this many tokens; 0: all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--repetition-penalty", args->sampling.repetition_penalty,
+                   "Divides the score of tokens of prompt and answer (multiplies negative scores); "
+                   "1: off. Applies at temperature 0 too")
+      ->check(CLI::Range(0.01, 100.0))
+      ->capture_default_str();
   command->add_option("--seed", args->sampling.seed, "Of sampling")->capture_default_str();
   command->add_option("--max-new-tokens", args->sampling.max_new_tokens, "Longest answer")
       ->check(CLI::PositiveNumber)
@@ -137,6 +151,7 @@ void add_chat(CLI::App& app) {
       "  mgm chat runs/tiny/model --image data/embedded/images/apple.png "
       "--prompt 'What is in the picture?'\n"
       "  mgm chat MODEL_DIR --image photo.jpg --temperature 0.7 --top-p 0.9 --seed 1\n"
+      "  mgm chat MODEL_DIR --prompt 'Tell me a story.' --repetition-penalty 1.1\n"
       "On stdin, one question per line; /image FILE adds a picture to the next question, /new "
       "starts\na new conversation.");
   command->callback([args] { run(*args); });

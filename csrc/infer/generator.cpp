@@ -85,6 +85,8 @@ Answer Generator::answer(std::vector<Turn> turns, const at::Tensor& visual_NTH,
   const std::vector<int32_t> stops = encoder_.stop_ids();
   // Rows of the head beyond the tokenizer's vocabulary are padding: no text belongs to them.
   const int64_t vocabulary = model_.tokenizer->vocab_size();
+  RowSampler sampler(sampling_, 1, vocabulary, model.device());
+  sampler.add(encoded.ids, /*stream=*/0);
   StreamDecoder stream(*model_.tokenizer);
   Answer out;
   at::Tensor x = model.splice(prompt, visual_NTH, ctx);
@@ -93,8 +95,8 @@ Answer Generator::answer(std::vector<Turn> turns, const at::Tensor& visual_NTH,
   for (int64_t n = 0; n < budget; ++n) {
     const at::Tensor hidden = decoder.blocks(x, positions, seq, ctx, &cache);
     const at::Tensor logits =
-        decoder.logits(hidden.narrow(0, hidden.size(0) - 1, 1), ctx)[0].narrow(0, 0, vocabulary);
-    const auto id = static_cast<int32_t>(sample_token(logits, sampling_, n));
+        decoder.logits(hidden.narrow(0, hidden.size(0) - 1, 1), ctx).narrow(1, 0, vocabulary);
+    const int32_t id = sampler.choose(0, logits).ids[0];
     out.ids.push_back(id);
     out.stopped = std::find(stops.begin(), stops.end(), id) != stops.end();
     if (out.stopped) break;
