@@ -1,14 +1,16 @@
-// mgm chat: questions about a picture, one after another or a single one.
+// mgm chat: questions about pictures: one after another, a single one, or a file of them.
 #include <ATen/ATen.h>
 #include <unistd.h>
 
 #include <iostream>
+#include <map>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "infer/generator.h"
+#include "infer/prompt_file.h"
 
 namespace mgm::cli {
 namespace {
@@ -18,6 +20,8 @@ struct ChatArgs {
   std::vector<std::string> images;
   std::optional<std::string> prompt;
   SamplingConfig sampling;
+  std::string batch, out, stats;
+  int64_t batch_size = 8;
 };
 
 // One conversation. What fails leaves it as it was.
@@ -102,12 +106,82 @@ void converse(Chat& chat) {
   }
 }
 
+// Answers in the order of their questions, each written as soon as those before it are.
+class OrderedAnswers {
+ public:
+  // `path` empty: stdout.
+  OrderedAnswers(const std::vector<Json>& ids, const std::string& path) : ids_(ids) {
+    if (!path.empty()) file_.emplace(path);
+  }
+
+  void take(size_t number, const Answer& answer) {
+    waiting_[number] = answer_line(ids_[number], answer);
+    for (; waiting_.count(next_) > 0; ++next_) {
+      write(waiting_[next_]);
+      waiting_.erase(next_);
+    }
+  }
+
+  void finish() {
+    if (file_) file_->finish();
+  }
+
+ private:
+  void write(const std::string& line) {
+    if (file_) {
+      file_->write(line);
+    } else {
+      std::cout << line << std::flush;
+    }
+  }
+
+  const std::vector<Json>& ids_;
+  std::optional<FileWriter> file_;
+  std::map<size_t, std::string> waiting_;
+  size_t next_ = 0;
+};
+
+OrderedJson stats_json(const BatchStats& s) {
+  return {{"rows", s.rows},
+          {"capacity", s.capacity},
+          {"cache_bytes", s.cache_bytes},
+          {"prompts", s.prompts},
+          {"prompt_tokens", s.prompt_tokens},
+          {"prompt_passes", s.prompt_passes},
+          {"prompt_seconds", s.prompt_seconds},
+          {"steps", s.steps},
+          {"step_tokens", s.step_tokens},
+          {"context_tokens", s.context_tokens},
+          {"step_seconds", s.step_seconds}};
+}
+
+void answer_file(const ChatArgs& args) {
+  const PromptFile questions = read_prompt_file(args.batch);
+  OrderedAnswers answers(questions.ids, args.out);
+  const LoadedModel model = load_model(args.model.dir, load_options(args.model));
+  const BatchStats stats =
+      Generator(model, args.sampling)
+          .answer_batch(questions.prompts, args.batch_size,
+                        [&](size_t number, const Answer& a) { answers.take(number, a); });
+  answers.finish();
+  log::info(
+      strf("%lld answers: %lld tokens of prompts in %.2f s, then %lld tokens in %lld steps "
+           "and %.2f s (%.1f tokens/s); cache %s",
+           static_cast<long long>(stats.prompts), static_cast<long long>(stats.prompt_tokens),
+           stats.prompt_seconds, static_cast<long long>(stats.step_tokens),
+           static_cast<long long>(stats.steps), stats.step_seconds,
+           stats.step_seconds > 0 ? double(stats.step_tokens) / stats.step_seconds : 0.0,
+           human_bytes(double(stats.cache_bytes)).c_str()));
+  if (!args.stats.empty()) write_file_atomic(args.stats, stats_json(stats).dump(2) + "\n");
+}
+
 void run(const ChatArgs& args) {
   const SamplingConfig& s = args.sampling;
   if (s.temperature == 0 && (s.top_k != 0 || s.top_p != 1)) {
     log::warn(
         "--top-k and --top-p change nothing at --temperature 0: the likeliest token is taken");
   }
+  if (!args.batch.empty()) return answer_file(args);
   const LoadedModel model = load_model(args.model.dir, load_options(args.model));
   Chat chat(model, args.sampling);
   for (const std::string& path : args.images) chat.add_picture(path);
@@ -118,14 +192,33 @@ void run(const ChatArgs& args) {
   }
 }
 
+void add_batch_options(CLI::App& command, ChatArgs& args, const std::vector<CLI::Option*>& single) {
+  CLI::Option* batch = command.add_option(
+      "--batch", args.batch,
+      "Answer a file of JSON lines {\"id\", \"prompt\", \"image\": path or list of paths}; writes "
+      "lines {\"id\", \"answer\", \"stopped\"} in the same order");
+  for (CLI::Option* option : single) batch->excludes(option);
+  command.add_option("--batch-size", args.batch_size, "Questions answered at a time")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str()
+      ->needs(batch);
+  command.add_option("--out", args.out, "Write the answers there instead of to stdout")
+      ->needs(batch);
+  command.add_option("--stats", args.stats, "Write times and token counts there, as JSON")
+      ->needs(batch);
+}
+
 }  // namespace
 
 void add_chat(CLI::App& app) {
   auto args = std::make_shared<ChatArgs>();
   CLI::App* command = app.add_subcommand("chat", "Ask a model about pictures");
   add_model_options(*command, args->model);
-  command->add_option("--image", args->images, "Picture (repeatable)")->allow_extra_args(false);
-  command->add_option("--prompt", args->prompt, "Ask this and end; else questions come from stdin");
+  CLI::Option* image =
+      command->add_option("--image", args->images, "Picture (repeatable)")->allow_extra_args(false);
+  CLI::Option* prompt = command->add_option("--prompt", args->prompt,
+                                            "Ask this and end; else questions come from stdin");
+  add_batch_options(*command, *args, {image, prompt});
   command->add_option("--temperature", args->sampling.temperature, "0: greedy")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
@@ -152,6 +245,7 @@ void add_chat(CLI::App& app) {
       "--prompt 'What is in the picture?'\n"
       "  mgm chat MODEL_DIR --image photo.jpg --temperature 0.7 --top-p 0.9 --seed 1\n"
       "  mgm chat MODEL_DIR --prompt 'Tell me a story.' --repetition-penalty 1.1\n"
+      "  mgm chat MODEL_DIR --batch questions.jsonl --batch-size 16 --out answers.jsonl\n"
       "On stdin, one question per line; /image FILE adds a picture to the next question, /new "
       "starts\na new conversation.");
   command->callback([args] { run(*args); });

@@ -85,6 +85,14 @@ void RowSampler::add(const std::vector<int32_t>& prompt_ids, uint64_t stream) {
   sequences_.push_back({stream, 0});
 }
 
+void RowSampler::remove(int64_t row) {
+  const auto last = static_cast<int64_t>(sequences_.size()) - 1;
+  MGM_CHECK(row >= 0 && row <= last, "sequence ", row, " of ", sequences_.size());
+  sequences_[static_cast<size_t>(row)] = sequences_.back();
+  sequences_.pop_back();
+  if (seen_RV_.defined() && row != last) seen_RV_.select(0, row).copy_(seen_RV_.select(0, last));
+}
+
 at::Tensor RowSampler::uniform(int64_t first, int64_t count) const {
   if (config_.temperature <= 0) return {};
   std::vector<double> draws;

@@ -41,6 +41,9 @@ class RowSampler {
   // vocabulary (image markers) do not. `stream` tells its draws from those of other sequences.
   void add(const std::vector<int32_t>& prompt_ids, uint64_t stream);
 
+  // Forgets a sequence; the last one takes its place.
+  void remove(int64_t row);
+
   struct Choice {
     at::Tensor ids_R;          // int64, on the device
     std::vector<int32_t> ids;  // the same on the host

@@ -1,0 +1,108 @@
+"""Files of questions through the binary: answers equal to those asked one at a time, order, statistics, refusals."""
+import json
+import sys
+
+import pytest
+import torch
+
+from mgm_binary import ROOT, mgm
+
+sys.path.insert(0, str(ROOT / "tests/parity"))
+from mgm_oracle import Oracle, Sizes  # noqa: E402
+
+IMAGES = ROOT / "data/embedded/images"
+APPLE, BUS, SEAL = IMAGES / "apple.png", IMAGES / "bus_red.webp", IMAGES / "seal.jpg"
+CUT = " [cut at the token limit]"
+QUESTIONS = [("What is in the picture?", [APPLE]), ("Say hello to seventeen red apples beside a blue bus.", []),
+             ("Which is the larger one?", [SEAL, BUS]), ("Where?", [BUS]), ("Who are you?", [])]
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    torch.set_num_threads(2)
+    return Oracle(Sizes(hr=96), seed=11)
+
+
+@pytest.fixture(scope="module")
+def model(oracle, tmp_path_factory):
+    return oracle.save(tmp_path_factory.mktemp("oracle") / "model")
+
+
+def write_questions(folder, questions=QUESTIONS):
+    path = folder / "questions.jsonl"
+    lines = []
+    for number, (prompt, images) in enumerate(questions):
+        record = {"id": f"q{number}", "prompt": prompt}
+        if images:
+            record["image"] = str(images[0]) if len(images) == 1 else [str(image) for image in images]
+        lines.append(json.dumps(record))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def chat(model_dir, *options, **more):
+    return mgm("chat", model_dir, "--device", "cpu", *options, **more)
+
+
+def batch(model_dir, questions, *options):
+    lines = chat(model_dir, "--batch", questions, *options).stdout.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def one_at_a_time(model_dir, questions, *options):
+    out = []
+    for number, (prompt, images) in enumerate(questions):
+        pictures = [part for image in images for part in ("--image", image)]
+        answer = chat(model_dir, *pictures, "--prompt", prompt, *options).stdout.removesuffix("\n")
+        out.append({"id": f"q{number}", "answer": answer.removesuffix(CUT).strip(), "stopped": not answer.endswith(CUT)})
+    return out
+
+
+def refused(code, *args, says):
+    error = mgm(*args, code=code).stderr
+    for part in says:
+        assert str(part) in error, f"{part!r} is not in: {error}"
+
+
+# ---- batches ----------------------------------------------------------------------------------------------
+def test_answers_are_those_asked_one_at_a_time(model, tmp_path):
+    questions = write_questions(tmp_path)
+    expected = one_at_a_time(model, QUESTIONS, "--max-new-tokens", 24)
+    assert len({answer["answer"] for answer in expected}) == len(expected)
+    for size in (1, 2, 8):
+        assert batch(model, questions, "--batch-size", size, "--max-new-tokens", 24) == expected
+
+
+def test_out_and_stats(model, tmp_path):
+    questions = write_questions(tmp_path)
+    out, stats = tmp_path / "answers.jsonl", tmp_path / "stats.json"
+    done = chat(model, "--batch", questions, "--out", out, "--stats", stats, "--batch-size", 2, "--max-new-tokens", 6)
+    assert done.stdout == "" and "5 answers" in done.stderr
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == [f"q{n}" for n in range(5)]
+    found = json.loads(stats.read_text())
+    assert (found["rows"], found["prompts"]) == (2, 5) and found["step_tokens"] <= 5 * 5
+    assert found["steps"] > 0 and found["step_seconds"] > 0 and found["prompt_seconds"] > 0
+
+
+def test_a_seed_fixes_a_batch(model, tmp_path):
+    questions = write_questions(tmp_path)
+    options = ["--temperature", 1.2, "--top-k", 40, "--max-new-tokens", 8, "--seed"]
+    first = batch(model, questions, *options, 1)
+    assert first == batch(model, questions, "--batch-size", 2, *options, 1)
+    assert first != batch(model, questions, *options, 2)
+
+
+def test_refusals(model, tmp_path):
+    questions = write_questions(tmp_path)
+    refused(2, "chat", model, "--batch", questions, "--prompt", "Hi", says=["--batch", "--prompt"])
+    refused(2, "chat", model, "--prompt", "Hi", "--out", tmp_path / "x", says=["--out", "--batch"])
+    refused(2, "chat", model, "--batch", questions, "--batch-size", 0, says=["batch-size"])
+    refused(3, "chat", model, "--batch", tmp_path / "none.jsonl", says=["none.jsonl"])
+    refused(1, "chat", model, "--batch", questions, "--out", "/proc/no/answers", says=["/proc/no"])
+    long = write_questions(tmp_path, [("Hi", []), ("word " * 3000, [])])
+    out = tmp_path / "out.jsonl"
+    refused(3, "chat", model, "--device", "cpu", "--batch", long, "--out", out, says=["questions.jsonl:2", "tokens", "2048"])
+    assert out.read_text() == ""  # before the first is answered
+    (tmp_path / "half.png").write_bytes(APPLE.read_bytes()[:900])
+    broken = write_questions(tmp_path, [("Hi", []), ("What?", [tmp_path / "half.png"])])
+    refused(3, "chat", model, "--device", "cpu", "--batch", broken, says=["questions.jsonl:2", "half.png"])
