@@ -177,6 +177,7 @@ void answer_file(const ChatArgs& args) {
 
 void run(const ChatArgs& args) {
   const SamplingConfig& s = args.sampling;
+  check_sampling(s);
   if (s.temperature == 0 && (s.top_k != 0 || s.top_p != 1)) {
     log::warn(
         "--top-k and --top-p change nothing at --temperature 0: the likeliest token is taken");
@@ -192,13 +193,30 @@ void run(const ChatArgs& args) {
   }
 }
 
+void add_beam_options(CLI::App& command, SamplingConfig& sampling) {
+  CLI::Option* beams =
+      command
+          .add_option("--beams", sampling.num_beams,
+                      "Beam search over this many beams, as transformers' num_beams; 1: off")
+          ->check(CLI::Range(1, 64))
+          ->capture_default_str();
+  command
+      .add_option("--length-penalty", sampling.length_penalty,
+                  "Beam search divides an answer's log probability by its length to this power")
+      ->check(CLI::Range(-10.0, 10.0))
+      ->capture_default_str()
+      ->needs(beams);
+}
+
 void add_batch_options(CLI::App& command, ChatArgs& args, const std::vector<CLI::Option*>& single) {
   CLI::Option* batch = command.add_option(
       "--batch", args.batch,
       "Answer a file of JSON lines {\"id\", \"prompt\", \"image\": path or list of paths}; writes "
       "lines {\"id\", \"answer\", \"stopped\"} in the same order");
   for (CLI::Option* option : single) batch->excludes(option);
-  command.add_option("--batch-size", args.batch_size, "Questions answered at a time")
+  command
+      .add_option("--batch-size", args.batch_size,
+                  "Questions answered at a time; with --beams they are answered one by one")
       ->check(CLI::PositiveNumber)
       ->capture_default_str()
       ->needs(batch);
@@ -235,6 +253,7 @@ void add_chat(CLI::App& app) {
                    "1: off. Applies at temperature 0 too")
       ->check(CLI::Range(0.01, 100.0))
       ->capture_default_str();
+  add_beam_options(*command, args->sampling);
   command->add_option("--seed", args->sampling.seed, "Of sampling")->capture_default_str();
   command->add_option("--max-new-tokens", args->sampling.max_new_tokens, "Longest answer")
       ->check(CLI::PositiveNumber)
@@ -245,6 +264,7 @@ void add_chat(CLI::App& app) {
       "--prompt 'What is in the picture?'\n"
       "  mgm chat MODEL_DIR --image photo.jpg --temperature 0.7 --top-p 0.9 --seed 1\n"
       "  mgm chat MODEL_DIR --prompt 'Tell me a story.' --repetition-penalty 1.1\n"
+      "  mgm chat MODEL_DIR --image photo.jpg --prompt 'What is this?' --beams 4\n"
       "  mgm chat MODEL_DIR --batch questions.jsonl --batch-size 16 --out answers.jsonl\n"
       "On stdin, one question per line; /image FILE adds a picture to the next question, /new "
       "starts\na new conversation.");

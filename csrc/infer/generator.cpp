@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/timer.h"
 #include "data/pack.h"
+#include "infer/beam_search.h"
 #include "infer/row_decoder.h"
 
 namespace mgm {
@@ -24,6 +25,40 @@ struct Hooks {
   std::function<void(size_t prompt, const Answer&)> on_answer;
 };
 
+// Tokens of the longest prompt and answer there can be.
+int64_t longest(const std::vector<Prompt>& prompts) {
+  int64_t tokens = 0;
+  for (const Prompt& p : prompts) tokens = std::max(tokens, p.length + p.budget);
+  return tokens;
+}
+
+RowDecoder make_rows(const LoadedModel& model, int64_t rows, const std::vector<Prompt>& prompts) {
+  const MiniGemini& m = *model.model;
+  return {m.decoder(), rows, longest(prompts), at::TensorOptions(m.device()).dtype(m.dtype())};
+}
+
+// Prompts first .. first + count - 1 become rows; logits [count, V] of what follows them.
+at::Tensor enter(const LoadedModel& model, const std::vector<Prompt>& prompts, size_t first,
+                 size_t count, const Hooks& hooks, const ForwardContext& ctx, RowDecoder& rows) {
+  const MiniGemini& m = *model.model;
+  std::vector<Sample> samples;
+  for (size_t i = first; i < first + count; ++i) {
+    samples.push_back(widen_markers(prompts[i].encoded, m.geometry().tokens()));
+  }
+  const Batch batch = pack(samples, 0, 0).to(m.device());
+  return rows.add(m.splice(batch, hooks.visual(first, count), ctx), batch, ctx);
+}
+
+Answer finish(const Tokenizer& tokenizer, std::vector<int32_t> ids, bool stopped) {
+  Answer out;
+  out.ids = ids;
+  out.stopped = stopped;
+  if (stopped) ids.pop_back();
+  const std::string text = tokenizer.decode(ids, /*skip_special=*/true);
+  out.text = std::string(trim(text));
+  return out;
+}
+
 // The prompts of one call on their way through the rows of a cache.
 class BatchRun {
  public:
@@ -34,8 +69,7 @@ class BatchRun {
         stop_ids_(stop_ids),
         prompts_(prompts),
         hooks_(hooks),
-        rows_(model.model->decoder(), rows, longest(prompts),
-              at::TensorOptions(model.model->device()).dtype(model.model->dtype())),
+        rows_(make_rows(model, rows, prompts)),
         sampler_(sampling, rows, model.tokenizer->vocab_size(), model.model->device()) {
     stats_.rows = rows;
     stats_.capacity = longest(prompts);
@@ -56,14 +90,8 @@ class BatchRun {
  private:
   struct Active {
     size_t prompt;
-    Answer answer;
+    std::vector<int32_t> ids;
   };
-
-  static int64_t longest(const std::vector<Prompt>& prompts) {
-    int64_t tokens = 0;
-    for (const Prompt& p : prompts) tokens = std::max(tokens, p.length + p.budget);
-    return tokens;
-  }
 
   // How many of the waiting prompts the next pass takes.
   size_t admissible() const {
@@ -78,19 +106,15 @@ class BatchRun {
 
   void admit(size_t count) {
     const Timer timer;
-    const MiniGemini& model = *model_.model;
-    std::vector<Sample> samples;
     const auto first = static_cast<int64_t>(active_.size());
+    const at::Tensor logits = enter(model_, prompts_, next_, count, hooks_, ctx_, rows_);
     for (size_t i = next_; i < next_ + count; ++i) {
-      samples.push_back(widen_markers(prompts_[i].encoded, model.geometry().tokens()));
       sampler_.add(prompts_[i].encoded.ids, /*stream=*/i);
       active_.push_back({i, {}});
       stats_.prompt_tokens += prompts_[i].length;
     }
-    const Batch batch = pack(samples, 0, 0).to(model.device());
-    const at::Tensor x_TH = model.splice(batch, hooks_.visual(next_, count), ctx_);
     next_ += count;
-    choose(first, rows_.add(x_TH, batch, ctx_));
+    choose(first, logits);
     stats_.prompts += static_cast<int64_t>(count);
     ++stats_.prompt_passes;
     stats_.prompt_seconds += timer.seconds();
@@ -99,8 +123,7 @@ class BatchRun {
   void step() {
     const Timer timer;
     for (const Active& a : active_) {
-      stats_.context_tokens +=
-          prompts_[a.prompt].length + static_cast<int64_t>(a.answer.ids.size());
+      stats_.context_tokens += prompts_[a.prompt].length + static_cast<int64_t>(a.ids.size());
     }
     stats_.step_tokens += rows_.size();
     ++stats_.steps;
@@ -119,25 +142,21 @@ class BatchRun {
       const size_t row = static_cast<size_t>(first) + i;
       Active& a = active_[row];
       const int32_t id = choice.ids[i];
-      a.answer.ids.push_back(id);
-      a.answer.stopped = std::find(stop_ids_.begin(), stop_ids_.end(), id) != stop_ids_.end();
-      if (!a.answer.stopped && hooks_.on_token) hooks_.on_token(a.prompt, id);
-      const auto length = static_cast<int64_t>(a.answer.ids.size());
-      if (a.answer.stopped || length == prompts_[a.prompt].budget) end(row);
+      a.ids.push_back(id);
+      const bool stopped = std::find(stop_ids_.begin(), stop_ids_.end(), id) != stop_ids_.end();
+      if (!stopped && hooks_.on_token) hooks_.on_token(a.prompt, id);
+      const auto length = static_cast<int64_t>(a.ids.size());
+      if (stopped || length == prompts_[a.prompt].budget) end(row, stopped);
     }
   }
 
-  void end(size_t row) {
-    Active done = std::move(active_[row]);
+  void end(size_t row, bool stopped) {
+    const Active done = std::move(active_[row]);
     if (row + 1 < active_.size()) active_[row] = std::move(active_.back());
     active_.pop_back();
     rows_.remove(static_cast<int64_t>(row));
     sampler_.remove(static_cast<int64_t>(row));
-    std::vector<int32_t> ids = done.answer.ids;
-    if (done.answer.stopped) ids.pop_back();
-    const std::string text = model_.tokenizer->decode(ids, /*skip_special=*/true);
-    done.answer.text = std::string(trim(text));
-    hooks_.on_answer(done.prompt, done.answer);
+    hooks_.on_answer(done.prompt, finish(*model_.tokenizer, done.ids, stopped));
   }
 
   const LoadedModel& model_;
@@ -153,10 +172,59 @@ class BatchRun {
   BatchStats stats_;
 };
 
+// One prompt after another, the rows of the cache being the beams of one.
+BatchStats run_beams(const LoadedModel& model, const SamplingConfig& sampling,
+                     const std::vector<int32_t>& stop_ids, const std::vector<Prompt>& prompts,
+                     const Hooks& hooks) {
+  BeamConfig config;
+  config.num_beams = sampling.num_beams;
+  config.length_penalty = sampling.length_penalty;
+  config.repetition_penalty = sampling.repetition_penalty;
+  config.stop_ids = stop_ids;
+  config.vocabulary = model.tokenizer->vocab_size();
+  DirectRunner runner;
+  const ForwardContext ctx{runner};
+  RowDecoder rows = make_rows(model, config.num_beams, prompts);
+  BatchStats stats;
+  stats.rows = config.num_beams;
+  stats.capacity = longest(prompts);
+  stats.cache_bytes = rows.cache_bytes();
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const Prompt& prompt = prompts[i];
+    Timer timer;
+    const at::Tensor logits = enter(model, prompts, i, 1, hooks, ctx, rows);
+    if (logits.is_cuda()) logits.cpu();  // the prompt's time ends here
+    stats.prompt_seconds += timer.seconds();
+    timer.reset();
+    const BeamResult result =
+        beam_search(rows, logits, prompt.encoded.ids, prompt.budget, config, ctx);
+    stats.step_seconds += timer.seconds();
+    ++stats.prompts;
+    ++stats.prompt_passes;
+    stats.prompt_tokens += prompt.length;
+    stats.steps += result.steps;
+    stats.step_tokens += static_cast<int64_t>(result.ids.size()) - 1;
+    stats.context_tokens +=
+        config.num_beams * (result.steps * prompt.length + result.steps * (result.steps + 1) / 2);
+    hooks.on_answer(i, finish(*model.tokenizer, result.ids, result.stopped));
+  }
+  return stats;
+}
+
+BatchStats run_prompts(const LoadedModel& model, const SamplingConfig& sampling,
+                       const std::vector<int32_t>& stop_ids, const std::vector<Prompt>& prompts,
+                       int64_t batch_size, const Hooks& hooks) {
+  if (sampling.num_beams > 1) return run_beams(model, sampling, stop_ids, prompts, hooks);
+  const int64_t rows = std::min(batch_size, static_cast<int64_t>(prompts.size()));
+  return BatchRun(model, sampling, stop_ids, prompts, rows, hooks).run();
+}
+
 }  // namespace
 
 Generator::Generator(const LoadedModel& model, const SamplingConfig& sampling)
-    : model_(model), sampling_(sampling), encoder_(model, sampling.max_new_tokens) {}
+    : model_(model), sampling_(sampling), encoder_(model, sampling.max_new_tokens) {
+  check_sampling(sampling);
+}
 
 Answer Generator::answer(const std::vector<Turn>& turns, const at::Tensor& visual_NTH,
                          const std::function<void(const std::string&)>& on_text) const {
@@ -172,8 +240,8 @@ Answer Generator::answer(const std::vector<Turn>& turns, const at::Tensor& visua
   hooks.visual = [&](size_t, size_t) { return visual_NTH; };
   if (on_text) hooks.on_token = [&](size_t, int32_t id) { hand_out(stream.push(id)); };
   hooks.on_answer = [&](size_t, const Answer& answer) { out = answer; };
-  BatchRun(model_, sampling_, encoder_.stop_ids(), prompts, 1, hooks).run();
-  if (on_text) hand_out(stream.finish());
+  run_prompts(model_, sampling_, encoder_.stop_ids(), prompts, 1, hooks);
+  hand_out(sampling_.num_beams > 1 ? out.text : stream.finish());
   return out;
 }
 
@@ -203,8 +271,7 @@ BatchStats Generator::answer_batch(
     return encode_pictures(model_, pictures, ForwardContext{runner});
   };
   hooks.on_answer = on_answer;
-  const int64_t rows = std::min(batch_size, static_cast<int64_t>(prompts.size()));
-  return BatchRun(model_, sampling_, encoder_.stop_ids(), encoded, rows, hooks).run();
+  return run_prompts(model_, sampling_, encoder_.stop_ids(), encoded, batch_size, hooks);
 }
 
 }  // namespace mgm

@@ -1,6 +1,6 @@
 // Answers, token by token: the training forward for the prompts, then a KV cache. Greedy decoding
-// is a pure function of model, prompt and pictures; sampling also of its seed and of a question's
-// number. What else is in a batch changes rounding alone.
+// and beam search are pure functions of model, prompt and pictures; sampling also of its seed and
+// of a question's number. What else is in a batch changes rounding alone.
 #pragma once
 
 #include <functional>
@@ -32,26 +32,29 @@ struct BatchStats {
   int64_t prompts = 0, prompt_tokens = 0, prompt_passes = 0;
   double prompt_seconds = 0;   // reading and encoding pictures included
   int64_t steps = 0;           // passes of one token per row
-  int64_t step_tokens = 0;     // tokens chosen in them: all but the first of every answer
+  int64_t step_tokens = 0;     // tokens of answers that they chose: all but the first of each
   int64_t context_tokens = 0;  // cached tokens that they attended to, all rows and steps together
   double step_seconds = 0;
 };
 
 class Generator {
  public:
-  // `model` must outlive the generator. Throws ConfigError for an unknown template.
+  // `model` must outlive the generator. Throws ConfigError for an unknown template, and as
+  // check_sampling().
   Generator(const LoadedModel& model, const SamplingConfig& sampling);
 
   // `turns` and the pictures' `visual_NTH` (encode_pictures) as PromptEncoder::encode takes them.
-  // `on_text` receives the answer as it grows. Throws DataError as encode() does; NonFiniteError.
+  // `on_text` receives the answer as it grows, with beam search at its end. Throws DataError as
+  // encode() does; NonFiniteError.
   Answer answer(const std::vector<Turn>& turns, const at::Tensor& visual_NTH,
                 const std::function<void(const std::string&)>& on_text = {}) const;
 
   // Answers all prompts, `batch_size` at a time: where an answer ends, the next prompt takes its
-  // place. The cache is allocated once, for the longest prompt and answer there can be. Every
-  // prompt is encoded before the first is answered, pictures are read when their prompt's turn
-  // comes. `on_answer` gets the prompts' numbers in the order their answers end. Throws DataError
-  // beginning with a prompt's `where`; ConfigError if the cache does not fit; NonFiniteError.
+  // place. Beam search answers one at a time, a row per beam. The cache is allocated once, for the
+  // longest prompt and answer there can be. Every prompt is encoded before the first is answered,
+  // pictures are read when their prompt's turn comes. `on_answer` gets the prompts' numbers in the
+  // order their answers end. Throws DataError beginning with a prompt's `where`; ConfigError if the
+  // cache does not fit; NonFiniteError.
   BatchStats answer_batch(
       const std::vector<BatchPrompt>& prompts, int64_t batch_size,
       const std::function<void(size_t prompt, const Answer& answer)>& on_answer) const;

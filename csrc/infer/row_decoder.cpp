@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <numeric>
 
 #include "base/error.h"
@@ -86,6 +87,40 @@ void RowDecoder::remove(int64_t row) {
     cache_.lengths[to] = length;
   }
   cache_.lengths[from] = 0;
+}
+
+void RowDecoder::fork(int64_t rows) {
+  MGM_CHECK(size_ == 1 && rows >= 1 && rows <= cache_.rows(), "one row of ", size_, " becomes ",
+            rows, " of ", cache_.rows());
+  const int64_t length = cache_.lengths[0];
+  for (std::vector<at::Tensor>* layers : {&cache_.keys, &cache_.values}) {
+    for (const at::Tensor& layer : *layers) {
+      const at::Tensor held = layer.narrow(1, 0, length);
+      held.narrow(0, 1, rows - 1).copy_(held.narrow(0, 0, 1));
+    }
+  }
+  positions_.narrow(0, 1, rows - 1).copy_(positions_.narrow(0, 0, 1));
+  std::fill_n(cache_.lengths.begin(), rows, length);
+  size_ = rows;
+}
+
+void RowDecoder::reorder(const std::vector<int64_t>& parents, int64_t from) {
+  MGM_CHECK(static_cast<int64_t>(parents.size()) == size_, parents.size(), " parents of ", size_);
+  bool moves = false;
+  for (size_t i = 0; i < parents.size(); ++i) {
+    MGM_CHECK(cache_.lengths[i] == cache_.lengths[0], "rows of different lengths");
+    moves = moves || parents[i] != static_cast<int64_t>(i);
+  }
+  const int64_t fresh = cache_.lengths[0] - from;
+  if (!moves || fresh == 0) return;
+  const at::Tensor rows =
+      at::tensor(parents, at::kLong).to(positions_.device(), /*non_blocking=*/true);
+  for (std::vector<at::Tensor>* layers : {&cache_.keys, &cache_.values}) {
+    for (const at::Tensor& layer : *layers) {
+      const at::Tensor held = layer.narrow(0, 0, size_).narrow(1, from, fresh);
+      held.copy_(held.index_select(0, rows));
+    }
+  }
 }
 
 }  // namespace mgm

@@ -15,6 +15,7 @@ class RowDecoder {
 
   int64_t size() const { return size_; }
   int64_t free_rows() const { return cache_.rows() - size_; }
+  int64_t length(int64_t row) const { return cache_.lengths.at(static_cast<size_t>(row)); }
   uint64_t cache_bytes() const { return cache_.bytes(); }
 
   // Prompts, one segment of the batch each, become the rows behind those in use. x_TH are their
@@ -29,6 +30,13 @@ class RowDecoder {
 
   // Ends a row; the last one takes its place.
   void remove(int64_t row);
+
+  // The only row becomes `rows` rows that hold the same.
+  void fork(int64_t rows);
+
+  // Row i goes on from what row parents[i] holds; parents has size() entries. All rows are of one
+  // length and hold the same before position `from`.
+  void reorder(const std::vector<int64_t>& parents, int64_t from);
 
  private:
   const Decoder& decoder_;

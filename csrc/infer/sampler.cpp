@@ -25,6 +25,18 @@ at::Tensor outside_mass(const at::Tensor& scores_RV, double top_p) {
 
 }  // namespace
 
+void check_sampling(const SamplingConfig& config) {
+  if (config.temperature != 0 && !(config.temperature >= kColdest)) {
+    throw ConfigError("a temperature of ", config.temperature, " is neither 0 (greedy) nor ",
+                      kColdest, " or more");
+  }
+  if (config.num_beams > 1 && config.temperature != 0) {
+    throw ConfigError("beam search (", config.num_beams, " beams) looks for the likeliest answer, ",
+                      "a temperature of ", config.temperature,
+                      " draws one: set either beams or a temperature");
+  }
+}
+
 at::Tensor process_logits(const at::Tensor& logits_RV, const at::Tensor& seen_RV,
                           const SamplingConfig& config) {
   at::Tensor scores = logits_RV;
@@ -63,10 +75,7 @@ at::Tensor choose_tokens(const at::Tensor& logits_RV, const at::Tensor& seen_RV,
 RowSampler::RowSampler(const SamplingConfig& config, int64_t rows, int64_t vocabulary,
                        at::Device device)
     : config_(config), key_(rng_key(config.seed, "sample")), device_(device) {
-  if (config.temperature != 0 && !(config.temperature >= kColdest)) {
-    throw ConfigError("a temperature of ", config.temperature, " is neither 0 (greedy) nor ",
-                      kColdest, " or more");
-  }
+  check_sampling(config);
   if (config.repetition_penalty != 1) {
     seen_RV_ = at::zeros({rows, vocabulary}, at::TensorOptions(device).dtype(at::kBool));
   }

@@ -18,7 +18,13 @@ struct SamplingConfig {
   double repetition_penalty = 1;  // above 1, tokens of prompt and answer become less likely
   uint64_t seed = 0;
   int64_t max_new_tokens = 512;
+  int64_t num_beams = 1;      // above 1: beam search (infer/beam_search.h), at temperature 0 only
+  double length_penalty = 1;  // of beam search
 };
+
+// Throws ConfigError for a temperature that is negative or so near to 0 that scores overflow, and
+// for beam search at a temperature.
+void check_sampling(const SamplingConfig& config);
 
 // fp32 logits [R, V] -> [R, V], -infinity where a token cannot be drawn. `seen_RV` (bool) marks the
 // tokens that the penalty is for; it may be undefined without one. At temperature 0 only the
@@ -34,7 +40,7 @@ at::Tensor choose_tokens(const at::Tensor& logits_RV, const at::Tensor& seen_RV,
 // Chooses for sequences that begin with prompts, and remembers what they hold.
 class RowSampler {
  public:
-  // For at most `rows` sequences at a time. Throws ConfigError for a temperature near 0.
+  // For at most `rows` sequences at a time. Throws as check_sampling().
   RowSampler(const SamplingConfig& config, int64_t rows, int64_t vocabulary, at::Device device);
 
   // One more sequence. Ids of its prompt count for the repetition penalty; ids outside the

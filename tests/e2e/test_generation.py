@@ -1,14 +1,16 @@
-"""Files of questions through the binary: answers equal to those asked one at a time, order, statistics, refusals."""
+"""Files of questions and beam search through the binary: answers equal to those asked one at a time and to those of
+transformers, order, statistics, refusals."""
 import json
 import sys
 
 import pytest
 import torch
+import transformers
 
 from mgm_binary import ROOT, mgm
 
 sys.path.insert(0, str(ROOT / "tests/parity"))
-from mgm_oracle import Oracle, Sizes  # noqa: E402
+from mgm_oracle import TOKENIZER, Oracle, Sizes  # noqa: E402
 
 IMAGES = ROOT / "data/embedded/images"
 APPLE, BUS, SEAL = IMAGES / "apple.png", IMAGES / "bus_red.webp", IMAGES / "seal.jpg"
@@ -106,3 +108,38 @@ def test_refusals(model, tmp_path):
     (tmp_path / "half.png").write_bytes(APPLE.read_bytes()[:900])
     broken = write_questions(tmp_path, [("Hi", []), ("What?", [tmp_path / "half.png"])])
     refused(3, "chat", model, "--device", "cpu", "--batch", broken, says=["questions.jsonl:2", "half.png"])
+
+
+# ---- beam search ------------------------------------------------------------------------------------------
+TEXTS = ["What is in the picture?", "Say hello to seventeen red apples.", "Where is the bus that was beside the house?"]
+
+
+@pytest.mark.parametrize("beams,length_penalty", [(1, 1.0), (4, 1.0), (3, -0.5)])
+def test_beams_are_those_of_transformers(oracle, model, tmp_path, beams, length_penalty):
+    tokenizer = transformers.LlamaTokenizer.from_pretrained(TOKENIZER)
+    expected = []
+    for number, text in enumerate(TEXTS):
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        out = oracle.llm.generate(ids, attention_mask=torch.ones_like(ids), num_beams=beams, length_penalty=length_penalty,
+                                  early_stopping=False, do_sample=False, max_new_tokens=10, eos_token_id=2, pad_token_id=0)
+        out = out[0, ids.shape[1]:]
+        expected.append({"id": f"q{number}", "answer": tokenizer.decode(out, skip_special_tokens=True).strip(),
+                         "stopped": out[-1].item() == 2})
+    options = ["--template", f"{ROOT}/tests/e2e/bare.yaml:bare", "--max-new-tokens", 10, "--beams", beams]
+    options += ["--length-penalty", length_penalty]
+    assert batch(model, write_questions(tmp_path, [(text, []) for text in TEXTS]), *options) == expected
+    [first, *_] = one_at_a_time(model, [(TEXTS[0], [])], *options)
+    assert first == expected[0]
+
+
+def test_beams_see_pictures(model, tmp_path):
+    questions = write_questions(tmp_path)
+    found = batch(model, questions, "--beams", 3, "--max-new-tokens", 8)
+    assert found == one_at_a_time(model, QUESTIONS, "--beams", 3, "--max-new-tokens", 8)
+    assert found != batch(model, questions, "--max-new-tokens", 8)
+
+
+def test_beams_refusals(model):
+    refused(2, "chat", model, "--prompt", "Hi", "--beams", 2, "--temperature", 0.5, says=["beams", "temperature"])
+    refused(2, "chat", model, "--prompt", "Hi", "--beams", 0, says=["beams"])
+    refused(2, "chat", model, "--prompt", "Hi", "--length-penalty", 2, says=["--length-penalty", "--beams"])

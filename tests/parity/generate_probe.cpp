@@ -1,9 +1,11 @@
 // Continues prompts with the language model of a Hugging Face directory, for
 // tests/parity/test_generation_parity.py.
 //   generate_probe DIR IN.safetensors OUT.safetensors ROWS
+//   generate_probe DIR IN.safetensors OUT.safetensors BEAMS LENGTH_PENALTY REPETITION_PENALTY
 // IN: ids int64 [T] and offsets int64 [P + 1] of P prompts, tokens int64 [1]: how many to add to
-// each. OUT: ids int64 [P, tokens], greedy; ROWS prompts at a time, the next ones entering while
-// others are under way.
+// each at most, and for beam search stops int64 [S]. OUT: ids int64 [P, tokens], greedy, ROWS
+// prompts at a time, the next ones entering while others are under way; or by beam search, -1
+// behind the end, and scores fp64 [P].
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
@@ -15,6 +17,7 @@
 #include "checkpoint/weight_loader.h"
 #include "config/llm_arch.h"
 #include "data/pack.h"
+#include "infer/beam_search.h"
 #include "infer/row_decoder.h"
 #include "infer/sampler.h"
 
@@ -110,7 +113,7 @@ void run(const std::vector<std::string>& args) {
 }  // namespace mgm
 
 int main(int argc, char** argv) {
-  if (argc != 5) return 2;
+  if (argc != 5 && argc != 7) return 2;
   try {
     mgm::run({argv + 1, argv + argc});
     return 0;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
 
@@ -115,6 +116,44 @@ TEST(RowDecoder, LimitsAreChecked) {
   EXPECT_THROW(rows.remove(1), InternalError);
 }
 
+TEST(RowDecoder, BeamsGoOnFromRowsThatWereOthers) {
+  const TinyChat chat;
+  const MiniGemini& model = *chat.loaded.model;
+  const Sample prompt = tiny_sample(model, 1, 1, 9);
+  const auto length = static_cast<int64_t>(prompt.ids.size());
+  const Batch batch = pack({prompt}, 0, 0);
+  RowDecoder rows(model.decoder(), 3, length + 5, at::kFloat);
+  rows.add(model.embed(batch, kPlain), batch, kPlain);
+  rows.fork(3);
+  std::vector<std::vector<int64_t>> held(3);
+  const std::vector<std::vector<int64_t>> parents = {
+      {0, 0, 0}, {0, 1, 2}, {2, 0, 0}, {1, 1, 0}, {2, 2, 2}};
+  for (size_t step = 0; step < parents.size(); ++step) {
+    rows.reorder(parents[step], length);
+    std::vector<std::vector<int64_t>> next;
+    std::vector<int64_t> ids;
+    for (size_t r = 0; r < 3; ++r) {
+      next.push_back(held[static_cast<size_t>(parents[step][r])]);
+      ids.push_back(static_cast<int64_t>(100 * step + 10 * r + 7));
+      next.back().push_back(ids.back());
+    }
+    held = next;
+    rows.put(0, at::tensor(ids, at::kLong));
+    const at::Tensor logits = rows.step(kPlain);
+    for (size_t r = 0; r < 3; ++r) {
+      Sample whole = prompt;
+      whole.ids.insert(whole.ids.end(), held[r].begin(), held[r].end());
+      whole.labels.resize(whole.ids.size(), kIgnoreIndex);
+      const at::Tensor hidden = model.hidden(pack({whole}, 0, 0), kPlain);
+      EXPECT_TRUE(near_l2(logits[static_cast<int64_t>(r)],
+                          model.decoder().logits(hidden, kPlain)[-1], 1e-5))
+          << step << ' ' << r;
+    }
+  }
+  EXPECT_THROW(rows.reorder({0, 1}, length), InternalError);
+  EXPECT_THROW(rows.fork(2), InternalError);
+}
+
 std::string picture(const char* name) { return cat(MGM_SOURCE_DIR "/data/embedded/images/", name); }
 
 std::vector<BatchPrompt> some_prompts() {
@@ -216,6 +255,33 @@ TEST(GeneratorBatch, WhatIsSampledDependsOnTheQuestionAlone) {
   const std::map<size_t, Answer> several = answers_of(chat, sampling, 3);
   for (const auto& [i, answer] : single) EXPECT_EQ(several.at(i).ids, answer.ids) << i;
   EXPECT_EQ(single.at(0).ids, alone(chat, sampling, some_prompts()[0]).ids);
+}
+
+TEST(GeneratorBatch, BeamSearchAnswersAsItDoesAlone) {
+  const TinyChat chat;
+  SamplingConfig beams = greedy(9);
+  beams.num_beams = 3;
+  BatchStats stats;
+  const std::map<size_t, Answer> found = answers_of(chat, beams, 8, &stats);
+  EXPECT_EQ(stats.rows, 3);
+  std::string streamed;
+  const Answer single = Generator(chat.loaded, beams)
+                            .answer(some_prompts()[1].turns, {},
+                                    [&](const std::string& piece) { streamed += piece; });
+  EXPECT_EQ(single.ids, found.at(1).ids);
+  EXPECT_EQ(streamed, single.text);
+  size_t other = 0;
+  for (const auto& [i, answer] : answers_of(chat, greedy(9), 8))
+    other += answer.ids != found.at(i).ids;
+  EXPECT_GT(other, 0u);
+}
+
+TEST(GeneratorBatch, BeamsRefuseWhatIsNotFinite) {
+  const TinyChat chat;
+  SamplingConfig beams = greedy(4);
+  beams.num_beams = 2;
+  chat.weight("lm_head.weight")[17][3] = NAN;
+  EXPECT_THROW(Generator(chat.loaded, beams).answer(some_prompts()[1].turns, {}), NonFiniteError);
 }
 
 TEST(GeneratorBatch, TheCacheIsForTheLongestThereCanBe) {

@@ -159,6 +159,11 @@ TEST(Sampler, RefusesWhatIsNotFinite) {
   }
   EXPECT_THROW(tokens(at::zeros({5}), sampling(1e-40), 1), ConfigError);
   EXPECT_THROW(tokens(at::zeros({5}), sampling(-1), 1), ConfigError);
+  SamplingConfig both = sampling(0.7);
+  both.num_beams = 2;
+  EXPECT_THROW(check_sampling(both), ConfigError);
+  both.temperature = 0;
+  check_sampling(both);
 }
 
 }  // namespace
