@@ -20,6 +20,7 @@ struct ChatArgs {
   std::vector<std::string> images;
   std::optional<std::string> prompt;
   SamplingConfig sampling;
+  std::string trim = "none";
   std::string batch, out, stats;
   int64_t batch_size = 8;
 };
@@ -27,8 +28,10 @@ struct ChatArgs {
 // One conversation. What fails leaves it as it was.
 class Chat {
  public:
-  Chat(const LoadedModel& model, const SamplingConfig& sampling)
-      : model_(model), generator_(model, sampling) {}
+  // With `trim`, a conversation that grows too long loses its oldest turns instead of being
+  // refused.
+  Chat(const LoadedModel& model, const SamplingConfig& sampling, bool trim)
+      : model_(model), generator_(model, sampling), trim_(trim) {}
 
   // The picture joins the next question.
   void add_picture(const std::string& path) {
@@ -49,6 +52,7 @@ class Chat {
     }
     std::vector<Turn> turns = turns_;
     turns.push_back({"human", question});
+    if (trim_) turns = trimmed(turns);
     const Answer answer = generator_.answer(
         turns, visual_NTH_, [](const std::string& text) { std::cout << text << std::flush; });
     std::cout << (answer.stopped ? "" : " [cut at the token limit]") << "\n" << std::flush;
@@ -68,8 +72,22 @@ class Chat {
   }
 
  private:
+  std::vector<Turn> trimmed(const std::vector<Turn>& turns) const {
+    const int64_t pictures = visual_NTH_.defined() ? visual_NTH_.size(0) : 0;
+    TrimmedTurns fitted = generator_.prompts().trim(turns, pictures, "prompt");
+    if (fitted.dropped > 0) {
+      log::warn(cat("the conversation has grown to ", fitted.tokens_before, " tokens; ",
+                    fitted.dropped == 1
+                        ? std::string("its oldest question and the answer to it are")
+                        : cat("its ", fitted.dropped, " oldest questions and their answers are"),
+                    " left out from now on, which leaves ", fitted.tokens_after));
+    }
+    return std::move(fitted.turns);
+  }
+
   const LoadedModel& model_;
   Generator generator_;
+  bool trim_;
   std::vector<Turn> turns_;
   at::Tensor visual_NTH_;       // of all pictures so far
   int64_t fresh_pictures_ = 0;  // the last ones, that no question has taken yet
@@ -184,7 +202,7 @@ void run(const ChatArgs& args) {
   }
   if (!args.batch.empty()) return answer_file(args);
   const LoadedModel model = load_model(args.model.dir, load_options(args.model));
-  Chat chat(model, args.sampling);
+  Chat chat(model, args.sampling, args.trim == "turns");
   for (const std::string& path : args.images) chat.add_picture(path);
   if (args.prompt) {
     chat.ask(*args.prompt);
@@ -236,7 +254,15 @@ void add_chat(CLI::App& app) {
       command->add_option("--image", args->images, "Picture (repeatable)")->allow_extra_args(false);
   CLI::Option* prompt = command->add_option("--prompt", args->prompt,
                                             "Ask this and end; else questions come from stdin");
-  add_batch_options(*command, *args, {image, prompt});
+  CLI::Option* trim =
+      command
+          ->add_option(
+              "--trim", args->trim,
+              "What becomes of a conversation that is too long: none (it is refused), or "
+              "turns: its oldest questions without pictures are left out, as a warning says")
+          ->check(CLI::IsMember({"none", "turns"}))
+          ->capture_default_str();
+  add_batch_options(*command, *args, {image, prompt, trim});
   command->add_option("--temperature", args->sampling.temperature, "0: greedy")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

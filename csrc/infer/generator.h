@@ -49,6 +49,9 @@ class Generator {
   Answer answer(const std::vector<Turn>& turns, const at::Tensor& visual_NTH,
                 const std::function<void(const std::string&)>& on_text = {}) const;
 
+  // How conversations become prompts of this model, and how long ones are trimmed.
+  const PromptEncoder& prompts() const { return encoder_; }
+
   // Answers all prompts, `batch_size` at a time: where an answer ends, the next prompt takes its
   // place. Beam search answers one at a time, a row per beam. The cache is allocated once, for the
   // longest prompt and answer there can be. Every prompt is encoded before the first is answered,

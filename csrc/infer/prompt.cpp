@@ -58,19 +58,60 @@ PromptEncoder::PromptEncoder(const LoadedModel& model, int64_t max_new_tokens)
   }
 }
 
+// Rows of the token stream.
+int64_t PromptEncoder::length(const Encoded& encoded) const {
+  const int64_t text = static_cast<int64_t>(encoded.ids.size()) - encoded.images;
+  return text + encoded.images * model_.model->geometry().tokens();
+}
+
 Prompt PromptEncoder::encode(std::vector<Turn> turns, int64_t pictures,
                              const std::string& where) const {
   place_markers(turns, pictures);
   Prompt out;
   out.encoded = encoder_.encode_prompt(turns, pictures, where);
-  const int64_t visual = out.encoded.images * model_.model->geometry().tokens();
+  out.length = length(out.encoded);
   const int64_t limit = model_.description.model.llm.max_positions;
-  out.length = static_cast<int64_t>(out.encoded.ids.size()) - out.encoded.images + visual;
   if (out.length >= limit) {
-    throw DataError(where, ": ", out.length, " tokens (", visual, " visual); the model takes ",
-                    limit, ", the answer included: shorten it, or start a new conversation");
+    throw DataError(where, ": ", out.length, " tokens (",
+                    out.encoded.images * model_.model->geometry().tokens(),
+                    " visual); the model takes ", limit, ", the answer included: shorten it",
+                    turns.size() > 1 ? ", start a new conversation, or leave out its oldest turns "
+                                       "(--trim turns)"
+                                     : "");
   }
   out.budget = std::min(max_new_tokens_, limit - out.length);
+  return out;
+}
+
+TrimmedTurns PromptEncoder::trim(std::vector<Turn> turns, int64_t pictures,
+                                 const std::string& where) const {
+  place_markers(turns, pictures);
+  const int64_t limit = model_.description.model.llm.max_positions;
+  const int64_t room = std::min(max_new_tokens_, limit / 4);
+  const auto measure = [&] { return length(encoder_.encode_prompt(turns, pictures, where)); };
+  TrimmedTurns out;
+  out.tokens_before = out.tokens_after = measure();
+  while (out.tokens_after + room > limit) {
+    size_t oldest = 0;
+    const auto has_picture = [&] {
+      return has_marker(turns[oldest]) || has_marker(turns[oldest + 1]);
+    };
+    while (oldest + 1 < turns.size() && has_picture()) oldest += 2;
+    if (oldest + 1 >= turns.size()) break;
+    const auto first = turns.begin() + static_cast<std::ptrdiff_t>(oldest);
+    turns.erase(first, first + 2);
+    ++out.dropped;
+    out.tokens_after = measure();
+  }
+  if (out.tokens_after >= limit) {
+    throw DataError(where, ": ", out.tokens_after, " tokens",
+                    out.dropped > 0 ? cat(", of ", out.tokens_before, " with the ", out.dropped,
+                                          " oldest questions")
+                                    : "",
+                    "; the model takes ", limit, ", the answer included. The last question and ",
+                    "turns with pictures stay: start a new conversation");
+  }
+  out.turns = std::move(turns);
   return out;
 }
 

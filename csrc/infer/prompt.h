@@ -24,6 +24,13 @@ struct Prompt {
   int64_t budget = 0;  // most tokens an answer may have, at least 1
 };
 
+// A conversation without its oldest turns.
+struct TrimmedTurns {
+  std::vector<Turn> turns;
+  int64_t dropped = 0;  // questions left out, each with its answer
+  int64_t tokens_before = 0, tokens_after = 0;
+};
+
 class PromptEncoder {
  public:
   // `model` must outlive the encoder. Throws ConfigError for an unknown template; warns of a stop
@@ -36,10 +43,18 @@ class PromptEncoder {
   // leaves no room for one, or markers and pictures differ in number.
   Prompt encode(std::vector<Turn> turns, int64_t pictures, const std::string& where) const;
 
+  // Leaves out the oldest questions, each with its answer, until there is room for an answer of
+  // max_new_tokens, at most a quarter of the context. The template's system text, the last question
+  // and turns with pictures stay; turns and markers as in encode(). Throws DataError beginning with
+  // `where` when what stays leaves no room for an answer, and as encode() does.
+  TrimmedTurns trim(std::vector<Turn> turns, int64_t pictures, const std::string& where) const;
+
   // Ids that end an answer: the tokenizer's EOS and the template's.
   const std::vector<int32_t>& stop_ids() const { return stop_ids_; }
 
  private:
+  int64_t length(const Encoded& encoded) const;
+
   const LoadedModel& model_;
   int64_t max_new_tokens_;
   ConversationEncoder encoder_;

@@ -1,6 +1,7 @@
 """Files of questions and beam search through the binary: answers equal to those asked one at a time and to those of
 transformers, order, statistics, refusals."""
 import json
+import shutil
 import sys
 
 import pytest
@@ -143,3 +144,31 @@ def test_beams_refusals(model):
     refused(2, "chat", model, "--prompt", "Hi", "--beams", 2, "--temperature", 0.5, says=["beams", "temperature"])
     refused(2, "chat", model, "--prompt", "Hi", "--beams", 0, says=["beams"])
     refused(2, "chat", model, "--prompt", "Hi", "--length-penalty", 2, says=["--length-penalty", "--beams"])
+
+
+# ---- long conversations -----------------------------------------------------------------------------------
+def changed(model, folder, **fields):
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config.update(fields)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_conversation_that_grows_too_long(model, tmp_path):
+    """The system text of v1 takes about half of this context, so that the third question does not fit any more."""
+    small = changed(model, tmp_path / "small", max_position_embeddings=160)
+    script = "".join(f"Where are the {n} red apples that were beside the house?\n" for n in range(1, 7))
+    refused_at = mgm("chat", small, "--device", "cpu", "--max-new-tokens", 4, input=script, code=3)
+    assert "160" in refused_at.stderr and "--trim turns" in refused_at.stderr
+    done = chat(small, "--max-new-tokens", 4, "--trim", "turns", input=script)
+    assert len(done.stdout.splitlines()) == 6
+    assert "left out" in done.stderr
+    short = chat(small, "--max-new-tokens", 4, "--trim", "turns", input=script.splitlines()[0] + "\n")
+    assert "left out" not in short.stderr and short.stdout.splitlines()[0] == done.stdout.splitlines()[0]
+
+
+def test_trim_refusals(model, tmp_path):
+    refused(2, "chat", model, "--prompt", "Hi", "--trim", "words", says=["--trim", "turns"])
+    refused(2, "chat", model, "--batch", write_questions(tmp_path), "--trim", "turns", says=["--batch", "--trim"])
+    refused(3, "chat", model, "--prompt", "word " * 3000, "--trim", "turns", says=["2048", "last question"])
