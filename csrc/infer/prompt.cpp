@@ -50,6 +50,9 @@ PromptEncoder::PromptEncoder(const LoadedModel& model, int64_t max_new_tokens)
       encoder_(load_template(model.description.text.template_name), *model.tokenizer,
                MarkerPolicy::kError),
       stop_ids_(encoder_.stop_ids()) {
+  stop_ids_.insert(stop_ids_.end(), model.stop_ids.begin(), model.stop_ids.end());
+  std::sort(stop_ids_.begin(), stop_ids_.end());
+  stop_ids_.erase(std::unique(stop_ids_.begin(), stop_ids_.end()), stop_ids_.end());
   const ConversationTemplate& format = encoder_.conversation();
   for (const std::string& token : format.stop) {
     if (model.tokenizer->token_id(token) >= 0) continue;

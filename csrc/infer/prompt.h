@@ -49,7 +49,7 @@ class PromptEncoder {
   // `where` when what stays leaves no room for an answer, and as encode() does.
   TrimmedTurns trim(std::vector<Turn> turns, int64_t pictures, const std::string& where) const;
 
-  // Ids that end an answer: the tokenizer's EOS and the template's.
+  // Ids that end an answer: the tokenizer's EOS, the template's and the model directory's.
   const std::vector<int32_t>& stop_ids() const { return stop_ids_; }
 
  private:

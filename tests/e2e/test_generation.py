@@ -172,3 +172,47 @@ def test_trim_refusals(model, tmp_path):
     refused(2, "chat", model, "--prompt", "Hi", "--trim", "words", says=["--trim", "turns"])
     refused(2, "chat", model, "--batch", write_questions(tmp_path), "--trim", "turns", says=["--batch", "--trim"])
     refused(3, "chat", model, "--prompt", "word " * 3000, "--trim", "turns", says=["2048", "last question"])
+
+
+# ---- ends of answers --------------------------------------------------------------------------------------
+def generation_config(model, folder, text):
+    shutil.copytree(model, folder)
+    (folder / "generation_config.json").write_text(text)
+    return folder
+
+
+def greedy_ids(oracle, text, tokens):
+    tokenizer = transformers.LlamaTokenizer.from_pretrained(TOKENIZER)
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    out = oracle.llm.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens,
+                              eos_token_id=2, pad_token_id=0)[0, ids.shape[1]:]
+    return out.tolist(), tokenizer
+
+
+@pytest.mark.parametrize("place", ["generation_config.json", "config.json"])
+def test_the_models_own_ends_count(oracle, model, tmp_path, place):
+    ids, tokenizer = greedy_ids(oracle, TEXTS[0], 12)
+    end = next(i for i in range(1, 12) if ids[i] not in ids[:i])  # a token that comes for the first time
+    if place == "config.json":
+        other = changed(model, tmp_path / "other", eos_token_id=[ids[end], 7])
+    else:
+        other = generation_config(model, tmp_path / "other", json.dumps({"eos_token_id": [7, ids[end]]}))
+    options = ["--template", f"{ROOT}/tests/e2e/bare.yaml:bare", "--prompt", TEXTS[0], "--max-new-tokens", 12]
+    assert chat(model, *options).stdout.endswith(CUT + "\n")
+    cut = chat(other, *options).stdout
+    assert cut.strip() == tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+    single = generation_config(model, tmp_path / "single", json.dumps({"eos_token_id": ids[end]}))
+    assert chat(single, *options).stdout == cut
+    # generation_config.json alone decides where it is there; the tokenizer's own end still ends answers.
+    neither = generation_config(changed(model, tmp_path / "a", eos_token_id=ids[end]), tmp_path / "b", "{}")
+    assert chat(neither, *options).stdout == chat(model, *options).stdout
+
+
+def test_ends_that_cannot_be_read(model, tmp_path):
+    cases = [('{"eos_token_id": "</s>"}', ["eos_token_id", "</s>"]), ('{"eos_token_id": [2, 1.5]}', ["eos_token_id", "1.5"]),
+             ("{", ["JSON"]), ("[]", ["object"])]
+    for number, (text, says) in enumerate(cases):
+        folder = generation_config(model, tmp_path / str(number), text)
+        refused(4, "chat", folder, "--device", "cpu", "--prompt", "Hi", says=["generation_config.json", *says])
+    beyond = generation_config(model, tmp_path / "beyond", '{"eos_token_id": [2, 4000]}')
+    assert "4000" in chat(beyond, "--prompt", "Hi", "--max-new-tokens", 1).stderr
