@@ -2,6 +2,7 @@
 transformers, order, statistics, refusals."""
 import json
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -216,3 +217,22 @@ def test_ends_that_cannot_be_read(model, tmp_path):
         refused(4, "chat", folder, "--device", "cpu", "--prompt", "Hi", says=["generation_config.json", *says])
     beyond = generation_config(model, tmp_path / "beyond", '{"eos_token_id": [2, 4000]}')
     assert "4000" in chat(beyond, "--prompt", "Hi", "--max-new-tokens", 1).stderr
+
+
+# ---- the benchmark ----------------------------------------------------------------------------------------
+def test_the_benchmark_runs(tmp_path):
+    """On a tiny model; what it measures here means nothing."""
+    script = [sys.executable, ROOT / "tests/bench/decode/decode.py", "--shape", "tiny", "--out", tmp_path]
+    options = ["--device", "cpu", "--batch", "1,3", "--prompt", 20, "--new", 14]
+    done = subprocess.run([*map(str, script + options)], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    for size in (1, 3):
+        cell = json.loads((tmp_path / f"tiny.b{size}.p20.json").read_text())
+        assert "error" not in cell["mgm"] and "error" not in cell["transformers"], cell
+        assert 18 <= cell["mgm"]["prompt_tokens"] <= 20
+        # Steps 8 to 13 read the prompt and 8 to 13 tokens more.
+        assert cell["mgm"]["context_per_step"] == size * (cell["mgm"]["prompt_tokens"] + 10.5)
+        assert cell["limit_tokens_s"] > 0
+    assert not (tmp_path / "model_tiny").exists()
+    again = subprocess.run([*map(str, [*script, "--report"])], capture_output=True, text=True, timeout=60)
+    assert again.stdout == done.stdout and len(again.stdout.splitlines()) == 4
