@@ -49,7 +49,8 @@ def chat(model_dir, *options, **more):
 
 
 def batch(model_dir, questions, *options):
-    lines = chat(model_dir, "--batch", questions, *options).stdout.splitlines()
+    lines = chat(model_dir, "--batch", questions, *options).stdout.split("\n")
+    assert lines.pop() == ""
     return [json.loads(line) for line in lines]
 
 
@@ -58,7 +59,7 @@ def one_at_a_time(model_dir, questions, *options):
     for number, (prompt, images) in enumerate(questions):
         pictures = [part for image in images for part in ("--image", image)]
         answer = chat(model_dir, *pictures, "--prompt", prompt, *options).stdout.removesuffix("\n")
-        out.append({"id": f"q{number}", "answer": answer.removesuffix(CUT).strip(), "stopped": not answer.endswith(CUT)})
+        out.append({"id": f"q{number}", "answer": answer.removesuffix(CUT).strip(" \n\t\r\f\v"), "stopped": not answer.endswith(CUT)})
     return out
 
 

@@ -40,12 +40,12 @@ Model load(const fs::path& dir) {
 
 std::vector<Sample> read_prompts(const TensorSource& in) {
   const at::Tensor ids = in.read("ids").clone(), offsets = in.read("offsets").clone();
-  const int64_t* at = offsets.const_data_ptr<int64_t>();
+  const int64_t* border = offsets.const_data_ptr<int64_t>();
   std::vector<Sample> out;
   for (int64_t i = 0; i + 1 < offsets.numel(); ++i) {
     const int64_t* first = ids.const_data_ptr<int64_t>();
     Sample sample;
-    sample.ids.assign(first + at[i], first + at[i + 1]);
+    sample.ids.assign(first + border[i], first + border[i + 1]);
     sample.labels.assign(sample.ids.size(), kIgnoreIndex);
     out.push_back(std::move(sample));
   }
