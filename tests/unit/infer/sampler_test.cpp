@@ -34,10 +34,16 @@ std::vector<int32_t> tokens(const at::Tensor& logits, const SamplingConfig& conf
   return out;
 }
 
+// How often each token is drawn, by many sequences at once.
 std::vector<double> shares(const at::Tensor& logits, const SamplingConfig& config) {
+  constexpr int64_t kSequences = 1000;
+  RowSampler sampler(config, kSequences, logits.numel(), at::kCPU);
+  for (int64_t s = 0; s < kSequences; ++s) sampler.add({}, static_cast<uint64_t>(s));
   std::vector<double> out(static_cast<size_t>(logits.numel()));
-  for (const int32_t id : tokens(logits, config, kDraws)) {
-    out[static_cast<size_t>(id)] += 1.0 / kDraws;
+  for (int64_t i = 0; i < kDraws / kSequences; ++i) {
+    for (const int32_t id : sampler.choose(0, logits.expand({kSequences, -1})).ids) {
+      out[static_cast<size_t>(id)] += 1.0 / kDraws;
+    }
   }
   return out;
 }
