@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "assemble/json_fields.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "checkpoint/mm_projector_file.h"
@@ -52,6 +53,31 @@ Json read_config(const fs::path& path) {
   return json;
 }
 
+std::vector<int32_t> read_stop_ids(const fs::path& dir, const Json& config, int64_t vocabulary) {
+  const fs::path generation = dir / "generation_config.json";
+  const bool own = fs::exists(generation);
+  const fs::path source = own ? generation : dir / "config.json";
+  const Json json = own ? read_config(generation) : config;
+  const JsonFields fields(json, source.string());
+  if (!fields.has("eos_token_id")) return {};
+  const Json& value = json.at("eos_token_id");
+  std::vector<int32_t> out;
+  for (const Json& id : value.is_array() ? value : Json::array({value})) {
+    if (!id.is_number_integer()) {
+      throw CheckpointError(source.string(), ": field 'eos_token_id' must be a token id or a list ",
+                            "of them, got ", value.dump());
+    }
+    const auto token = id.get<int64_t>();
+    if (token >= 0 && token < vocabulary) {
+      out.push_back(static_cast<int32_t>(token));
+    } else {
+      log::warn(cat(source.string(), ": eos_token_id ", token, " is no token of the tokenizer, ",
+                    "which has ", vocabulary, ": no answer can end with it"));
+    }
+  }
+  return out;
+}
+
 // The rules a config has to keep hold for a config.json too.
 void check_description(const ModelDescription& description, const std::string& source) {
   RunConfig config;
@@ -88,6 +114,7 @@ LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
     throw CheckpointError(dir.string(), ": its tokenizer has ", loaded.tokenizer->vocab_size(),
                           " tokens, its embedding ", description.model.llm.vocab_size, " rows");
   }
+  loaded.stop_ids = read_stop_ids(dir, json, loaded.tokenizer->vocab_size());
   const SourcePtr source = open_weights(dir, description);
   const std::vector<Param*> params = loaded.model->params();
   LoadOptions load;

@@ -27,6 +27,9 @@ struct LoadedModel {
   ModelDescription description;
   std::unique_ptr<MiniGemini> model;  // every parameter bound, none requires a gradient
   std::unique_ptr<Tokenizer> tokenizer;
+  // Tokens that end an answer: eos_token_id, one or a list, of generation_config.json, of
+  // config.json where there is no such file (as transformers reads them).
+  std::vector<int32_t> stop_ids;
 };
 
 // Vision towers that the shards lack come from the directories config.json names (relative to the

@@ -1,14 +1,16 @@
-// mgm chat: questions about a picture, one after another or a single one.
+// mgm chat: questions about pictures: one after another, a single one, or a file of them.
 #include <ATen/ATen.h>
 #include <unistd.h>
 
 #include <iostream>
+#include <map>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "infer/generator.h"
+#include "infer/prompt_file.h"
 
 namespace mgm::cli {
 namespace {
@@ -18,13 +20,18 @@ struct ChatArgs {
   std::vector<std::string> images;
   std::optional<std::string> prompt;
   SamplingConfig sampling;
+  std::string trim = "none";
+  std::string batch, out, stats;
+  int64_t batch_size = 8;
 };
 
 // One conversation. What fails leaves it as it was.
 class Chat {
  public:
-  Chat(const LoadedModel& model, const SamplingConfig& sampling)
-      : model_(model), generator_(model, sampling) {}
+  // With `trim`, a conversation that grows too long loses its oldest turns instead of being
+  // refused.
+  Chat(const LoadedModel& model, const SamplingConfig& sampling, bool trim)
+      : model_(model), generator_(model, sampling), trim_(trim) {}
 
   // The picture joins the next question.
   void add_picture(const std::string& path) {
@@ -45,6 +52,7 @@ class Chat {
     }
     std::vector<Turn> turns = turns_;
     turns.push_back({"human", question});
+    if (trim_) turns = trimmed(turns);
     const Answer answer = generator_.answer(
         turns, visual_NTH_, [](const std::string& text) { std::cout << text << std::flush; });
     std::cout << (answer.stopped ? "" : " [cut at the token limit]") << "\n" << std::flush;
@@ -64,8 +72,22 @@ class Chat {
   }
 
  private:
+  std::vector<Turn> trimmed(const std::vector<Turn>& turns) const {
+    const int64_t pictures = visual_NTH_.defined() ? visual_NTH_.size(0) : 0;
+    TrimmedTurns fitted = generator_.prompts().trim(turns, pictures, "prompt");
+    if (fitted.dropped > 0) {
+      log::warn(cat("the conversation has grown to ", fitted.tokens_before, " tokens; ",
+                    fitted.dropped == 1
+                        ? std::string("its oldest question and the answer to it are")
+                        : cat("its ", fitted.dropped, " oldest questions and their answers are"),
+                    " left out from now on, which leaves ", fitted.tokens_after));
+    }
+    return std::move(fitted.turns);
+  }
+
   const LoadedModel& model_;
   Generator generator_;
+  bool trim_;
   std::vector<Turn> turns_;
   at::Tensor visual_NTH_;       // of all pictures so far
   int64_t fresh_pictures_ = 0;  // the last ones, that no question has taken yet
@@ -102,9 +124,85 @@ void converse(Chat& chat) {
   }
 }
 
-void run(const ChatArgs& args) {
+// Answers in the order of their questions, each written as soon as those before it are.
+class OrderedAnswers {
+ public:
+  // `path` empty: stdout.
+  OrderedAnswers(const std::vector<Json>& ids, const std::string& path) : ids_(ids) {
+    if (!path.empty()) file_.emplace(path);
+  }
+
+  void take(size_t number, const Answer& answer) {
+    waiting_[number] = answer_line(ids_[number], answer);
+    for (; waiting_.count(next_) > 0; ++next_) {
+      write(waiting_[next_]);
+      waiting_.erase(next_);
+    }
+  }
+
+  void finish() {
+    if (file_) file_->finish();
+  }
+
+ private:
+  void write(const std::string& line) {
+    if (file_) {
+      file_->write(line);
+    } else {
+      std::cout << line << std::flush;
+    }
+  }
+
+  const std::vector<Json>& ids_;
+  std::optional<FileWriter> file_;
+  std::map<size_t, std::string> waiting_;
+  size_t next_ = 0;
+};
+
+OrderedJson stats_json(const BatchStats& s) {
+  return {{"rows", s.rows},
+          {"capacity", s.capacity},
+          {"cache_bytes", s.cache_bytes},
+          {"prompts", s.prompts},
+          {"prompt_tokens", s.prompt_tokens},
+          {"prompt_passes", s.prompt_passes},
+          {"prompt_seconds", s.prompt_seconds},
+          {"steps", s.steps},
+          {"step_tokens", s.step_tokens},
+          {"context_tokens", s.context_tokens},
+          {"step_seconds", s.step_seconds}};
+}
+
+void answer_file(const ChatArgs& args) {
+  const PromptFile questions = read_prompt_file(args.batch);
+  OrderedAnswers answers(questions.ids, args.out);
   const LoadedModel model = load_model(args.model.dir, load_options(args.model));
-  Chat chat(model, args.sampling);
+  const BatchStats stats =
+      Generator(model, args.sampling)
+          .answer_batch(questions.prompts, args.batch_size,
+                        [&](size_t number, const Answer& a) { answers.take(number, a); });
+  answers.finish();
+  log::info(
+      strf("%lld answers: %lld tokens of prompts in %.2f s, then %lld tokens in %lld steps "
+           "and %.2f s (%.1f tokens/s); cache %s",
+           static_cast<long long>(stats.prompts), static_cast<long long>(stats.prompt_tokens),
+           stats.prompt_seconds, static_cast<long long>(stats.step_tokens),
+           static_cast<long long>(stats.steps), stats.step_seconds,
+           stats.step_seconds > 0 ? double(stats.step_tokens) / stats.step_seconds : 0.0,
+           human_bytes(double(stats.cache_bytes)).c_str()));
+  if (!args.stats.empty()) write_file_atomic(args.stats, stats_json(stats).dump(2) + "\n");
+}
+
+void run(const ChatArgs& args) {
+  const SamplingConfig& s = args.sampling;
+  check_sampling(s);
+  if (s.temperature == 0 && (s.top_k != 0 || s.top_p != 1)) {
+    log::warn(
+        "--top-k and --top-p change nothing at --temperature 0: the likeliest token is taken");
+  }
+  if (!args.batch.empty()) return answer_file(args);
+  const LoadedModel model = load_model(args.model.dir, load_options(args.model));
+  Chat chat(model, args.sampling, args.trim == "turns");
   for (const std::string& path : args.images) chat.add_picture(path);
   if (args.prompt) {
     chat.ask(*args.prompt);
@@ -113,14 +211,58 @@ void run(const ChatArgs& args) {
   }
 }
 
+void add_beam_options(CLI::App& command, SamplingConfig& sampling) {
+  CLI::Option* beams =
+      command
+          .add_option("--beams", sampling.num_beams,
+                      "Beam search over this many beams, as transformers' num_beams; 1: off")
+          ->check(CLI::Range(1, 64))
+          ->capture_default_str();
+  command
+      .add_option("--length-penalty", sampling.length_penalty,
+                  "Beam search divides an answer's log probability by its length to this power")
+      ->check(CLI::Range(-10.0, 10.0))
+      ->capture_default_str()
+      ->needs(beams);
+}
+
+void add_batch_options(CLI::App& command, ChatArgs& args, const std::vector<CLI::Option*>& single) {
+  CLI::Option* batch = command.add_option(
+      "--batch", args.batch,
+      "Answer a file of JSON lines {\"id\", \"prompt\", \"image\": path or list of paths}; writes "
+      "lines {\"id\", \"answer\", \"stopped\"} in the same order");
+  for (CLI::Option* option : single) batch->excludes(option);
+  command
+      .add_option("--batch-size", args.batch_size,
+                  "Questions answered at a time; with --beams they are answered one by one")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str()
+      ->needs(batch);
+  command.add_option("--out", args.out, "Write the answers there instead of to stdout")
+      ->needs(batch);
+  command.add_option("--stats", args.stats, "Write times and token counts there, as JSON")
+      ->needs(batch);
+}
+
 }  // namespace
 
 void add_chat(CLI::App& app) {
   auto args = std::make_shared<ChatArgs>();
   CLI::App* command = app.add_subcommand("chat", "Ask a model about pictures");
   add_model_options(*command, args->model);
-  command->add_option("--image", args->images, "Picture (repeatable)")->allow_extra_args(false);
-  command->add_option("--prompt", args->prompt, "Ask this and end; else questions come from stdin");
+  CLI::Option* image =
+      command->add_option("--image", args->images, "Picture (repeatable)")->allow_extra_args(false);
+  CLI::Option* prompt = command->add_option("--prompt", args->prompt,
+                                            "Ask this and end; else questions come from stdin");
+  CLI::Option* trim =
+      command
+          ->add_option(
+              "--trim", args->trim,
+              "What becomes of a conversation that is too long: none (it is refused), or "
+              "turns: its oldest questions without pictures are left out, as a warning says")
+          ->check(CLI::IsMember({"none", "turns"}))
+          ->capture_default_str();
+  add_batch_options(*command, *args, {image, prompt, trim});
   command->add_option("--temperature", args->sampling.temperature, "0: greedy")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
@@ -128,6 +270,16 @@ void add_chat(CLI::App& app) {
       ->add_option("--top-p", args->sampling.top_p, "Sample from the likeliest tokens of this mass")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
+  command->add_option("--top-k", args->sampling.top_k, "Sample from this many tokens; 0: all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--repetition-penalty", args->sampling.repetition_penalty,
+                   "Divides the score of tokens of prompt and answer (multiplies negative scores); "
+                   "1: off. Applies at temperature 0 too")
+      ->check(CLI::Range(0.01, 100.0))
+      ->capture_default_str();
+  add_beam_options(*command, args->sampling);
   command->add_option("--seed", args->sampling.seed, "Of sampling")->capture_default_str();
   command->add_option("--max-new-tokens", args->sampling.max_new_tokens, "Longest answer")
       ->check(CLI::PositiveNumber)
@@ -137,6 +289,9 @@ void add_chat(CLI::App& app) {
       "  mgm chat runs/tiny/model --image data/embedded/images/apple.png "
       "--prompt 'What is in the picture?'\n"
       "  mgm chat MODEL_DIR --image photo.jpg --temperature 0.7 --top-p 0.9 --seed 1\n"
+      "  mgm chat MODEL_DIR --prompt 'Tell me a story.' --repetition-penalty 1.1\n"
+      "  mgm chat MODEL_DIR --image photo.jpg --prompt 'What is this?' --beams 4\n"
+      "  mgm chat MODEL_DIR --batch questions.jsonl --batch-size 16 --out answers.jsonl\n"
       "On stdin, one question per line; /image FILE adds a picture to the next question, /new "
       "starts\na new conversation.");
   command->callback([args] { run(*args); });

@@ -6,109 +6,272 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "base/fs.h"
+#include "base/timer.h"
 #include "data/pack.h"
-#include "image/canvas.h"
-#include "image/decode.h"
+#include "infer/beam_search.h"
+#include "infer/row_decoder.h"
 
 namespace mgm {
 namespace {
 
-// A batch of one token at `position`.
-Batch one_token(int32_t id, int64_t position, at::Device device) {
-  Sample sample;
-  sample.ids = {id};
-  sample.labels = {kIgnoreIndex};
-  Batch batch = pack({sample}, 0, 0).to(device);
-  batch.positions.fill_(position);
-  return batch;
+// Prompts enter in passes of at most this many tokens (or of one prompt), so that memory for their
+// activations does not grow with the batch.
+constexpr int64_t kPromptTokens = 8192;
+
+struct Hooks {
+  // Visual tokens [N, tokens, H] of the pictures of these prompts, in order; undefined for none.
+  std::function<at::Tensor(size_t first, size_t count)> visual;
+  std::function<void(size_t prompt, int32_t id)> on_token;  // end tokens left out; may be empty
+  std::function<void(size_t prompt, const Answer&)> on_answer;
+};
+
+// Tokens of the longest prompt and answer there can be.
+int64_t longest(const std::vector<Prompt>& prompts) {
+  int64_t tokens = 0;
+  for (const Prompt& p : prompts) tokens = std::max(tokens, p.length + p.budget);
+  return tokens;
 }
 
-// Markers for pictures that the first question does not mention.
-void place_markers(std::vector<Turn>& turns, int64_t pictures) {
-  if (turns.empty() || pictures == 0) return;
-  for (const Turn& turn : turns) {
-    if (turn.value.find(kImageMarker) != turn.value.npos) return;
+RowDecoder make_rows(const LoadedModel& model, int64_t rows, const std::vector<Prompt>& prompts) {
+  const MiniGemini& m = *model.model;
+  return {m.decoder(), rows, longest(prompts), at::TensorOptions(m.device()).dtype(m.dtype())};
+}
+
+// Prompts first .. first + count - 1 become rows; logits [count, V] of what follows them.
+at::Tensor enter(const LoadedModel& model, const std::vector<Prompt>& prompts, size_t first,
+                 size_t count, const Hooks& hooks, const ForwardContext& ctx, RowDecoder& rows) {
+  const MiniGemini& m = *model.model;
+  std::vector<Sample> samples;
+  for (size_t i = first; i < first + count; ++i) {
+    samples.push_back(widen_markers(prompts[i].encoded, m.geometry().tokens()));
   }
-  std::string markers;
-  for (int64_t i = 0; i < pictures; ++i) markers += std::string(kImageMarker) + "\n";
-  turns.front().value = markers + turns.front().value;
+  const Batch batch = pack(samples, 0, 0).to(m.device());
+  return rows.add(m.splice(batch, hooks.visual(first, count), ctx), batch, ctx);
+}
+
+Answer finish(const Tokenizer& tokenizer, std::vector<int32_t> ids, bool stopped) {
+  Answer out;
+  out.ids = ids;
+  out.stopped = stopped;
+  if (stopped) ids.pop_back();
+  const std::string text = tokenizer.decode(ids, /*skip_special=*/true);
+  out.text = std::string(trim(text));
+  return out;
+}
+
+// The prompts of one call on their way through the rows of a cache.
+class BatchRun {
+ public:
+  BatchRun(const LoadedModel& model, const SamplingConfig& sampling,
+           const std::vector<int32_t>& stop_ids, const std::vector<Prompt>& prompts, int64_t rows,
+           const Hooks& hooks)
+      : model_(model),
+        stop_ids_(stop_ids),
+        prompts_(prompts),
+        hooks_(hooks),
+        rows_(make_rows(model, rows, prompts)),
+        sampler_(sampling, rows, model.tokenizer->vocab_size(), model.model->device()) {
+    stats_.rows = rows;
+    stats_.capacity = longest(prompts);
+    stats_.cache_bytes = rows_.cache_bytes();
+  }
+
+  BatchStats run() {
+    while (next_ < prompts_.size() || !active_.empty()) {
+      if (const size_t count = admissible(); count > 0) {
+        admit(count);
+      } else {
+        step();
+      }
+    }
+    return stats_;
+  }
+
+ private:
+  struct Active {
+    size_t prompt;
+    std::vector<int32_t> ids;
+  };
+
+  // How many of the waiting prompts the next pass takes.
+  size_t admissible() const {
+    const auto room = std::min(prompts_.size() - next_, static_cast<size_t>(rows_.free_rows()));
+    int64_t tokens = 0;
+    for (size_t i = 0; i < room; ++i) {
+      tokens += prompts_[next_ + i].length;
+      if (tokens > kPromptTokens) return std::max<size_t>(i, 1);
+    }
+    return room;
+  }
+
+  void admit(size_t count) {
+    const Timer timer;
+    const auto first = static_cast<int64_t>(active_.size());
+    const at::Tensor logits = enter(model_, prompts_, next_, count, hooks_, ctx_, rows_);
+    for (size_t i = next_; i < next_ + count; ++i) {
+      sampler_.add(prompts_[i].encoded.ids, /*stream=*/i);
+      active_.push_back({i, {}});
+      stats_.prompt_tokens += prompts_[i].length;
+    }
+    next_ += count;
+    choose(first, logits);
+    stats_.prompts += static_cast<int64_t>(count);
+    ++stats_.prompt_passes;
+    stats_.prompt_seconds += timer.seconds();
+  }
+
+  void step() {
+    const Timer timer;
+    for (const Active& a : active_) {
+      stats_.context_tokens += prompts_[a.prompt].length + static_cast<int64_t>(a.ids.size());
+    }
+    stats_.step_tokens += rows_.size();
+    ++stats_.steps;
+    choose(0, rows_.step(ctx_));
+    stats_.step_seconds += timer.seconds();
+  }
+
+  // The next tokens of the rows first, first + 1, ..., and the end of those that they end.
+  void choose(int64_t first, const at::Tensor& logits_RV) {
+    // Rows of the head beyond the tokenizer's vocabulary are padding: no text belongs to them.
+    const RowSampler::Choice choice =
+        sampler_.choose(first, logits_RV.narrow(1, 0, model_.tokenizer->vocab_size()));
+    rows_.put(first, choice.ids_R);
+    // From the last one down: what takes an ended row's place has had its turn.
+    for (size_t i = choice.ids.size(); i-- > 0;) {
+      const size_t row = static_cast<size_t>(first) + i;
+      Active& a = active_[row];
+      const int32_t id = choice.ids[i];
+      a.ids.push_back(id);
+      const bool stopped = std::find(stop_ids_.begin(), stop_ids_.end(), id) != stop_ids_.end();
+      if (!stopped && hooks_.on_token) hooks_.on_token(a.prompt, id);
+      const auto length = static_cast<int64_t>(a.ids.size());
+      if (stopped || length == prompts_[a.prompt].budget) end(row, stopped);
+    }
+  }
+
+  void end(size_t row, bool stopped) {
+    const Active done = std::move(active_[row]);
+    if (row + 1 < active_.size()) active_[row] = std::move(active_.back());
+    active_.pop_back();
+    rows_.remove(static_cast<int64_t>(row));
+    sampler_.remove(static_cast<int64_t>(row));
+    hooks_.on_answer(done.prompt, finish(*model_.tokenizer, done.ids, stopped));
+  }
+
+  const LoadedModel& model_;
+  const std::vector<int32_t>& stop_ids_;
+  const std::vector<Prompt>& prompts_;
+  const Hooks& hooks_;
+  DirectRunner runner_;
+  const ForwardContext ctx_{runner_};
+  RowDecoder rows_;
+  RowSampler sampler_;
+  std::vector<Active> active_;  // of each row in use
+  size_t next_ = 0;             // the first prompt that waits
+  BatchStats stats_;
+};
+
+// One prompt after another, the rows of the cache being the beams of one.
+BatchStats run_beams(const LoadedModel& model, const SamplingConfig& sampling,
+                     const std::vector<int32_t>& stop_ids, const std::vector<Prompt>& prompts,
+                     const Hooks& hooks) {
+  BeamConfig config;
+  config.num_beams = sampling.num_beams;
+  config.length_penalty = sampling.length_penalty;
+  config.repetition_penalty = sampling.repetition_penalty;
+  config.stop_ids = stop_ids;
+  config.vocabulary = model.tokenizer->vocab_size();
+  DirectRunner runner;
+  const ForwardContext ctx{runner};
+  RowDecoder rows = make_rows(model, config.num_beams, prompts);
+  BatchStats stats;
+  stats.rows = config.num_beams;
+  stats.capacity = longest(prompts);
+  stats.cache_bytes = rows.cache_bytes();
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const Prompt& prompt = prompts[i];
+    Timer timer;
+    const at::Tensor logits = enter(model, prompts, i, 1, hooks, ctx, rows);
+    if (logits.is_cuda()) logits.cpu();  // the prompt's time ends here
+    stats.prompt_seconds += timer.seconds();
+    timer.reset();
+    const BeamResult result =
+        beam_search(rows, logits, prompt.encoded.ids, prompt.budget, config, ctx);
+    stats.step_seconds += timer.seconds();
+    ++stats.prompts;
+    ++stats.prompt_passes;
+    stats.prompt_tokens += prompt.length;
+    stats.steps += result.steps;
+    stats.step_tokens += static_cast<int64_t>(result.ids.size()) - 1;
+    stats.context_tokens +=
+        config.num_beams * (result.steps * prompt.length + result.steps * (result.steps + 1) / 2);
+    hooks.on_answer(i, finish(*model.tokenizer, result.ids, result.stopped));
+  }
+  return stats;
+}
+
+BatchStats run_prompts(const LoadedModel& model, const SamplingConfig& sampling,
+                       const std::vector<int32_t>& stop_ids, const std::vector<Prompt>& prompts,
+                       int64_t batch_size, const Hooks& hooks) {
+  if (sampling.num_beams > 1) return run_beams(model, sampling, stop_ids, prompts, hooks);
+  const int64_t rows = std::min(batch_size, static_cast<int64_t>(prompts.size()));
+  return BatchRun(model, sampling, stop_ids, prompts, rows, hooks).run();
 }
 
 }  // namespace
 
-Picture load_picture(const std::string& path, const ModelDescription& description) {
-  const RgbImage image = decode_rgb(read_file(path), path);
-  const ImageConfig& config = description.image;
-  return {path, image.width, image.height,
-          make_canvas(image, config.aspect, config.hr_size, pad_colour(config.mean))};
-}
-
-at::Tensor encode_pictures(const LoadedModel& model, const std::vector<Picture>& pictures,
-                           const ForwardContext& ctx) {
-  if (pictures.empty()) return {};
-  Sample sample;
-  sample.pictures = pictures;
-  const Batch batch = pack({sample}, 0, 0).to(model.model->device());
-  const at::NoGradGuard no_grad;
-  return model.model->encode_images(batch.images, batch.image_keys, ctx);
-}
-
 Generator::Generator(const LoadedModel& model, const SamplingConfig& sampling)
-    : model_(model),
-      sampling_(sampling),
-      encoder_(load_template(model.description.text.template_name), *model.tokenizer,
-               MarkerPolicy::kError) {}
+    : model_(model), sampling_(sampling), encoder_(model, sampling.max_new_tokens) {
+  check_sampling(sampling);
+}
 
-Answer Generator::answer(std::vector<Turn> turns, const at::Tensor& visual_NTH,
+Answer Generator::answer(const std::vector<Turn>& turns, const at::Tensor& visual_NTH,
                          const std::function<void(const std::string&)>& on_text) const {
   const at::NoGradGuard no_grad;
-  const MiniGemini& model = *model_.model;
   const int64_t pictures = visual_NTH.defined() ? visual_NTH.size(0) : 0;
-  place_markers(turns, pictures);
-  const Encoded encoded = encoder_.encode_prompt(turns, pictures, "prompt");
-  const Batch prompt =
-      pack({widen_markers(encoded, model.geometry().tokens())}, 0, 0).to(model.device());
-  const int64_t length = prompt.seq.total();
-  const int64_t limit = model_.description.model.llm.max_positions;
-  if (length >= limit) {
-    throw DataError("the prompt has ", length, " tokens (", prompt.image_rows.size(0),
-                    " visual); the model takes ", limit, ": start a new conversation");
-  }
-  const int64_t budget = std::min(sampling_.max_new_tokens, limit - length);
-
-  DirectRunner runner;
-  const ForwardContext ctx{runner};
-  const Decoder& decoder = model.decoder();
-  KvCache cache =
-      decoder.make_cache(length + budget, at::TensorOptions(model.device()).dtype(model.dtype()));
-  const std::vector<int32_t> stops = encoder_.stop_ids();
-  // Rows of the head beyond the tokenizer's vocabulary are padding: no text belongs to them.
-  const int64_t vocabulary = model_.tokenizer->vocab_size();
+  const std::vector<Prompt> prompts = {encoder_.encode(turns, pictures, "prompt")};
   StreamDecoder stream(*model_.tokenizer);
-  Answer out;
-  at::Tensor x = model.splice(prompt, visual_NTH, ctx);
-  at::Tensor positions = prompt.positions;
-  SeqInfo seq = prompt.seq;
-  for (int64_t n = 0; n < budget; ++n) {
-    const at::Tensor hidden = decoder.blocks(x, positions, seq, ctx, &cache);
-    const at::Tensor logits =
-        decoder.logits(hidden.narrow(0, hidden.size(0) - 1, 1), ctx)[0].narrow(0, 0, vocabulary);
-    const auto id = static_cast<int32_t>(sample_token(logits, sampling_, n));
-    out.ids.push_back(id);
-    out.stopped = std::find(stops.begin(), stops.end(), id) != stops.end();
-    if (out.stopped) break;
-    const std::string piece = stream.push(id);
+  const auto hand_out = [&](const std::string& piece) {
     if (on_text && !piece.empty()) on_text(piece);
-    const Batch next = one_token(id, length + n, model.device());
-    x = decoder.embed(next.input_ids, ctx);
-    positions = next.positions;
-    seq = next.seq;
-  }
-  const std::string rest = stream.finish();
-  if (on_text && !rest.empty()) on_text(rest);
-  out.text = std::string(trim(stream.text()));
+  };
+  Answer out;
+  Hooks hooks;
+  hooks.visual = [&](size_t, size_t) { return visual_NTH; };
+  if (on_text) hooks.on_token = [&](size_t, int32_t id) { hand_out(stream.push(id)); };
+  hooks.on_answer = [&](size_t, const Answer& answer) { out = answer; };
+  run_prompts(model_, sampling_, encoder_.stop_ids(), prompts, 1, hooks);
+  hand_out(sampling_.num_beams > 1 ? out.text : stream.finish());
   return out;
+}
+
+BatchStats Generator::answer_batch(
+    const std::vector<BatchPrompt>& prompts, int64_t batch_size,
+    const std::function<void(size_t prompt, const Answer& answer)>& on_answer) const {
+  MGM_CHECK(batch_size > 0, "a batch of ", batch_size);
+  if (prompts.empty()) return {};
+  const at::NoGradGuard no_grad;
+  std::vector<Prompt> encoded;
+  for (const BatchPrompt& p : prompts) {
+    encoded.push_back(encoder_.encode(p.turns, static_cast<int64_t>(p.images.size()), p.where));
+  }
+  DirectRunner runner;
+  Hooks hooks;
+  hooks.visual = [&](size_t first, size_t count) {
+    std::vector<Picture> pictures;
+    for (size_t i = first; i < first + count; ++i) {
+      for (const std::string& path : prompts[i].images) {
+        try {
+          pictures.push_back(load_picture(path, model_.description));
+        } catch (const DataError& e) {
+          throw DataError(prompts[i].where, ": ", e.what());
+        }
+      }
+    }
+    return encode_pictures(model_, pictures, ForwardContext{runner});
+  };
+  hooks.on_answer = on_answer;
+  return run_prompts(model_, sampling_, encoder_.stop_ids(), encoded, batch_size, hooks);
 }
 
 }  // namespace mgm

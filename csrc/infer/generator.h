@@ -1,24 +1,16 @@
-// Answers, token by token: the training forward for the prompt, then a KV cache. Greedy decoding is
-// a pure function of model, prompt and pictures; sampling also of its seed.
+// Answers, token by token: the training forward for the prompts, then a KV cache. Greedy decoding
+// and beam search are pure functions of model, prompt and pictures; sampling also of its seed and
+// of a question's number. What else is in a batch changes rounding alone.
 #pragma once
 
 #include <functional>
 #include <string>
 #include <vector>
 
-#include "assemble/model_dir.h"
-#include "data/sample.h"
+#include "infer/prompt.h"
 #include "infer/sampler.h"
-#include "text/conversation.h"
 
 namespace mgm {
-
-// Reads a picture and prepares it as in training. Throws DataError.
-Picture load_picture(const std::string& path, const ModelDescription& description);
-
-// Visual tokens [N, tokens, H] of the pictures; undefined for none.
-at::Tensor encode_pictures(const LoadedModel& model, const std::vector<Picture>& pictures,
-                           const ForwardContext& ctx);
 
 struct Answer {
   std::string text;          // without the end token, white space at both ends removed
@@ -26,22 +18,54 @@ struct Answer {
   bool stopped = false;      // by an end token; else by max_new_tokens or the context's end
 };
 
+// One question of a batch.
+struct BatchPrompt {
+  std::vector<Turn> turns;          // end with the user's
+  std::vector<std::string> images;  // paths
+  std::string where;                // in errors, for example "questions.jsonl:3"
+};
+
+// What a batch took. Seconds are those of the host, which waits for the device after every pass.
+struct BatchStats {
+  int64_t rows = 0, capacity = 0;  // of the cache, tokens
+  uint64_t cache_bytes = 0;
+  int64_t prompts = 0, prompt_tokens = 0, prompt_passes = 0;
+  double prompt_seconds = 0;   // reading and encoding pictures included
+  int64_t steps = 0;           // passes of one token per row
+  int64_t step_tokens = 0;     // tokens of answers that they chose: all but the first of each
+  int64_t context_tokens = 0;  // cached tokens that they attended to, all rows and steps together
+  double step_seconds = 0;
+};
+
 class Generator {
  public:
-  // `model` must outlive the generator. Throws ConfigError for an unknown template.
+  // `model` must outlive the generator. Throws ConfigError for an unknown template, and as
+  // check_sampling().
   Generator(const LoadedModel& model, const SamplingConfig& sampling);
 
-  // `turns` end with the user's; their image markers stand for `visual_NTH`, in order. If no turn
-  // has a marker, the first gets one per picture in front. `on_text` receives the answer as it
-  // grows. An answer ends at model.llm.max_positions at the latest. Throws DataError when the
-  // prompt leaves no room for one, or markers and pictures differ in number; NonFiniteError.
-  Answer answer(std::vector<Turn> turns, const at::Tensor& visual_NTH,
+  // `turns` and the pictures' `visual_NTH` (encode_pictures) as PromptEncoder::encode takes them.
+  // `on_text` receives the answer as it grows, with beam search at its end. Throws DataError as
+  // encode() does; NonFiniteError.
+  Answer answer(const std::vector<Turn>& turns, const at::Tensor& visual_NTH,
                 const std::function<void(const std::string&)>& on_text = {}) const;
+
+  // How conversations become prompts of this model, and how long ones are trimmed.
+  const PromptEncoder& prompts() const { return encoder_; }
+
+  // Answers all prompts, `batch_size` at a time: where an answer ends, the next prompt takes its
+  // place. Beam search answers one at a time, a row per beam. The cache is allocated once, for the
+  // longest prompt and answer there can be. Every prompt is encoded before the first is answered,
+  // pictures are read when their prompt's turn comes. `on_answer` gets the prompts' numbers in the
+  // order their answers end. Throws DataError beginning with a prompt's `where`; ConfigError if the
+  // cache does not fit; NonFiniteError.
+  BatchStats answer_batch(
+      const std::vector<BatchPrompt>& prompts, int64_t batch_size,
+      const std::function<void(size_t prompt, const Answer& answer)>& on_answer) const;
 
  private:
   const LoadedModel& model_;
   SamplingConfig sampling_;
-  ConversationEncoder encoder_;
+  PromptEncoder encoder_;
 };
 
 }  // namespace mgm

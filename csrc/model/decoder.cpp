@@ -4,8 +4,9 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <optional>
 
-#include "base/error.h"
+#include "model/cached_attention.h"
 #include "model/decoder_block.h"
 #include "ops/attention.h"
 
@@ -53,38 +54,32 @@ at::Tensor Decoder::embed(const at::Tensor& ids_T, const ForwardContext& ctx) co
 }
 
 at::Tensor Decoder::blocks(at::Tensor x_TH, const at::Tensor& positions_T, const SeqInfo& seq,
-                           const ForwardContext& ctx, KvCache* cache, RouterLoad* load) const {
+                           const ForwardContext& ctx, const CacheRows& rows,
+                           RouterLoad* load) const {
   const double query =
       config_.query_scalar > 0 ? config_.query_scalar : double(head_width(config_));
   const double scale = 1.0 / std::sqrt(query), cap = config_.attention_softcap;
   const Rotary rotary = make_rotary(config_, positions_T, x_TH.scalar_type());
-  const int64_t past = cache ? cache->length : 0;
-  const int64_t fresh = x_TH.size(0);
-  if (cache) {
-    MGM_CHECK(seq.segments() == 1, "a cache holds one sequence");
-    MGM_CHECK(past + fresh <= cache->capacity(), "cache of ", cache->capacity(),
-              " tokens cannot take ", fresh, " more after ", past);
-  }
+  std::optional<CachedAttention> cached;
+  if (rows.cache) cached.emplace(rows, seq, positions_T);
+  const CachedAttention* cache = cached ? &*cached : nullptr;
   if (llm_traits(config_.arch).scale_embeddings) x_TH = scale_embeddings(x_TH);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const DecoderBlock* block = blocks_[i];
     const int64_t window = block->window();
     const auto attend = [=](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-      if (!cache) return ops::attention(q, k, v, seq, /*causal=*/true, scale, window, cap);
-      cache->keys[i].narrow(0, past, fresh).copy_(k);
-      cache->values[i].narrow(0, past, fresh).copy_(v);
-      return ops::attention_cached(q, cache->keys[i].narrow(0, 0, past + fresh),
-                                   cache->values[i].narrow(0, 0, past + fresh), scale, window, cap);
+      if (cache) return cache->attend(i, q, k, v, scale, window, cap);
+      return ops::attention(q, k, v, seq, /*causal=*/true, scale, window, cap);
     };
     const auto body = [=](const Tensors& in) { return block->forward(in[0], rotary, attend); };
     const Tensors out = ctx.runner.run(block->group(), {x_TH}, body);
     x_TH = out[0];
     if (load && out.size() > 1) {
       load->sums_2E = load->sums_2E.defined() ? load->sums_2E + out[1] : out[1];
-      load->rows += fresh;
+      load->rows += x_TH.size(0);
     }
   }
-  if (cache) cache->length = past + fresh;
+  if (cached) cached->advance();
   return x_TH;
 }
 
@@ -113,12 +108,14 @@ at::Tensor Decoder::loss_sum(const at::Tensor& hidden_MH, const at::Tensor& targ
   })[0];
 }
 
-KvCache Decoder::make_cache(int64_t capacity, at::TensorOptions options) const {
+KvCache Decoder::make_cache(int64_t rows, int64_t capacity, at::TensorOptions options) const {
   KvCache cache;
+  cache.lengths.assign(static_cast<size_t>(rows), 0);
   for (int64_t i = 0; i < config_.num_layers; ++i) {
-    const std::vector<int64_t> shape = {capacity, config_.num_kv_heads, head_width(config_)};
-    cache.keys.push_back(at::empty(shape, options));
-    cache.values.push_back(at::empty(shape, options));
+    const std::vector<int64_t> shape = {rows, capacity, config_.num_kv_heads, head_width(config_)};
+    // Not empty: a NaN behind a row's end would come through a mask.
+    cache.keys.push_back(at::zeros(shape, options));
+    cache.values.push_back(at::zeros(shape, options));
   }
   return cache;
 }

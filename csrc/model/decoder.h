@@ -27,11 +27,12 @@ class Decoder : public Module {
   at::Tensor embed(const at::Tensor& ids_T, const ForwardContext& ctx) const;
 
   // x [T, H], int64 positions [T] -> hidden [T, H] before the final norm. x are embeddings as they
-  // are looked up and spliced: where an architecture scales them, it is done here. With a cache, x
-  // holds the tokens that follow the cached ones of a single sequence; their keys and values are
-  // appended. `load` gets the experts' load where llm.router_aux_loss asks for it.
+  // are looked up and spliced: where an architecture scales them, it is done here. With a cache,
+  // each segment of x follows what its row holds, and its keys and values are appended: prompts for
+  // empty rows, one token for each row, or several for a single row (model/cached_attention.h).
+  // `load` gets the experts' load where llm.router_aux_loss asks for it.
   at::Tensor blocks(at::Tensor x_TH, const at::Tensor& positions_T, const SeqInfo& seq,
-                    const ForwardContext& ctx, KvCache* cache = nullptr,
+                    const ForwardContext& ctx, const CacheRows& rows = {},
                     RouterLoad* load = nullptr) const;
 
   // The load-balancing loss times llm.router_aux_loss (HF load_balancing_loss_func); fp32 scalar.
@@ -46,7 +47,8 @@ class Decoder : public Module {
 
   void list_uses(std::vector<GroupUse>& out) const;
 
-  KvCache make_cache(int64_t capacity, at::TensorOptions options) const;
+  // An empty cache of `rows` sequences of at most `capacity` tokens each.
+  KvCache make_cache(int64_t rows, int64_t capacity, at::TensorOptions options) const;
 
  private:
   at::Tensor head(const at::Tensor& hidden_MH) const;  // logits, fp32 at least

@@ -123,10 +123,10 @@ at::Tensor MiniGemini::splice(const Batch& batch, const at::Tensor& visual_NTH,
   return x_TH;
 }
 
-at::Tensor MiniGemini::hidden(const Batch& batch, const ForwardContext& ctx, KvCache* cache,
+at::Tensor MiniGemini::hidden(const Batch& batch, const ForwardContext& ctx,
                               RouterLoad* load) const {
   const at::Tensor hidden =
-      decoder_->blocks(embed(batch, ctx), batch.positions, batch.seq, ctx, cache, load);
+      decoder_->blocks(embed(batch, ctx), batch.positions, batch.seq, ctx, {}, load);
   ctx.record("hidden", hidden);
   return hidden;
 }
@@ -134,7 +134,7 @@ at::Tensor MiniGemini::hidden(const Batch& batch, const ForwardContext& ctx, KvC
 at::Tensor MiniGemini::loss_sum(const Batch& batch, const ForwardContext& ctx) const {
   if (batch.num_targets() == 0) return {};
   RouterLoad load;
-  const at::Tensor rows = hidden(batch, ctx, nullptr, &load).index_select(0, batch.target_rows);
+  const at::Tensor rows = hidden(batch, ctx, &load).index_select(0, batch.target_rows);
   const at::Tensor sum = decoder_->loss_sum(rows, batch.targets, ctx);
   if (!load.sums_2E.defined()) return sum;
   return sum + decoder_->balance_loss(load) * double(batch.num_targets());

@@ -45,7 +45,7 @@ class MiniGemini {
                     const ForwardContext& ctx) const;
 
   // Hidden states [T, H] before the final norm.
-  at::Tensor hidden(const Batch& batch, const ForwardContext& ctx, KvCache* cache = nullptr,
+  at::Tensor hidden(const Batch& batch, const ForwardContext& ctx,
                     RouterLoad* load = nullptr) const;
 
   // Sum of cross entropies over batch.targets, an fp32 scalar; undefined when the batch has none.

@@ -30,7 +30,10 @@ at::Tensor frequencies(const LlmConfig& c, const at::TensorOptions& options) {
     case RopeType::kLlama3:
       return llama3_frequencies(period.reciprocal(), rope);
     case RopeType::kLongrope:
-      return (at::tensor(rope.short_factor, options) * period).reciprocal();
+      return (at::tensor(rope.short_factor, options.device(at::kCPU))
+                  .to(options.device(), /*non_blocking=*/true) *
+              period)
+          .reciprocal();
     case RopeType::kDefault:
       break;
   }

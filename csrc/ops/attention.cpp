@@ -39,13 +39,19 @@ enum class Backend { kFlashVarlen, kCudnn, kCpu, kMath };
 constexpr int64_t kCudnnSegment = 4096;
 constexpr int64_t kCudnnSingleSegment = 1024;
 
+// What FlashAttention of ATen takes, soft caps aside.
+bool flash_takes(const at::Tensor& q) {
+  const int64_t width = q.size(2);
+  const bool half = q.scalar_type() == at::kBFloat16 || q.scalar_type() == at::kHalf;
+  return q.is_cuda() && half && width % 8 == 0 && width <= 256;
+}
+
 Backend choose_backend(const at::Tensor& q, const Call& call) {
   // No fused kernel of ATen caps scores.
   if (q.scalar_type() == at::kDouble || call.softcap > 0) return Backend::kMath;
   if (!q.is_cuda()) return Backend::kCpu;
+  if (!flash_takes(q)) return Backend::kMath;
   const int64_t width = q.size(2);
-  const bool half = q.scalar_type() == at::kBFloat16 || q.scalar_type() == at::kHalf;
-  if (!half || width % 8 != 0 || width > 256) return Backend::kMath;
   if (at::globalContext().deterministicAlgorithms() || width > 128 || call.window > 0) {
     return Backend::kFlashVarlen;
   }
@@ -66,17 +72,17 @@ at::Tensor visible_keys(int64_t m, int64_t n, int64_t window, const at::TensorOp
 // ---- all segments at once -----------------------------------------------------------------------
 
 // FlashAttention counts the keys on each side of a query's own.
-std::optional<int64_t> left_window(const Call& c) {
-  return c.window > 0 ? std::optional<int64_t>(c.window - 1) : std::nullopt;
+std::optional<int64_t> left_window(int64_t window) {
+  return window > 0 ? std::optional<int64_t>(window - 1) : std::nullopt;
 }
-std::optional<int64_t> right_window(const Call& c) {
-  return c.window > 0 ? std::optional<int64_t>(0) : std::nullopt;
+std::optional<int64_t> right_window(int64_t window) {
+  return window > 0 ? std::optional<int64_t>(0) : std::nullopt;
 }
 
 Entry flash_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Call& c) {
   auto [out, lse, rng, unused, debug] = at::_flash_attention_forward(
       q, k, v, c.cu_seqlens, c.cu_seqlens, c.max_length, c.max_length, /*dropout_p=*/0, c.causal,
-      /*return_debug_mask=*/false, c.scale, left_window(c), right_window(c));
+      /*return_debug_mask=*/false, c.scale, left_window(c.window), right_window(c.window));
   return {out, {lse, rng, unused}};
 }
 
@@ -84,7 +90,8 @@ Gradients flash_backward(const at::Tensor& d_out, const at::Tensor& q, const at:
                          const at::Tensor& v, const Entry& e, const Call& c) {
   auto [dq, dk, dv] = at::_flash_attention_backward(
       d_out, q, k, v, e.out, e.extra[0], c.cu_seqlens, c.cu_seqlens, c.max_length, c.max_length,
-      /*dropout_p=*/0, c.causal, e.extra[1], e.extra[2], c.scale, left_window(c), right_window(c));
+      /*dropout_p=*/0, c.causal, e.extra[1], e.extra[2], c.scale, left_window(c.window),
+      right_window(c.window));
   return {dq, dk, dv};
 }
 
@@ -352,6 +359,68 @@ at::Tensor attention_cached(const at::Tensor& q_MHD, const at::Tensor& k_NKD,
   return rows_first(at::scaled_dot_product_attention(q, k, v, mask, /*dropout_p=*/0.0,
                                                      /*is_causal=*/m > 1 && !mask, scale,
                                                      /*enable_gqa=*/true));
+}
+
+namespace {
+
+at::Tensor flash_rows(const at::Tensor& q_RHD, const at::Tensor& k_RCKD, const at::Tensor& v_RCKD,
+                      const CachedLengths& lengths, double scale, int64_t window) {
+  const int64_t n = lengths.longest;
+  const auto left = left_window(window), right = right_window(window);
+  if (lengths.shortest == n) {  // the form that also spreads the keys of a row over the GPU
+    return std::get<0>(at::_flash_attention_forward(
+                           q_RHD.unsqueeze(1), k_RCKD.narrow(1, 0, n), v_RCKD.narrow(1, 0, n),
+                           /*cum_seq_q=*/{}, /*cum_seq_k=*/{}, /*max_q=*/1, /*max_k=*/n,
+                           /*dropout_p=*/0, /*is_causal=*/false, /*return_debug_mask=*/false, scale,
+                           left, right))
+        .squeeze(1);
+  }
+  return std::get<0>(at::_flash_attention_forward(
+      q_RHD, k_RCKD.flatten(0, 1), v_RCKD.flatten(0, 1), lengths.cu_queries, lengths.cu_keys,
+      /*max_q=*/1, /*max_k=*/n, /*dropout_p=*/0, /*is_causal=*/false, /*return_debug_mask=*/false,
+      scale, left, right, /*seqused_k=*/lengths.lengths_R));
+}
+
+// Which of the keys first .. first + n - 1 each row's query sees: bool [R, 1, 1, n].
+at::Tensor visible_in_rows(const at::Tensor& lengths_R, int64_t first, int64_t n, int64_t window) {
+  const at::Tensor key = at::arange(first, first + n, lengths_R.options());
+  const at::Tensor length = lengths_R.view({-1, 1, 1, 1});
+  const at::Tensor seen = key.lt(length);
+  return window > 0 ? seen.logical_and(key.ge(length - window)) : seen;
+}
+
+}  // namespace
+
+at::Tensor attention_rows(const at::Tensor& q_RHD, const at::Tensor& k_RCKD,
+                          const at::Tensor& v_RCKD, const CachedLengths& lengths, double scale,
+                          int64_t window, double softcap) {
+  MGM_CHECK(q_RHD.dim() == 3 && k_RCKD.dim() == 4 && k_RCKD.sizes() == v_RCKD.sizes() &&
+                q_RHD.size(0) == k_RCKD.size(0) && lengths.longest <= k_RCKD.size(1),
+            "attention_rows takes q [R, H, D], k and v [R, C, K, D]; got ", q_RHD.sizes(), ", ",
+            k_RCKD.sizes(), ", ", v_RCKD.sizes(), " with up to ", lengths.longest, " keys");
+  if (window >= lengths.longest) window = 0;
+  if (softcap == 0 && flash_takes(q_RHD)) {
+    return flash_rows(q_RHD, k_RCKD, v_RCKD, lengths, scale, window);
+  }
+  const bool even = lengths.shortest == lengths.longest;
+  // Keys that no query sees are left out.
+  const int64_t first = window > 0 ? std::max<int64_t>(0, lengths.shortest - window) : 0;
+  const int64_t n = lengths.longest - first;
+  const auto heads_first = [&](const at::Tensor& x) {
+    return x.narrow(1, first, n).transpose(1, 2);
+  };
+  const at::Tensor q = q_RHD.unsqueeze(2), k = heads_first(k_RCKD), v = heads_first(v_RCKD);
+  std::optional<at::Tensor> mask;
+  if (!even) mask = visible_in_rows(lengths.lengths_R, first, n, window);
+  if (softcap > 0) {
+    at::Tensor s = math_scores(q, expand_heads(k, q.size(1)), scale, softcap);
+    if (mask) s = s.masked_fill(mask->logical_not(), -std::numeric_limits<double>::infinity());
+    const at::Tensor p = at::softmax(s, -1).to(q.scalar_type());
+    return at::matmul(p, expand_heads(v, q.size(1))).squeeze(2);
+  }
+  return at::scaled_dot_product_attention(q, k, v, mask, /*dropout_p=*/0.0, /*is_causal=*/false,
+                                          scale, /*enable_gqa=*/true)
+      .squeeze(2);
 }
 
 at::Tensor attention_dense(const at::Tensor& q_BHLD, const at::Tensor& k_BHLD,

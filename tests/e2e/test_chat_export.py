@@ -108,6 +108,23 @@ def test_a_seed_fixes_what_is_sampled(model):
     assert warm == ask("--temperature", 1.5, "--seed", 1)
     assert warm != ask("--temperature", 1.5, "--seed", 2)
     assert ask("--temperature", 1.5, "--top-p", 0) == ask()  # the likeliest token alone is greedy
+    assert ask("--temperature", 1.5, "--top-k", 1) == ask()
+    assert ask("--temperature", 1.5, "--top-k", 3, "--seed", 1) != warm
+
+
+def test_repetition_penalty_is_that_of_transformers(oracle, model):
+    """Greedy; the prompt's tokens count. A text prompt, so that transformers knows its ids too."""
+    prompt = "The bus stands beside the bus beside the bus"
+    ids = transformers.LlamaTokenizer.from_pretrained(TOKENIZER)(prompt, return_tensors="pt").input_ids
+    plain, penalised = (oracle.llm.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False,
+                                            eos_token_id=2, pad_token_id=0, repetition_penalty=penalty)[0, ids.shape[1]:]
+                        for penalty in (1.0, 3.0))
+    assert not torch.equal(plain, penalised)
+    tokenizer = transformers.LlamaTokenizer.from_pretrained(TOKENIZER)
+    for ids, options in ((plain, []), (penalised, ["--repetition-penalty", 3.0])):
+        answer = chat(model, "--template", f"{ROOT}/tests/e2e/bare.yaml:bare", "--prompt", prompt, "--max-new-tokens", 12,
+                      *options)
+        assert answer.strip().removesuffix(CUT) == tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
 def test_answer_cut_by_the_limit_says_so(model):
@@ -199,6 +216,11 @@ def test_questions_that_cannot_be_asked(model, tmp_path):
 def test_options_that_do_not_exist(model):
     refused(2, "chat", model, "--template", "vicuna_v7", "--prompt", "Hi", says=["vicuna_v7", "v1"])
     refused(2, "chat", model, "--top-p", 1.5, "--prompt", "Hi", says=["top-p"])
+    refused(2, "chat", model, "--top-k", -1, "--prompt", "Hi", says=["top-k"])
+    refused(2, "chat", model, "--repetition-penalty", 0, "--prompt", "Hi", says=["repetition-penalty"])
+    refused(2, "chat", model, "--temperature", 1e-9, "--prompt", "Hi", says=["temperature", "0.0001"])
+    assert "change nothing" in mgm("chat", model, "--device", "cpu", "--top-k", 5, "--prompt", "Hi", "--max-new-tokens",
+                                   1).stderr
     refused(2, "chat", model, "--max-new-tokens", 0, "--prompt", "Hi", says=["max-new-tokens"])
     refused(2, "export", says=["run"])
     refused(2, "forward", model, "--prompt", "Hi", says=["--out"])

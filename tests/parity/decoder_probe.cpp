@@ -41,14 +41,14 @@ SeqInfo sequence(const at::Tensor& offsets) {
 at::Tensor cached_logits(const Decoder& decoder, const at::Tensor& x, const ForwardContext& ctx) {
   const at::NoGradGuard no_grad;
   const int64_t length = x.size(0);
-  KvCache cache = decoder.make_cache(length, x.options());
+  KvCache cache = decoder.make_cache(1, length, x.options());
   std::vector<at::Tensor> out;
   // Alone, several behind others, and the rest one by one.
   for (int64_t begin = 0, n = 1; begin < length; begin += n) {
     n = begin == 1 ? std::min<int64_t>(5, length - begin) : 1;
     const at::Tensor positions = at::arange(begin, begin + n);
     const at::Tensor hidden = decoder.blocks(x.narrow(0, begin, n), positions,
-                                             sequence(at::tensor({int64_t{0}, n})), ctx, &cache);
+                                             sequence(at::tensor({int64_t{0}, n})), ctx, {&cache});
     out.push_back(decoder.logits(hidden, ctx));
   }
   return at::cat(out);
@@ -83,7 +83,7 @@ void run(const std::vector<std::string>& args) {
   const ForwardContext ctx{*runner};
   const at::Tensor x = decoder.embed(ids, ctx);
   RouterLoad router;
-  const at::Tensor hidden = decoder.blocks(x, at::cat(positions), seq, ctx, nullptr, &router);
+  const at::Tensor hidden = decoder.blocks(x, at::cat(positions), seq, ctx, {}, &router);
   std::map<std::string, at::Tensor> out = {{"logits", decoder.logits(hidden, ctx).detach()}};
   at::Tensor loss = decoder.loss_sum(hidden.index_select(0, target_rows),
                                      ids.index_select(0, target_rows + 1), ctx);

@@ -133,6 +133,36 @@ TEST(Attention, CachedEqualsTheLastRowsOfAll) {
   }
 }
 
+// Rows of different and of equal lengths, longer and shorter than the window; what lies behind a
+// row's end does not count.
+TEST(Attention, RowsOfACacheEqualEachAlone) {
+  at::manual_seed(8);
+  constexpr int64_t kCapacity = 23, kRows = 5;
+  const at::Tensor q = at::randn({kRows, 4, 8}, at::kDouble);
+  const at::Tensor k = at::randn({kRows, kCapacity, 2, 8}, at::kDouble);
+  const at::Tensor v = at::randn({kRows, kCapacity, 2, 8}, at::kDouble) * 100;
+  for (const std::vector<int>& lengths :
+       {std::vector<int>{1, 23, 7, 12, 8}, {9, 9, 9, 9, 9}, {1, 1, 1, 1, 1}}) {
+    CachedLengths all;
+    all.shortest = *std::min_element(lengths.begin(), lengths.end());
+    all.longest = *std::max_element(lengths.begin(), lengths.end());
+    all.lengths_R = at::tensor(lengths, at::kInt);
+    for (const int64_t window : {0, 1, 4, 9, 40}) {
+      for (const double softcap : {0.0, 0.8}) {
+        const at::Tensor actual = attention_rows(q, k, v, all, 0.7, window, softcap);
+        for (int64_t r = 0; r < kRows; ++r) {
+          const int64_t length = lengths[static_cast<size_t>(r)];
+          const at::Tensor alone =
+              attention_cached(q.narrow(0, r, 1), k[r].narrow(0, 0, length),
+                               v[r].narrow(0, 0, length), 0.7, window, softcap);
+          EXPECT_TRUE(near_l2(actual.narrow(0, r, 1), alone, 1e-13))
+              << r << ' ' << length << ' ' << window << ' ' << softcap;
+        }
+      }
+    }
+  }
+}
+
 TEST(Attention, NumericGradient) {
   at::manual_seed(2);
   const SeqInfo seq = segments({3, 1, 5});
