@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "checkpoint/adapter_file.h"
 #include "checkpoint/mm_projector_file.h"
 #include "checkpoint/name_maps.h"
 #include "nn/init.h"
@@ -16,8 +17,10 @@ namespace {
 
 constexpr int64_t kPiece = 1 << 20;  // elements
 
-bool is_bridge(const std::string& name) {
-  return name.rfind("model.mm_projector", 0) == 0 || name.rfind("model.vlm_uni_", 0) == 0;
+// Projector, mining and adapters: what a published language model and its towers lack.
+bool may_start_random(const std::string& name) {
+  return name.rfind("model.mm_projector", 0) == 0 || name.rfind("model.vlm_uni_", 0) == 0 ||
+         is_adapter_weight(name);
 }
 
 std::vector<OverlayLayer> weight_layers(const RunConfig& config) {
@@ -105,7 +108,7 @@ void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
   int64_t fresh = 0;
   for (Param* param : params) {
     if (loaded.count(param->spec.name)) continue;
-    if (!random && !is_bridge(param->spec.name)) {
+    if (!random && !may_start_random(param->spec.name)) {
       missing.push_back(param->spec.name);
       continue;
     }

@@ -19,8 +19,8 @@ namespace mgm {
 // model.init random: every value is a function of (train.seed, parameter name, element).
 // model.projector.path still overrides what that file holds. model.init pretrained: model.path (a
 // complete model), else model.llm.path, model.vision_tower.path and model.convnext.path;
-// model.projector.path on top. Projector and mining start random if no file has them, as in stage
-// 1; anything else that is missing, or a tensor that nobody takes, is a CheckpointError with the
+// model.projector.path on top. Projector, mining and adapters start random if no file has them;
+// anything else that is missing, or a tensor that nobody takes, is a CheckpointError with the
 // whole list.
 void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
                      const WeightSink& sink,
