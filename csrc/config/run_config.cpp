@@ -164,6 +164,8 @@ void ProjectorConfig::describe(FieldVisitor& v) {
 void AdapterConfig::describe(FieldVisitor& v) {
   v.choice("kind", kind,
            "none; lora: y = W x + scale B A x on the linears of the LLM's blocks that targets names");
+  v.field("path", path,
+          "directory in PEFT's layout to start from; empty: A drawn from train.seed, B zero");
   v.field("rank", rank, "rows of A, columns of B", between(1, kMaxSize));
   v.field("alpha", alpha, "scale is alpha / rank", between(0, kMaxRate));
   v.field("dropout", dropout, "share of an adapter's input that training sets to 0",

@@ -123,6 +123,7 @@ struct ProjectorConfig {
 
 struct AdapterConfig {
   AdapterKind kind = AdapterKind::kNone;
+  std::string path;
   int64_t rank = 64;
   double alpha = 16;
   double dropout = 0.05;
