@@ -55,7 +55,8 @@ std::vector<OverlayLayer> open_adapter_layers(const fs::path& dir) {
 
 std::vector<std::string> adapted_linears(const fs::path& dir) {
   std::set<std::string> out;
-  for (const std::string& name : open_tensor_file(adapter_file(dir))->names()) {
+  const SourcePtr source = open_tensor_file(adapter_file(dir));
+  for (const std::string& name : source->names()) {
     const std::string ours = *our_name(name);
     if (is_adapter_weight(ours)) out.insert(ours.substr(0, ours.size() - kA.size()));
   }
