@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <set>
 
+#include "assemble/adapter_dir.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "checkpoint/adapter_file.h"
 #include "checkpoint/mm_projector_file.h"
 #include "checkpoint/name_maps.h"
 #include "nn/init.h"
@@ -16,8 +18,23 @@ namespace {
 
 constexpr int64_t kPiece = 1 << 20;  // elements
 
-bool is_bridge(const std::string& name) {
-  return name.rfind("model.mm_projector", 0) == 0 || name.rfind("model.vlm_uni_", 0) == 0;
+// Projector, mining and adapters: what a published language model and its towers lack.
+bool may_start_random(const std::string& name) {
+  return name.rfind("model.mm_projector", 0) == 0 || name.rfind("model.vlm_uni_", 0) == 0 ||
+         is_adapter_weight(name);
+}
+
+// What scales an adapter has to be what it was trained with. Which linears it is of, the names of
+// its weights tell.
+void check_same_adapter(const AdapterConfig& config) {
+  const AdapterConfig file = read_adapter_config(config.path);
+  const auto compare = [&](const char* key, const auto& ours, const auto& theirs) {
+    if (ours == theirs) return;
+    throw ConfigError("model.adapter.", key, ": ", ours, ", but ", config.path, " has ", theirs);
+  };
+  compare("rank", config.rank, file.rank);
+  compare("alpha", config.alpha, file.alpha);
+  compare("rslora", cat(std::boolalpha, config.rslora), cat(std::boolalpha, file.rslora));
 }
 
 std::vector<OverlayLayer> weight_layers(const RunConfig& config) {
@@ -48,6 +65,12 @@ std::vector<OverlayLayer> weight_layers(const RunConfig& config) {
                             "random projector: --set 'model.projector.path=\"\"'");
     }
     layers.push_back({open_projector_file(m.projector.path, /*aux_tower=*/true), {}});
+  }
+  if (!m.adapter.path.empty()) {
+    check_same_adapter(m.adapter);
+    for (OverlayLayer& layer : open_adapter_layers(m.adapter.path)) {
+      layers.push_back(std::move(layer));
+    }
   }
   return layers;
 }
@@ -105,7 +128,9 @@ void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
   int64_t fresh = 0;
   for (Param* param : params) {
     if (loaded.count(param->spec.name)) continue;
-    if (!random && !is_bridge(param->spec.name)) {
+    const bool from_adapter =
+        is_adapter_weight(param->spec.name) && !config.model.adapter.path.empty();
+    if (from_adapter || (!random && !may_start_random(param->spec.name))) {
       missing.push_back(param->spec.name);
       continue;
     }

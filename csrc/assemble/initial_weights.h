@@ -17,11 +17,12 @@ namespace mgm {
 // several of a large parameter that is drawn. Reads and draws nothing else.
 //
 // model.init random: every value is a function of (train.seed, parameter name, element).
-// model.projector.path still overrides what that file holds. model.init pretrained: model.path (a
-// complete model), else model.llm.path, model.vision_tower.path and model.convnext.path;
-// model.projector.path on top. Projector and mining start random if no file has them, as in stage
-// 1; anything else that is missing, or a tensor that nobody takes, is a CheckpointError with the
-// whole list.
+// model.projector.path and model.adapter.path still override what they hold. model.init pretrained:
+// model.path (a complete model), else model.llm.path, model.vision_tower.path and
+// model.convnext.path; model.projector.path and model.adapter.path on top. Projector, mining and
+// adapters start random if no file has them; anything else that is missing, or a tensor that nobody
+// takes, is a CheckpointError with the whole list, and so are adapters that model.adapter.path lacks
+// or has more of.
 void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
                      const WeightSink& sink,
                      const std::function<ElementRange(const Param&)>& range = {});

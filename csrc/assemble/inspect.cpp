@@ -6,6 +6,7 @@
 
 #include "assemble/convert.h"
 #include "base/error.h"
+#include "checkpoint/adapter_file.h"
 #include "checkpoint/gguf_source.h"
 #include "formats/gguf.h"
 
@@ -22,6 +23,7 @@ bool contains(const std::string& text, std::string_view part) {
 
 // The part of a model a tensor belongs to, whatever stands before its name.
 std::string part_of(const std::string& name) {
+  if (is_adapter_weight(name)) return "adapter";
   if (contains(name, "mm_projector")) return "projector";
   if (contains(name, "vlm_uni_")) return "mining";
   if (contains(name, "vision_tower_aux.")) return "HR tower";
@@ -38,6 +40,7 @@ std::string part_of(const std::string& name) {
 
 SourcePtr open_as_stored(const fs::path& path) {
   if (fs::is_regular_file(path) && is_gguf_file(path)) return open_gguf_as_stored(path);
+  if (is_adapter_dir(path)) return std::make_shared<OverlaySource>(open_adapter_layers(path));
   return open_weights(path);
 }
 
@@ -109,6 +112,7 @@ std::string kind_of(const Inspection& i, const Json& config) {
     return std::any_of(i.parts.begin(), i.parts.end(),
                        [&](const InspectedPart& p) { return p.name == part && p.tensors > 0; });
   };
+  if (has("adapter")) return "LoRA adapter";
   if (config.contains("mm_vision_tower")) return "Mini-Gemini model";
   if (has("OpenCLIP ConvNeXt")) return "OpenCLIP ConvNeXt";
   if (has("CLIP vision tower")) return "CLIP";

@@ -26,7 +26,7 @@ struct InspectedPart {
 
 struct Inspection {
   std::string path;
-  std::string kind;          // "language model", "Mini-Gemini model", "CLIP", "projector", ...
+  std::string kind;          // "language model", "Mini-Gemini model", "CLIP", "LoRA adapter", ...
   std::string format;        // "safetensors", "torch", "GGUF 3"
   std::string architecture;  // model_type or general.architecture; empty where nothing says it
   std::string class_name;    // of config.json

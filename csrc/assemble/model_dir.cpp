@@ -2,12 +2,15 @@
 
 #include <ATen/ATen.h>
 
+#include "assemble/adapter_dir.h"
 #include "assemble/json_fields.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "checkpoint/adapter_file.h"
 #include "checkpoint/mm_projector_file.h"
 #include "checkpoint/name_maps.h"
 #include "checkpoint/weight_loader.h"
+#include "model/adapters.h"
 
 namespace mgm {
 namespace {
@@ -27,8 +30,11 @@ fs::path tower_dir(const std::string& named, const fs::path& dir, const char* wh
                         "' that config.json names for it does not exist");
 }
 
-SourcePtr open_weights(const fs::path& dir, const ModelDescription& description) {
-  const SourcePtr shards = open_model_dir(dir);
+// The weights of `base`, towers from their own directories where its shards lack them, and what an
+// adapter's directory lays on top.
+SourcePtr open_weights(const fs::path& base, const fs::path& dir, const fs::path& adapter,
+                       const ModelDescription& description) {
+  const SourcePtr shards = open_model_dir(base);
   std::vector<OverlayLayer> layers;
   if (!any_name(*shards, "model.vision_tower.")) {
     const fs::path tower = tower_dir(description.model.vision_tower.path, dir, "vision tower");
@@ -39,14 +45,20 @@ SourcePtr open_weights(const fs::path& dir, const ModelDescription& description)
     const fs::path tower = tower_dir(description.model.convnext.path, dir, "HR vision tower");
     layers.push_back({open_model_dir(tower), map_openclip_name});
   }
-  if (layers.empty()) return shards;
+  if (layers.empty() && adapter.empty()) return shards;
   layers.push_back({shards, {}});
+  if (!adapter.empty()) {
+    for (OverlayLayer& layer : open_adapter_layers(adapter)) layers.push_back(std::move(layer));
+  }
   return std::make_shared<OverlaySource>(layers);
 }
 
 Json read_config(const fs::path& path) {
   if (!fs::exists(path)) {
-    throw CheckpointError(path.string(), ": no such file: a model directory has one");
+    const bool adapter = is_adapter_dir(path.parent_path());
+    throw CheckpointError(path.string(), ": no such file: a model directory has one",
+                          adapter ? "; this is an adapter: name its model, and it with --adapter"
+                                  : "");
   }
   Json json = Json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded()) throw CheckpointError(path.string(), ": is no valid JSON");
@@ -92,6 +104,30 @@ void check_description(const ModelDescription& description, const std::string& s
   }
 }
 
+// Where a model's weights are.
+struct Places {
+  fs::path base, adapter;  // adapter: empty if there is none
+};
+
+Places find_places(const fs::path& dir, const ModelLoadOptions& options) {
+  if (!is_adapter_dir(dir)) return {dir, options.adapter};
+  if (!options.adapter.empty()) {
+    throw ConfigError(dir.string(), " is an adapter itself; --adapter ", options.adapter.string(),
+                      " cannot go on top of it");
+  }
+  return {adapter_base(dir), dir};
+}
+
+// The adapter of a description whose model has it, or CheckpointError.
+void check_adapter(const fs::path& adapter, const ModelDescription& description,
+                   const MiniGemini& model) {
+  const auto problems = check_targets(description.model.adapter, model.decoder().linears());
+  if (problems.empty()) return;
+  throw CheckpointError(adapter.string(), ": ", problems.size(),
+                        " of its adapters belong to no linear of this model: ",
+                        problems.front().message);
+}
+
 }  // namespace
 
 LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
@@ -108,14 +144,17 @@ LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
   }
   if (options.mining) description.model.mining.kernel = *options.mining;
   check_description(description, config.string());
+  const auto [base, adapter] = find_places(dir, options);
+  if (!adapter.empty()) description.model.adapter = read_adapter_config(adapter);
   loaded.model = std::make_unique<MiniGemini>(description.model, description.image);
+  if (!adapter.empty()) check_adapter(adapter, description, *loaded.model);
   loaded.tokenizer = load_tokenizer(dir.string());
   if (loaded.tokenizer->vocab_size() > description.model.llm.vocab_size) {
     throw CheckpointError(dir.string(), ": its tokenizer has ", loaded.tokenizer->vocab_size(),
                           " tokens, its embedding ", description.model.llm.vocab_size, " rows");
   }
   loaded.stop_ids = read_stop_ids(dir, json, loaded.tokenizer->vocab_size());
-  const SourcePtr source = open_weights(dir, description);
+  const SourcePtr source = open_weights(base, dir, adapter, description);
   const std::vector<Param*> params = loaded.model->params();
   LoadOptions load;
   load.dtype = options.dtype;
@@ -126,17 +165,10 @@ LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
   return loaded;
 }
 
-void write_model(const fs::path& dir, const ModelContent& content, at::ScalarType dtype,
-                 bool llm_only, const HfDirectoryOptions& options) {
-  HfDirectory out;
-  std::map<std::string, Param*> by_name;
-  for (Param* param : content.params) {
-    if (llm_only && in_projector_file(param->spec.name)) continue;
-    by_name[param->spec.name] = param;
-    out.tensors.push_back({param->spec.name, dtype, param->spec.shape});
-  }
-  out.get = [&](const std::string& name) { return content.value(*by_name.at(name)).to(dtype); };
-  for (const auto& [name, text] : content.tokenizer.files()) out.files[name] = text;
+std::map<std::string, std::string> model_files(const ModelContent& content, at::ScalarType dtype,
+                                               bool llm_only) {
+  std::map<std::string, std::string> out;
+  for (const auto& [name, text] : content.tokenizer.files()) out[name] = text;
   const SpecialIds ids{content.tokenizer.bos_id(), content.tokenizer.eos_id(),
                        content.tokenizer.pad_id()};
   const std::string type = dtype == at::kBFloat16 ? "bfloat16" : "float32";
@@ -146,7 +178,22 @@ void write_model(const fs::path& dir, const ModelContent& content, at::ScalarTyp
     config["optimize_vision_tower"] = content.vision_tower_trained;
     config["optimize_vision_tower_aux"] = content.hr_encoder_trained;
   }
-  out.files["config.json"] = config.dump(2) + "\n";
+  out["config.json"] = config.dump(2) + "\n";
+  return out;
+}
+
+void write_model(const fs::path& dir, const ModelContent& content, at::ScalarType dtype,
+                 bool llm_only, const HfDirectoryOptions& options) {
+  HfDirectory out;
+  std::map<std::string, Param*> by_name;
+  for (Param* param : content.params) {
+    const std::string& name = param->spec.name;
+    if (is_adapter_weight(name) || (llm_only && in_projector_file(name))) continue;
+    by_name[name] = param;
+    out.tensors.push_back({name, dtype, param->spec.shape});
+  }
+  out.get = [&](const std::string& name) { return content.value(*by_name.at(name)).to(dtype); };
+  out.files = model_files(content, dtype, llm_only);
   write_hf_directory(dir, out, options);
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -21,6 +22,7 @@ struct ModelLoadOptions {
   at::ScalarType dtype = at::kFloat;
   std::string template_name;           // empty: the one config.json names
   std::optional<MiningKernel> mining;  // default: absorbed
+  fs::path adapter;                    // a directory with a LoRA adapter on top; empty: none
 };
 
 struct LoadedModel {
@@ -32,7 +34,8 @@ struct LoadedModel {
   std::vector<int32_t> stop_ids;
 };
 
-// Vision towers that the shards lack come from the directories config.json names (relative to the
+// `dir` may also be a directory with an adapter and a config.json, as write_adapter leaves it: the
+// base it names is loaded under it (assemble/adapter_dir.h). Vision towers that the shards lack come from the directories config.json names (relative to the
 // current folder, else to `dir`). Throws CheckpointError with the whole list of what is missing, of
 // another shape, or not finite.
 LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options);
@@ -47,8 +50,12 @@ struct ModelContent {
   bool vision_tower_trained = false, hr_encoder_trained = false;
 };
 
+// config.json and the tokenizer's files: name -> content.
+std::map<std::string, std::string> model_files(const ModelContent& content, at::ScalarType dtype,
+                                               bool llm_only);
+
 // Writes `dir`, whole or not at all (checkpoint/hf_directory.h). Everything load_model needs goes
-// in, both towers included. With `llm_only` a plain Hugging Face language model. One parameter is
+// in, both towers included, adapters left out. With `llm_only` a plain Hugging Face language model. One parameter is
 // in memory at a time.
 void write_model(const fs::path& dir, const ModelContent& content, at::ScalarType dtype,
                  bool llm_only, const HfDirectoryOptions& options);

@@ -18,13 +18,26 @@ void check_space(const fs::path& parent, uint64_t needed) {
 }
 
 void check_files(const HfDirectory& content) {
-  if (content.tensors.empty()) throw CheckpointError("a model directory without tensors");
-  for (const auto& [name, text] : content.files) {
+  if (content.tensors.empty() && content.tensor_files.empty()) {
+    throw CheckpointError("a model directory without tensors");
+  }
+  const auto check_name = [](const std::string& name) {
     MGM_CHECK(!name.empty() && name.find('/') == name.npos && name != "." && name != "..",
               "file name '", name, "'");
     MGM_CHECK(name.rfind("model", 0) != 0 || name.find(".safetensors") == name.npos, "'", name,
               "' is a name of the weights");
+  };
+  for (const auto& [name, text] : content.files) check_name(name);
+  for (const auto& [name, tensors] : content.tensor_files) check_name(name);
+}
+
+uint64_t needed_bytes(const HfDirectory& content) {
+  uint64_t needed = 0;
+  for (const TensorSpec& spec : content.tensors) needed += spec.bytes();
+  for (const auto& [name, tensors] : content.tensor_files) {
+    for (const TensorSpec& spec : tensors) needed += spec.bytes();
   }
+  return needed;
 }
 
 void write_shards(const fs::path& dir, const HfDirectory& content, uint64_t max_shard_bytes) {
@@ -126,15 +139,16 @@ void write_hf_directory(const fs::path& path, const HfDirectory& content,
   check_hf_target(dir, options.replace);
   const fs::path parent = dir.has_parent_path() ? dir.parent_path() : fs::path(".");
   make_dirs(parent);
-  uint64_t needed = 0;
-  for (const TensorSpec& spec : content.tensors) needed += spec.bytes();
-  check_space(parent, needed);
+  check_space(parent, needed_bytes(content));
   const fs::path temporary = dir.string() + ".tmp";
   try {
     fs::remove_all(temporary);
     make_dirs(temporary);
     for (const auto& [name, text] : content.files) write_file_atomic(temporary / name, text);
     write_shards(temporary, content, options.max_shard_bytes);
+    for (const auto& [name, tensors] : content.tensor_files) {
+      write_safetensors(temporary / name, tensors, content.get);
+    }
     fsync_dir(temporary);
     publish(temporary, dir);
   } catch (const std::exception& e) {

@@ -14,6 +14,9 @@ namespace mgm {
 struct HfDirectory {
   std::vector<TensorSpec> tensors;           // in the order shards are filled
   TensorGetter get;                          // called once per tensor, shard by shard
+  // Safetensors files beside the shards, as adapter_model.safetensors: name -> content. Tensors of
+  // all files have different names.
+  std::map<std::string, std::vector<TensorSpec>> tensor_files;
   std::map<std::string, std::string> files;  // config.json, tokenizer files: name -> content
 };
 

@@ -13,7 +13,7 @@ namespace {
 struct ExportArgs {
   std::string from, out, dtype = "auto", part = "all";
   uint64_t shard_bytes = HfDirectoryOptions().max_shard_bytes;
-  bool replace = false, verify = false;
+  bool replace = false, verify = false, merge = false;
 };
 
 void run(const ExportArgs& args) {
@@ -21,7 +21,10 @@ void run(const ExportArgs& args) {
   request.from = args.from;
   request.out = args.out;
   request.verify = args.verify;
-  request.llm_only = args.part == "llm";
+  request.part = args.part == "llm"       ? ExportPart::kLlm
+                 : args.part == "adapter" ? ExportPart::kAdapter
+                                          : ExportPart::kAll;
+  request.merge = args.merge;
   request.directory.replace = args.replace;
   request.directory.max_shard_bytes = args.shard_bytes;
   if (args.dtype == "fp32") request.dtype = at::kFloat;
@@ -44,9 +47,13 @@ void add_export(CLI::App& app) {
   command->add_option("run", args->from, "Run folder (its newest checkpoint) or checkpoint folder")
       ->required();
   command->add_option("--out", args->out, "Model directory to write")->required();
-  command->add_option("--part", args->part, "all, or llm: a plain Hugging Face language model")
-      ->check(CLI::IsMember({"all", "llm"}))
+  command
+      ->add_option("--part", args->part,
+                   "all; llm: a plain Hugging Face language model; or adapter: what a run with "
+                   "model.adapter trained, in PEFT's layout")
+      ->check(CLI::IsMember({"all", "llm", "adapter"}))
       ->capture_default_str();
+  command->add_flag("--merge", args->merge, "Fold adapters into the weights they belong to");
   command->add_option("--dtype", args->dtype, "auto (as the run used its weights), fp32 or bf16")
       ->check(CLI::IsMember({"auto", "fp32", "bf16"}))
       ->capture_default_str();
@@ -63,6 +70,8 @@ void add_export(CLI::App& app) {
       "Example:\n"
       "  mgm export runs/tiny/stage2 --out runs/tiny/model\n"
       "  mgm export runs/tiny/stage2 --out runs/tiny/llm --part llm\n"
+      "  mgm export runs/lora --out models/lora --part adapter\n"
+      "  mgm export runs/lora --out models/merged --merge\n"
       "The directory holds config.json, safetensors shards with an index, and the tokenizer.\n"
       "Needs no GPU, and memory for the largest tensor only, whatever the model and the ranks.");
   command->callback([args] { run(*args); });

@@ -15,6 +15,8 @@ void add_model_options(CLI::App& command, ModelArgs& args) {
       ->capture_default_str();
   command.add_option("--template", args.template_name,
                      "Chat template; default: the one the model was trained with");
+  command.add_option("--adapter", args.adapter,
+                     "Directory of a LoRA adapter in PEFT's layout, on top of the model");
 }
 
 ModelLoadOptions load_options(const ModelArgs& args) {
@@ -30,6 +32,7 @@ ModelLoadOptions load_options(const ModelArgs& args) {
   options.device = setup.device;
   options.dtype = setup.dtype;
   options.template_name = args.template_name;
+  options.adapter = args.adapter;
   return options;
 }
 

@@ -13,9 +13,10 @@ struct ModelArgs {
   std::string device = "auto";
   std::string dtype = "auto";
   std::string template_name;
+  std::string adapter;
 };
 
-// MODEL_DIR, --device, --dtype and --template.
+// MODEL_DIR, --device, --dtype, --template and --adapter.
 void add_model_options(CLI::App& command, ModelArgs& args);
 
 // auto: the GPU where there is one; fp32 on the CPU, bf16 on the GPU.

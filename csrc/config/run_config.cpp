@@ -19,6 +19,7 @@ MGM_ENUM_NAMES(HrEncoder, "none", "convnext", "convnext_base", "convnext_large",
                "convnext_xxlarge");
 MGM_ENUM_NAMES(SelectFeature, "patch", "cls_patch");
 MGM_ENUM_NAMES(MiningKernel, "absorbed", "reference");
+MGM_ENUM_NAMES(AdapterKind, "none", "lora");
 MGM_ENUM_NAMES(ImageAspect, "pad", "square");
 MGM_ENUM_NAMES(HrSource, "native", "upsampled_lr");
 MGM_ENUM_NAMES(MarkerPolicy, "error", "collapse");
@@ -35,7 +36,7 @@ MGM_ENUM_NAMES(Reduction, "fast", "strict");
 MGM_ENUM_NAMES(Offload, "none", "optimizer");
 MGM_ENUM_NAMES(OnNonFinite, "stop", "skip");
 MGM_ENUM_NAMES(RulePreset, "none", "stage1", "stage2", "optimize_vision_tower",
-               "optimize_vision_tower_aux");
+               "optimize_vision_tower_aux", "adapter");
 #undef MGM_ENUM_NAMES
 
 namespace {
@@ -160,6 +161,21 @@ void ProjectorConfig::describe(FieldVisitor& v) {
           "mm_projector.bin written by stage 1: projector and mining weights to start from");
 }
 
+void AdapterConfig::describe(FieldVisitor& v) {
+  v.choice("kind", kind,
+           "none; lora: y = W x + scale B A x on the linears of the LLM's blocks that targets names");
+  v.field("path", path,
+          "directory in PEFT's layout to start from; empty: A drawn from train.seed, B zero");
+  v.field("rank", rank, "rows of A, columns of B", between(1, kMaxSize));
+  v.field("alpha", alpha, "scale is alpha / rank", between(0, kMaxRate));
+  v.field("dropout", dropout, "share of an adapter's input that training sets to 0",
+          between(0, 0.999));
+  v.field("targets", targets,
+          "names of weights, with * and ?, with or without .weight at the end; one that matches "
+          "nothing is an error. Empty: q, k, v, o, gate, up and down of every block");
+  v.field("rslora", rslora, "scale is alpha / sqrt(rank)");
+}
+
 void ModelConfig::describe(FieldVisitor& v) {
   v.choice("init", init,
            "pretrained: from the directories named by path keys; random: from train.seed");
@@ -173,6 +189,8 @@ void ModelConfig::describe(FieldVisitor& v) {
   v.section("convnext", convnext, "sizes of the HR encoder");
   v.section("mining", mining, "patch info mining");
   v.section("projector", projector, "from LR width to LLM width");
+  v.section("adapter", adapter,
+            "small matrices that train beside frozen ones of the language model");
 }
 
 void ImageConfig::describe(FieldVisitor& v) {
@@ -257,7 +275,7 @@ void TrainRule::describe(FieldVisitor& v) {
   v.choice("preset", preset,
            "a named set of patterns: stage1 (projector and mining), stage2 (stage1 and the LLM), "
            "optimize_vision_tower (last half of the CLIP blocks), optimize_vision_tower_aux (last "
-           "ConvNeXt block of each stage)");
+           "ConvNeXt block of each stage), adapter (what model.adapter adds)");
   v.field("match", match, "parameter names, with * and ?; one that matches nothing is an error");
   v.field("train", train, "false freezes what matches");
   v.field("lr_scale", lr_scale, "factor on the learning rate", between(0, kMaxRate));

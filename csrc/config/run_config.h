@@ -18,6 +18,7 @@ enum class Activation { kSilu, kGelu, kGeluTanh };
 enum class HrEncoder { kNone, kConvnext, kConvnextBase, kConvnextLarge, kConvnextXxlarge };
 enum class SelectFeature { kPatch, kClsPatch };
 enum class MiningKernel { kAbsorbed, kReference };
+enum class AdapterKind { kNone, kLora };
 enum class ImageAspect { kPad, kSquare };
 enum class HrSource { kNative, kUpsampledLr };
 enum class MarkerPolicy { kError, kCollapse };
@@ -33,7 +34,14 @@ enum class DistBackend { kAuto, kNccl, kGloo };
 enum class Reduction { kFast, kStrict };
 enum class Offload { kNone, kOptimizer };
 enum class OnNonFinite { kStop, kSkip };
-enum class RulePreset { kNone, kStage1, kStage2, kOptimizeVisionTower, kOptimizeVisionTowerAux };
+enum class RulePreset {
+  kNone,
+  kStage1,
+  kStage2,
+  kOptimizeVisionTower,
+  kOptimizeVisionTowerAux,
+  kAdapter
+};
 
 struct RopeScalingConfig {
   RopeType type = RopeType::kDefault;
@@ -113,6 +121,17 @@ struct ProjectorConfig {
   void describe(FieldVisitor& v);
 };
 
+struct AdapterConfig {
+  AdapterKind kind = AdapterKind::kNone;
+  std::string path;
+  int64_t rank = 64;
+  double alpha = 16;
+  double dropout = 0.05;
+  std::vector<std::string> targets;  // empty: every linear of the decoder blocks but routers
+  bool rslora = false;
+  void describe(FieldVisitor& v);
+};
+
 struct ModelConfig {
   ModelInit init = ModelInit::kPretrained;
   std::string path;
@@ -122,6 +141,7 @@ struct ModelConfig {
   ConvnextConfig convnext;
   MiningConfig mining;
   ProjectorConfig projector;
+  AdapterConfig adapter;
   void describe(FieldVisitor& v);
 };
 

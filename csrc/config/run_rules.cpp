@@ -68,6 +68,10 @@ void check_model(const ModelConfig& model, Checks& checks) {
     checks.expect(model.convnext.dims.size() == 4, "model.convnext.dims", "needs 4 stages, got ",
                   model.convnext.dims.size());
   }
+  checks.expect(model.adapter.kind == AdapterKind::kNone || model.adapter.alpha > 0,
+                "model.adapter.alpha", "must be above 0, or the adapters do nothing");
+  checks.expect(model.adapter.kind != AdapterKind::kNone || model.adapter.path.empty(),
+                "model.adapter.path", "is set, but model.adapter.kind is none");
   const std::string& type = model.projector.type;
   bool mlp = false;
   for (int depth = 1; depth <= 16; ++depth) mlp = mlp || type == cat("mlp", depth, "x_gelu");

@@ -69,6 +69,7 @@ Batch pack(const std::vector<Sample>& samples, int64_t holes, int64_t epoch) {
     for (int64_t p = 0; p < pictures; ++p) {
       batch.image_keys.push_back(image_key(sample.index, epoch, p));
     }
+    batch.seq.keys.push_back(image_key(sample.index, epoch, 0));
     batch.seq.offsets.push_back(begin + length);
     borders.push_back(static_cast<int32_t>(begin + length));
     batch.seq.max_length = std::max(batch.seq.max_length, length);

@@ -3,9 +3,13 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 
+#include "base/error.h"
+#include "base/rng.h"
+#include "model/adapters.h"
 #include "model/cached_attention.h"
 #include "model/decoder_block.h"
 #include "ops/attention.h"
@@ -21,13 +25,18 @@ at::Tensor scale_embeddings(const at::Tensor& x_TH) {
 
 }  // namespace
 
-Decoder::Decoder(const LlmConfig& config) : Module("model", "model.embed_tokens"), config_(config) {
+Decoder::Decoder(const LlmConfig& config, const AdapterConfig& adapter)
+    : Module("model", "model.embed_tokens"),
+      config_(config),
+      drops_(adapter.kind != AdapterKind::kNone && adapter.dropout > 0) {
   const int64_t width = config.hidden_size;
   embed_ = &add<Embedding>("model.embed_tokens", group(), config.vocab_size, width,
                            matrix_init(config, width));
   for (int64_t i = 0; i < config.num_layers; ++i) {
     blocks_.push_back(&add<DecoderBlock>(child_name("layers." + std::to_string(i)), config, i));
+    blocks_.back()->list_linears(linears_);
   }
+  add_adapters(adapter, linears_);
   // A tied head keeps its norm with the embedding: one group, live from first use to last backward.
   head_group_ = config.tie_embeddings ? group() : "lm_head";
   norm_ = &add<RmsNorm>("model.norm", head_group_, width, config.norm_eps,
@@ -53,6 +62,21 @@ at::Tensor Decoder::embed(const at::Tensor& ids_T, const ForwardContext& ctx) co
   })[0];
 }
 
+RowDraws Decoder::row_draws(const at::Tensor& positions_T, const SeqInfo& seq,
+                            const ForwardContext& ctx) const {
+  if (!ctx.training || !drops_) return {};
+  MGM_CHECK(static_cast<int64_t>(seq.keys.size()) == seq.segments(), seq.keys.size(), " keys for ",
+            seq.segments(), " segments");
+  const at::Tensor sample = at::empty(
+      {seq.total()}, at::TensorOptions(at::kLong).pinned_memory(positions_T.is_cuda()));
+  int64_t* out = sample.mutable_data_ptr<int64_t>();
+  for (size_t s = 0; s < seq.keys.size(); ++s) {
+    std::fill(out + seq.offsets[s], out + seq.offsets[s + 1], static_cast<int64_t>(seq.keys[s]));
+  }
+  return {{sample.to(positions_T.device(), /*non_blocking=*/true), positions_T},
+          rng_key(ctx.seed, cat("lora_dropout ", ctx.step))};
+}
+
 at::Tensor Decoder::blocks(at::Tensor x_TH, const at::Tensor& positions_T, const SeqInfo& seq,
                            const ForwardContext& ctx, const CacheRows& rows,
                            RouterLoad* load) const {
@@ -60,6 +84,7 @@ at::Tensor Decoder::blocks(at::Tensor x_TH, const at::Tensor& positions_T, const
       config_.query_scalar > 0 ? config_.query_scalar : double(head_width(config_));
   const double scale = 1.0 / std::sqrt(query), cap = config_.attention_softcap;
   const Rotary rotary = make_rotary(config_, positions_T, x_TH.scalar_type());
+  const RowDraws draws = row_draws(positions_T, seq, ctx);
   std::optional<CachedAttention> cached;
   if (rows.cache) cached.emplace(rows, seq, positions_T);
   const CachedAttention* cache = cached ? &*cached : nullptr;
@@ -71,7 +96,7 @@ at::Tensor Decoder::blocks(at::Tensor x_TH, const at::Tensor& positions_T, const
       if (cache) return cache->attend(i, q, k, v, scale, window, cap);
       return ops::attention(q, k, v, seq, /*causal=*/true, scale, window, cap);
     };
-    const auto body = [=](const Tensors& in) { return block->forward(in[0], rotary, attend); };
+    const auto body = [=](const Tensors& in) { return block->forward(in[0], rotary, attend, draws); };
     const Tensors out = ctx.runner.run(block->group(), {x_TH}, body);
     x_TH = out[0];
     if (load && out.size() > 1) {

@@ -20,7 +20,7 @@ struct RouterLoad {
 
 class Decoder : public Module {
  public:
-  explicit Decoder(const LlmConfig& config);
+  explicit Decoder(const LlmConfig& config, const AdapterConfig& adapter = {});
 
   // int64 ids [T] -> [T, H]. Rows with a negative id (image markers) get the embedding of id 0; the
   // caller overwrites them.
@@ -47,15 +47,22 @@ class Decoder : public Module {
 
   void list_uses(std::vector<GroupUse>& out) const;
 
+  // The linears of the blocks in order, routers left out: those that adapters may name.
+  const std::vector<Linear*>& linears() const { return linears_; }
+
   // An empty cache of `rows` sequences of at most `capacity` tokens each.
   KvCache make_cache(int64_t rows, int64_t capacity, at::TensorOptions options) const;
 
  private:
   at::Tensor head(const at::Tensor& hidden_MH) const;  // logits, fp32 at least
+  RowDraws row_draws(const at::Tensor& positions_T, const SeqInfo& seq,
+                     const ForwardContext& ctx) const;
 
   LlmConfig config_;
+  bool drops_ = false;  // adapters with dropout
   Embedding* embed_;
   std::vector<DecoderBlock*> blocks_;
+  std::vector<Linear*> linears_;
   RmsNorm* norm_;
   const Param* head_;  // the embedding's weight when tied
   std::string head_group_;

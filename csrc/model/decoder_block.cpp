@@ -48,31 +48,44 @@ DecoderBlock::DecoderBlock(const std::string& prefix, const LlmConfig& c, int64_
   }
 }
 
-DecoderBlock::Heads DecoderBlock::project(const at::Tensor& h_TH) const {
+void DecoderBlock::list_linears(std::vector<Linear*>& out) const {
+  for (Linear* linear : {q_, k_, v_, qkv_, o_}) {
+    if (linear) out.push_back(linear);
+  }
+  if (experts_) {
+    experts_->list_linears(out);
+  } else {
+    mlp_->list_linears(out);
+  }
+}
+
+DecoderBlock::Heads DecoderBlock::project(const at::Tensor& h_TH, const RowDraws& draws) const {
   const auto heads = [&](const at::Tensor& x) { return x.unflatten(-1, {-1, head_dim_}); };
-  if (!qkv_) return {heads((*q_)(h_TH)), heads((*k_)(h_TH)), heads((*v_)(h_TH))};
-  const auto parts = heads((*qkv_)(h_TH)).split_with_sizes({heads_, kv_heads_, kv_heads_}, 1);
+  if (!qkv_) {
+    return {heads((*q_)(h_TH, draws)), heads((*k_)(h_TH, draws)), heads((*v_)(h_TH, draws))};
+  }
+  const auto parts = heads((*qkv_)(h_TH, draws)).split_with_sizes({heads_, kv_heads_, kv_heads_}, 1);
   return {parts[0], parts[1], parts[2]};
 }
 
 Tensors DecoderBlock::forward(const at::Tensor& x_TH, const Rotary& rotary,
-                              const Attend& attend) const {
-  Heads heads = project((*norm1_)(x_TH));
+                              const Attend& attend, const RowDraws& draws) const {
+  Heads heads = project((*norm1_)(x_TH), draws);
   if (q_norm_) {
     heads.q = (*q_norm_)(heads.q);
     heads.k = (*k_norm_)(heads.k);
   }
   const at::Tensor attended =
       attend(rotate(heads.q, rotary), rotate(heads.k, rotary), heads.v).flatten(1);
-  const at::Tensor a = (*o_)(attended);
+  const at::Tensor a = (*o_)(attended, draws);
   const at::Tensor x = x_TH + (post_attention_ ? (*post_attention_)(a) : a);
   const at::Tensor h = (*norm2_)(x);
   if (experts_) {
-    const ExpertMlps::Output out = (*experts_)(h);
+    const ExpertMlps::Output out = (*experts_)(h, draws);
     if (wants_load_) return {x + out.y_TH, out.load_2E};
     return {x + out.y_TH};
   }
-  const at::Tensor m = (*mlp_)(h);
+  const at::Tensor m = (*mlp_)(h, draws);
   return {x + (post_mlp_ ? (*post_mlp_)(m) : m)};
 }
 

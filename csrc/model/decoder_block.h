@@ -22,8 +22,13 @@ class DecoderBlock : public Module {
   using Attend =
       std::function<at::Tensor(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)>;
 
-  // {[T, H]}, and with a router loss the experts' load fp32 [2, E] (ExpertMlps::Output).
-  Tensors forward(const at::Tensor& x_TH, const Rotary& rotary, const Attend& attend) const;
+  // {[T, H]}, and with a router loss the experts' load fp32 [2, E] (ExpertMlps::Output). `draws`:
+  // of the rows, for the dropout of adapters.
+  Tensors forward(const at::Tensor& x_TH, const Rotary& rotary, const Attend& attend,
+                  const RowDraws& draws) const;
+
+  // Its linears without the router, in order.
+  void list_linears(std::vector<Linear*>& out) const;
 
   int64_t window() const { return window_; }  // 0: none
 
@@ -31,7 +36,7 @@ class DecoderBlock : public Module {
   struct Heads {
     at::Tensor q, k, v;
   };
-  Heads project(const at::Tensor& h_TH) const;
+  Heads project(const at::Tensor& h_TH, const RowDraws& draws) const;
 
   int64_t heads_, kv_heads_, head_dim_, window_;
   bool wants_load_;

@@ -40,12 +40,18 @@ GatedMlp::GatedMlp(const std::string& prefix, const std::string& group, const Ll
   down_ = linear(names.down, c.intermediate_size, c.hidden_size);
 }
 
-at::Tensor GatedMlp::operator()(const at::Tensor& x_TH) const {
+at::Tensor GatedMlp::operator()(const at::Tensor& x_TH, const RowDraws& draws) const {
   if (gate_up_) {
-    const auto halves = (*gate_up_)(x_TH).chunk(2, -1);
-    return (*down_)(activate(activation_, halves[0]) * halves[1]);
+    const auto halves = (*gate_up_)(x_TH, draws).chunk(2, -1);
+    return (*down_)(activate(activation_, halves[0]) * halves[1], draws);
   }
-  return (*down_)(activate(activation_, (*gate_)(x_TH)) * (*up_)(x_TH));
+  return (*down_)(activate(activation_, (*gate_)(x_TH, draws)) * (*up_)(x_TH, draws), draws);
+}
+
+void GatedMlp::list_linears(std::vector<Linear*>& out) const {
+  for (Linear* linear : {gate_, up_, gate_up_, down_}) {
+    if (linear) out.push_back(linear);
+  }
 }
 
 ExpertMlps::ExpertMlps(const std::string& prefix, const std::string& group, const LlmConfig& c)
@@ -58,7 +64,11 @@ ExpertMlps::ExpertMlps(const std::string& prefix, const std::string& group, cons
   }
 }
 
-ExpertMlps::Output ExpertMlps::operator()(const at::Tensor& x_TH) const {
+void ExpertMlps::list_linears(std::vector<Linear*>& out) const {
+  for (const GatedMlp* expert : experts_) expert->list_linears(out);
+}
+
+ExpertMlps::Output ExpertMlps::operator()(const at::Tensor& x_TH, const RowDraws& draws) const {
   const auto experts = static_cast<int64_t>(experts_.size());
   const at::Tensor logits_TE = (*gate_)(x_TH);
   const auto wide = x_TH.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
@@ -73,13 +83,16 @@ ExpertMlps::Output ExpertMlps::operator()(const at::Tensor& x_TH) const {
       at::empty_like(order).scatter_(0, order, at::arange(order.size(0), order.options()));
   const at::Tensor visits_E = at::bincount(visits, /*weights=*/{}, experts);
   const at::Tensor counts = visits_E.cpu();
-  const at::Tensor rows = x_TH.index_select(0, at::floor_divide(order, at::Scalar(visits_)));
+  const at::Tensor visitor = at::floor_divide(order, at::Scalar(visits_));
+  const at::Tensor rows = x_TH.index_select(0, visitor);
+  const RowDraws row_draws = draws.select(visitor);
   std::vector<at::Tensor> results;
   int64_t begin = 0;
   for (int64_t e = 0; e < experts; ++e) {
     const int64_t count = counts.const_data_ptr<int64_t>()[e];
     // Run without visitors too: its weights then have gradients, which are zero.
-    results.push_back((*experts_[static_cast<size_t>(e)])(rows.narrow(0, begin, count)));
+    results.push_back((*experts_[static_cast<size_t>(e)])(rows.narrow(0, begin, count),
+                                                          row_draws.narrow(begin, count)));
     begin += count;
   }
   const at::Tensor visited_TkH =

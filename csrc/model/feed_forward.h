@@ -25,7 +25,8 @@ class GatedMlp : public Module {
   // Where the architecture fuses them, gate and up are one matrix gate_up_proj, gate first.
   GatedMlp(const std::string& prefix, const std::string& group, const LlmConfig& config,
            const Names& names);
-  at::Tensor operator()(const at::Tensor& x_TH) const;
+  at::Tensor operator()(const at::Tensor& x_TH, const RowDraws& draws) const;
+  void list_linears(std::vector<Linear*>& out) const;
 
  private:
   Activation activation_;
@@ -46,7 +47,8 @@ class ExpertMlps : public Module {
     // fp32 [2, E]: the router's probabilities summed over rows, and the visits (no gradient).
     at::Tensor load_2E;
   };
-  Output operator()(const at::Tensor& x_TH) const;
+  Output operator()(const at::Tensor& x_TH, const RowDraws& draws) const;
+  void list_linears(std::vector<Linear*>& out) const;  // the experts' own, not the router
 
  private:
   int64_t visits_;  // k

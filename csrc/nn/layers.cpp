@@ -4,6 +4,9 @@
 
 #include <cmath>
 
+#include "base/error.h"
+#include "base/rng.h"
+
 namespace mgm {
 
 Init constant_init(double value) { return {InitKind::kConstant, value}; }
@@ -19,8 +22,34 @@ Linear::Linear(const std::string& prefix, const std::string& group, int64_t in, 
   if (bias) bias_ = &declare("bias", {out}, inits.bias, false);
 }
 
-at::Tensor Linear::operator()(const at::Tensor& x) const {
-  return at::linear(x, weight_.value, bias_ ? bias_->value : at::Tensor());
+RowDraws RowDraws::select(const at::Tensor& rows) const {
+  if (!active()) return {};
+  return {{counters.sample.index_select(0, rows), counters.position.index_select(0, rows)}, key};
+}
+
+RowDraws RowDraws::narrow(int64_t begin, int64_t count) const {
+  if (!active()) return {};
+  return {{counters.sample.narrow(0, begin, count), counters.position.narrow(0, begin, count)},
+          key};
+}
+
+void Linear::adapt(const Lora& lora) {
+  MGM_CHECK(!lora_ && lora.rank > 0, prefix(), ": adapter of rank ", lora.rank);
+  const int64_t out = weight_.spec.shape[0], in = weight_.spec.shape[1];
+  lora_ = lora;
+  // Kaiming-uniform with a = sqrt(5), as PEFT draws it, is what torch.nn.Linear has.
+  lora_a_ = &declare("lora_A.weight", {lora.rank, in}, torch_linear_init(in), true);
+  lora_b_ = &declare("lora_B.weight", {out, lora.rank}, constant_init(0), true);
+}
+
+at::Tensor Linear::operator()(const at::Tensor& x, const RowDraws& draws) const {
+  const at::Tensor y = at::linear(x, weight_.value, bias_ ? bias_->value : at::Tensor());
+  if (!lora_) return y;
+  const bool drops = draws.active() && lora_->dropout > 0;
+  const at::Tensor dropped =
+      drops ? ops::dropout_rows(x, draws.counters, rng_key(draws.key, prefix()), lora_->dropout)
+            : x;
+  return at::add(y, at::linear(at::linear(dropped, lora_a_->value), lora_b_->value), lora_->scale);
 }
 
 LayerNorm::LayerNorm(const std::string& prefix, const std::string& group, int64_t width, double eps)

@@ -2,7 +2,10 @@
 // under its published name and applies one ATen operation. Shapes: ... any leading dimensions.
 #pragma once
 
+#include <optional>
+
 #include "nn/module.h"
+#include "ops/dropout.h"
 
 namespace mgm {
 
@@ -12,7 +15,26 @@ Init uniform_init(double bound);
 Init torch_linear_init(
     int64_t fan_in);  // U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch.nn.Linear's default
 
-// y = x W^T (+ b). weight [out, in], bias [out].
+// The random numbers that rows of a token stream have in one training step.
+struct RowDraws {
+  ops::RowCounters counters;  // [T]; undefined: nothing is random
+  uint64_t key = 0;           // of the seed and the step
+
+  bool active() const { return counters.sample.defined(); }
+  // Those of rows that were picked by int64 indices, or of a range.
+  RowDraws select(const at::Tensor& rows) const;
+  RowDraws narrow(int64_t begin, int64_t count) const;
+};
+
+// A low-rank adapter (LoRA, arXiv 2106.09685; PEFT lora.Linear).
+struct Lora {
+  int64_t rank = 0;
+  double scale = 1;
+  double dropout = 0;
+};
+
+// y = x W^T (+ b). weight [out, in], bias [out]. With an adapter y + scale B A dropout(x); A [rank,
+// in] starts uniform in +-1 / sqrt(in), B [out, rank] at 0, so that nothing changes at first.
 class Linear : public Module {
  public:
   struct Inits {
@@ -20,13 +42,21 @@ class Linear : public Module {
   };
   Linear(const std::string& prefix, const std::string& group, int64_t in, int64_t out, bool bias,
          Inits inits);
-  at::Tensor operator()(const at::Tensor& x) const;
+  // Declares lora_A.weight and lora_B.weight in the linear's group. Once, before storage is bound.
+  void adapt(const Lora& lora);
+  // `draws`: of x's rows, where dropout is wanted; x is then [T, in].
+  at::Tensor operator()(const at::Tensor& x, const RowDraws& draws = {}) const;
   const Param& weight() const { return weight_; }
   const Param& bias() const { return *bias_; }
+  const std::optional<Lora>& lora() const { return lora_; }
+  const Param& lora_a() const { return *lora_a_; }  // both only with lora()
+  const Param& lora_b() const { return *lora_b_; }
 
  private:
   Param& weight_;
   Param* bias_ = nullptr;
+  std::optional<Lora> lora_;
+  Param *lora_a_ = nullptr, *lora_b_ = nullptr;
 };
 
 // Over the last dimension, with weight and bias.

@@ -34,6 +34,8 @@ std::vector<std::string> preset_patterns(RulePreset preset, const ModelConfig& m
                                model.convnext.depths[s] - 1, ".*"));
       }
       break;
+    case RulePreset::kAdapter:
+      return {"*.lora_A.weight", "*.lora_B.weight"};
   }
   return patterns;
 }

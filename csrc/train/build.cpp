@@ -6,6 +6,7 @@
 #include "assemble/initial_weights.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "model/adapters.h"
 #include "optim/param_rules.h"
 
 namespace mgm {
@@ -36,6 +37,10 @@ ModelParts describe_model(const ResolvedConfig& resolved) {
   parts.params = parts.model->params();
   RuleOutcome rules = resolve_rules(parts.params, resolved.config);
   check_recompute_patterns(resolved, parts.params, rules.problems);
+  for (const ConfigProblem& problem :
+       check_targets(resolved.config.model.adapter, parts.model->decoder().linears())) {
+    rules.problems.push_back(problem);
+  }
   if (!rules.problems.empty()) throw_problems(resolved, rules.problems);
   parts.policies = std::move(rules.policies);
   return parts;

@@ -4,8 +4,10 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 
+#include "assemble/adapter_dir.h"
 #include "assemble/initial_weights.h"
 #include "assemble/model_dir.h"
 #include "base/error.h"
@@ -74,6 +76,86 @@ void check_sources(const RunConfig& config, const ModelParts& parts, const Train
   check_frozen(checkpoint, hasher.hashes());
 }
 
+void check_part(const ExportRequest& request, const AdapterConfig& adapter) {
+  const bool adapted = adapter.kind != AdapterKind::kNone;
+  const bool alone = request.part == ExportPart::kAdapter;
+  if (!adapted && (alone || request.merge)) {
+    throw ConfigError(request.from.string(), ": this run has no adapters (model.adapter.kind: none)",
+                      alone ? "; --part all exports its weights" : " to --merge");
+  }
+  if (alone && request.merge) {
+    throw ConfigError("--merge folds the adapter into the model; --part adapter leaves it out");
+  }
+  if (adapted && !alone && !request.merge) {
+    throw ConfigError(request.from.string(), ": this run has adapters: --merge folds them into the ",
+                      "weights, --part adapter writes them alone");
+  }
+}
+
+// The weights of a run, one after the other.
+class RunWeights {
+ public:
+  RunWeights(const RunConfig& config, const TrainCheckpoint& checkpoint, const Trained& trained,
+             at::ScalarType run_type)
+      : checkpoint_(checkpoint), trained_(trained), initial_(config), run_type_(run_type) {}
+
+  at::Tensor get(Param& param, at::ScalarType type) const {
+    at::Tensor out = at::empty(param.spec.shape, type);
+    const at::Tensor flat = out.view(-1);
+    const auto put = [&](int64_t first, const at::Tensor& values) {
+      flat.narrow(0, first, values.numel()).copy_(values);
+    };
+    if (trained_.names.count(param.spec.name) > 0) {
+      checkpoint_.read("master", param.spec.name, 0, param.spec.numel(), put);
+    } else {  // rounded as the run used it
+      initial_.read(param, [&](Param&, int64_t first, const at::Tensor& values) {
+        put(first, values.to(run_type_));
+      });
+    }
+    return out;
+  }
+
+ private:
+  const TrainCheckpoint& checkpoint_;
+  const Trained& trained_;
+  const InitialWeights initial_;
+  const at::ScalarType run_type_;
+};
+
+// A weight with its adapter folded in.
+class Merger {
+ public:
+  Merger(const ModelParts& parts, const RunWeights& weights) : weights_(weights) {
+    for (Param* param : parts.params) by_name_[param->spec.name] = param;
+    for (const Linear* linear : parts.model->decoder().linears()) {
+      if (linear->lora()) adapted_[linear->weight().spec.name] = linear;
+    }
+  }
+
+  at::Tensor get(Param& param, at::ScalarType type) const {
+    const auto it = adapted_.find(param.spec.name);
+    if (it == adapted_.end()) return weights_.get(param, type);
+    const Linear& linear = *it->second;
+    const at::Tensor b = part(linear.lora_b()), a = part(linear.lora_a());
+    return weights_.get(param, at::kFloat).addmm_(b, a, /*beta=*/1, linear.lora()->scale).to(type);
+  }
+
+ private:
+  at::Tensor part(const Param& param) const {
+    return weights_.get(*by_name_.at(param.spec.name), at::kFloat);
+  }
+
+  const RunWeights& weights_;
+  std::map<std::string, Param*> by_name_;
+  std::map<std::string, const Linear*> adapted_;
+};
+
+// Of one type only the order of sums may differ; rounding to bf16 moves logits by some 1e-2, and so
+// may merging in it.
+double allowed_difference(at::ScalarType run, at::ScalarType out, bool merged) {
+  return run == out && (run == at::kFloat || !merged) ? 1e-5 : 0.05;
+}
+
 }  // namespace
 
 std::optional<ExportCheck> export_run(const ExportRequest& request) {
@@ -85,43 +167,37 @@ std::optional<ExportCheck> export_run(const ExportRequest& request) {
   const ResolvedConfig resolved =
       parse_run_config(checkpoint.config_yaml(), (checkpoint.dir() / kConfigFile).string());
   const RunConfig& config = resolved.config;
+  check_part(request, config.model.adapter);
   const at::ScalarType run_type = run_dtype(checkpoint),
                        out_type = request.dtype.value_or(run_type);
   const ModelParts parts = describe_model(resolved);
   const Trained trained = trained_weights(parts, checkpoint);
   check_sources(config, parts, trained, checkpoint, run_type);
 
-  const InitialWeights initial(config);
-  const auto value_as = [&](Param& param, at::ScalarType type) {
-    at::Tensor out = at::empty(param.spec.shape, type);
-    const at::Tensor flat = out.view(-1);
-    const auto put = [&](int64_t first, const at::Tensor& values) {
-      flat.narrow(0, first, values.numel()).copy_(values);
-    };
-    if (trained.names.count(param.spec.name) > 0) {
-      checkpoint.read("master", param.spec.name, 0, param.spec.numel(), put);
-    } else {  // rounded as the run used it
-      initial.read(param, [&](Param&, int64_t first, const at::Tensor& values) {
-        put(first, values.to(run_type));
-      });
-    }
-    return out;
+  const RunWeights weights(config, checkpoint, trained, run_type);
+  const Merger merged(parts, weights);
+  const auto value = [&](Param& param) {
+    return request.merge ? merged.get(param, out_type) : weights.get(param, out_type);
   };
-  const auto value = [&](Param& param) { return value_as(param, out_type); };
   const auto tokenizer = load_tokenizer(tokenizer_path(config));
   const ModelDescription description{config.model, config.image, config.text};
-  write_model(
-      request.out,
-      {description, parts.params, value, *tokenizer, trained.vision_tower, trained.hr_encoder},
-      out_type, request.llm_only, request.directory);
+  const ModelContent content{description,         parts.params,      value, *tokenizer,
+                             trained.vision_tower, trained.hr_encoder};
+  if (request.part == ExportPart::kAdapter) {
+    write_adapter(request.out, content, parts.model->decoder().linears(), trained.names,
+                  config.model.path.empty() ? config.model.llm.path : config.model.path, out_type,
+                  request.directory);
+  } else {
+    write_model(request.out, content, out_type, request.part == ExportPart::kLlm,
+                request.directory);
+  }
   log::info(cat("wrote ", request.out.string(), " from ", checkpoint.dir().string(), ": step ",
                 checkpoint.step(), ", ", trained.names.size(), " trained tensors"));
   if (!request.verify) return std::nullopt;
-  // Of one type only the order of sums may differ; rounding to bf16 moves logits by some 1e-2.
-  const double tolerance = out_type == run_type ? 1e-5 : 0.05;
   return verify_export(
-      request.out, description, *tokenizer, [&](Param& param) { return value_as(param, run_type); },
-      request.llm_only, tolerance);
+      request.out, description, *tokenizer,
+      [&](Param& param) { return weights.get(param, run_type); },
+      request.part == ExportPart::kLlm, allowed_difference(run_type, out_type, request.merge));
 }
 
 }  // namespace mgm

@@ -42,6 +42,7 @@ at::Tensor exported_logits(const fs::path& dir, const ModelDescription& descript
                            const Batch& batch, bool llm_only) {
   if (!llm_only) return logits_of(*load_model(dir, {}).model, batch);
   ModelConfig config = description.model;
+  config.adapter = {};  // merged
   const fs::path file = dir / "config.json";
   read_llm_config(read_json(file), file.string(), config.llm);
   const MiniGemini model(config, description.image);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/strings.h"
+#include "checkpoint/adapter_file.h"
 #include "optim/lr_schedule.h"
 #include "train/build.h"
 #include "train/plan/report.h"
@@ -12,6 +13,7 @@ namespace {
 
 const char* const kEmbedding = "llm embedding";
 const char* const kBlocks = "llm blocks";
+const char* const kAdapters = "llm adapters";
 const char* const kHead = "llm head";
 const char* const kClip = "LR encoder (clip)";
 const char* const kConvnext = "HR encoder (convnext)";
@@ -21,6 +23,7 @@ const char* const kProjector = "projector";
 const char* part_of(const std::string& name) {
   const auto starts = [&](const char* prefix) { return name.rfind(prefix, 0) == 0; };
   if (starts("model.embed_tokens.")) return kEmbedding;
+  if (is_adapter_weight(name)) return kAdapters;
   if (starts("model.layers.")) return kBlocks;
   if (starts("model.norm.") || starts("lm_head.")) return kHead;
   if (starts("model.vision_tower_aux.")) return kConvnext;
@@ -107,7 +110,7 @@ std::string describe_run(const PlannedModel& model, std::vector<PartPlan> parts)
 std::vector<PartPlan> count_parts(const std::vector<Param*>& params,
                                   const std::vector<ParamPolicy>& policies) {
   std::vector<PartPlan> parts;
-  for (const char* name : {kEmbedding, kBlocks, kHead, kClip, kConvnext, kMining, kProjector}) {
+  for (const char* name : {kEmbedding, kBlocks, kAdapters, kHead, kClip, kConvnext, kMining, kProjector}) {
     parts.push_back({name, 0, 0, {}});
   }
   for (size_t i = 0; i < params.size(); ++i) {

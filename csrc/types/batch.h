@@ -18,6 +18,8 @@ struct SeqInfo {
   std::vector<int64_t> offsets = {0};  // segment i is rows [offsets[i], offsets[i + 1])
   at::Tensor cu_seqlens;               // the same as int32 [segments + 1], on the model's device
   int64_t max_length = 0;
+  // Per segment what tells its sample apart within a run, for dropout; empty where nothing drops.
+  std::vector<uint64_t> keys;
 
   int64_t segments() const { return static_cast<int64_t>(offsets.size()) - 1; }
   int64_t total() const { return offsets.back(); }

@@ -57,6 +57,15 @@ std::vector<Scenario> scenarios() {
                                         {"model.vision_tower*", RecomputePolicy::kSelective},
                                         {"lm_head", RecomputePolicy::kFull}};
                  }});
+  // Few of a group's parameters train, with dropout, beside the bridge.
+  out.push_back({"adapters", [](RunConfig& c) {
+                   c.model.adapter.kind = AdapterKind::kLora;
+                   c.model.adapter.rank = 3;
+                   c.model.adapter.dropout = 0.2;
+                   c.train.rules = preset(RulePreset::kStage1);
+                   c.train.rules.push_back(preset(RulePreset::kAdapter)[0]);
+                   c.train.recompute = {{"model.layers.1", RecomputePolicy::kFull}};
+                 }});
   Scenario text_on_some{"text_only_on_some_ranks"};
   text_on_some.pictures = [](int64_t i) { return i % 12 < 8 ? 0 : 1; };
   out.push_back(text_on_some);

@@ -135,6 +135,26 @@ TEST_F(ResumeTest, StrictSumsGoOnToTheBitWithAnyRanksAndMode) {
   EXPECT_GT(found.equal_parameters, 50);
 }
 
+// Adapters with dropout beside frozen weights, and a fully trained bridge.
+TEST_F(ResumeTest, AdaptersGoOnToTheBit) {
+  RunConfig c = config();
+  c.model.adapter.kind = AdapterKind::kLora;
+  c.model.adapter.rank = 3;
+  c.model.adapter.dropout = 0.2;
+  TrainRule bridge, adapter;
+  bridge.preset = RulePreset::kStage1;
+  adapter.preset = RulePreset::kAdapter;
+  c.train.rules = {bridge, adapter};
+  for (const Part& part : {Part{DistMode::kReplicate, 1}, Part{DistMode::kZero3, 2}}) {
+    const std::string what = cat("adapters, ", name_of(part.mode));
+    const fs::path whole = folder_ / what / "whole", cut = folder_ / what / "cut";
+    const std::vector<double> all = train(c, part, 1, 4, "", whole);
+    const std::vector<double> rest = train(c, part, 3, 4, whole, cut);
+    EXPECT_EQ(std::vector<double>(all.begin() + 4, all.end()), rest) << what;
+    expect_same_files(whole, cut, 4, part.world, what);
+  }
+}
+
 // Saving every step in the background changes nothing: not training, not what is saved.
 TEST_F(ResumeTest, AsynchronousSavesEqualSynchronousOnes) {
   const Part part{DistMode::kZero2, 2};

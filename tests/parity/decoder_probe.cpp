@@ -1,16 +1,19 @@
 // Runs the language model of a Hugging Face directory for tests/parity/test_backbone_parity.py.
-//   decoder_probe DIR IN.safetensors OUT.safetensors none|full|selective float32|bfloat16
+//   decoder_probe DIR IN.safetensors OUT.safetensors none|full|selective float32|bfloat16 [ADAPTER]
 // IN: ids int64 [T], offsets int64 [segments + 1] of the packed stream. OUT: logits [T, V]; loss,
 // the sum of next-token cross entropies within segments; its gradient as grad.NAME of every
 // parameter; cached, the logits of the first segment fed to a cache in pieces. The fourth argument
-// is the recomputation of the blocks. Refused: the message and the error's exit code.
+// is the recomputation of the blocks, ADAPTER a directory in PEFT's layout. Refused: the message and
+// the error's exit code.
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
 #include <iostream>
 
+#include "assemble/adapter_dir.h"
 #include "assemble/hf_config.h"
 #include "base/error.h"
+#include "checkpoint/adapter_file.h"
 #include "checkpoint/tensor_writer.h"
 #include "checkpoint/weight_loader.h"
 #include "config/llm_arch.h"
@@ -56,11 +59,17 @@ at::Tensor cached_logits(const Decoder& decoder, const at::Tensor& x, const Forw
 
 void run(const std::vector<std::string>& args) {
   const fs::path dir = args[0];
-  const Decoder decoder(read_config(dir / "config.json"));
+  const bool adapted = args.size() > 5;
+  const AdapterConfig adapter = adapted ? read_adapter_config(args[5]) : AdapterConfig();
+  const Decoder decoder(read_config(dir / "config.json"), adapter);
   LoadOptions load;
   load.dtype = args[4] == "bfloat16" ? at::kBFloat16 : at::kFloat;
   const std::vector<Param*> params = decoder.params();
-  load_weights(params, *open_model_dir(dir), load);
+  std::vector<OverlayLayer> layers = {{open_model_dir(dir), {}}};
+  if (adapted) {
+    for (const OverlayLayer& layer : open_adapter_layers(args[5])) layers.push_back(layer);
+  }
+  load_weights(params, OverlaySource(layers, adapted ? "" : dir.string()), load);
   for (Param* param : params) param->value.requires_grad_();
 
   const SourcePtr in = open_safetensors(args[1]);
@@ -105,7 +114,7 @@ void run(const std::vector<std::string>& args) {
 }  // namespace mgm
 
 int main(int argc, char** argv) {
-  if (argc != 6) return 2;
+  if (argc != 6 && argc != 7) return 2;
   mgm::install_recompute_engine();
   try {
     mgm::run({argv + 1, argv + argc});

@@ -95,7 +95,7 @@ double forward_flops(const PlannedModel& model, const PlannedUse& use, const Bat
     case UseKind::kEmbedding:
       return 0;
     case UseKind::kDecoderBlock:
-      return 2 * double(shape.rows) * block_matrix_params(m.llm) +
+      return 2 * double(shape.rows) * (block_matrix_params(m.llm) + use.adapters.params) +
              block_attention(m.llm, use.number, shape);
     case UseKind::kHead:
       return 2 * double(shape.targets) * double(m.llm.hidden_size) * double(m.llm.vocab_size);

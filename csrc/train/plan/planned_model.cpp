@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "checkpoint/adapter_file.h"
 
 namespace mgm {
 namespace {
@@ -36,6 +37,17 @@ RecomputePolicy policy_of(const std::vector<RecomputeRule>& rules, const std::st
     if (glob_match(rule.match, group)) policy = rule.policy;
   }
   return policy;
+}
+
+void add_adapter(const ParamSpec& spec, bool trains, const LlmConfig& llm, PlannedAdapters& out) {
+  if (!is_adapter_weight(spec.name)) return;
+  const bool expert = spec.name.find(".experts.") != spec.name.npos;
+  const double share = expert ? double(llm.experts_per_token) / double(llm.num_experts) : 1;
+  out.params += share * double(spec.numel());
+  if (trains) out.trained += spec.numel();
+  if (!spec.name.ends_with(".lora_A.weight")) return;
+  out.ranks += share * double(spec.shape[0]);
+  out.inputs += share * double(spec.shape[1]);
 }
 
 }  // namespace
@@ -72,6 +84,7 @@ PlannedModel plan_model(const RunConfig& config, const MiniGemini& model,
       const ParamSpec& spec = params[i]->spec;
       if (spec.group != use.use.group) continue;
       use.params += spec.numel();
+      add_adapter(spec, policies[i].train, config.model.llm, use.adapters);
       if (!policies[i].train) continue;
       use.trained += spec.numel();
       if (!use.blocks_train.empty() && starts(spec.name, block.c_str())) {

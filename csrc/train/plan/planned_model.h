@@ -23,6 +23,14 @@ enum class UseKind {
   kHead
 };
 
+// Adapters of a block as one token meets them: of experts the share that it visits.
+struct PlannedAdapters {
+  double params = 0;
+  double inputs = 0;    // widths of their inputs
+  double ranks = 0;     // widths between A and B
+  int64_t trained = 0;  // elements, of all experts
+};
+
 struct PlannedUse {
   GroupUse use;
   UseKind kind = UseKind::kDecoderBlock;
@@ -30,11 +38,13 @@ struct PlannedUse {
   int group = 0;                    // in PlannedModel::sizes
   int64_t params = 0, trained = 0;  // of the group
   bool upstream = false;            // its input has a gradient
+  PlannedAdapters adapters;
   // ConvNeXt stages: per block, whether it trains.
   std::vector<bool> blocks_train;
   RecomputePolicy recompute = RecomputePolicy::kNone;
 
   bool trains() const { return trained > 0; }
+  bool base_trains() const { return trained > adapters.trained; }  // more than adapters
   bool backward() const { return trains() || upstream; }
 };
 

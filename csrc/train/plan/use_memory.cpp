@@ -97,25 +97,34 @@ class Planner {
     // Rows sorted by expert, and their results before they are weighted.
     const double routed = experts ? 2 * visits * H : 0;
     const double lse = rows() * double(c.num_heads) * kFp32;
-    const double trained = use.trains() ? 1 : 0;
+    const bool adapters = use.adapters.trained > 0;
+    const bool drops = adapters && m_.adapter.dropout > 0;
+    // Inputs of linears are saved for what trains on them: the linears, or their adapters unless
+    // dropout makes an input of its own for each.
+    const double trained = use.base_trains() || (adapters && !drops) ? 1 : 0;
     // RMSNorm is one operation on CUDA; on the CPU its normalised rows are saved too.
-    const double norms = model_.on_cpu ? 2 * H * trained : 0;
+    const double norms = model_.on_cpu && use.base_trains() ? 2 * H : 0;
+    const double low_rank =
+        adapters ? T * (use.adapters.ranks + (drops ? use.adapters.inputs : 0)) : 0;
+    // While a linear runs with an adapter: what is added to its result, and its dropped input.
+    const double beside = use.adapters.params > 0 ? T * (I + (drops ? I : 0)) : 0;
 
     // x (the input, by the first norm); q, k, v and the attention's result; the row between both
     // halves (by the second norm); gate, silu(gate) and up. Weights that train add their inputs:
     // both norms' results and the product of the MLP.
     const double saved =
-        T * (A + 2 * K + A + H + 3 * I + routed + norms + trained * (2 * H + I)) + lse;
+        T * (A + 2 * K + A + H + 3 * I + routed + norms + trained * (2 * H + I)) + lse +
+        low_rank;
     const double input = T * H;
     // The sum at the end of a block: x, both norms' results, q, k, v, the row between, four of the
     // MLP's width, the MLP's result and the block's.
-    const double plain = T * (6 * H + A + 2 * K + 4 * I + routed);
+    const double plain = T * (6 * H + A + 2 * K + 4 * I + routed) + beside;
     // Backward of the MLP's product: its gradient and those of both factors, product still there
     // only where nothing saved it. Or of its last matrix, whose weight has a gradient of its own.
     const double product = T * (H + 2 * I + (1 - trained) * I);
     const double matrix =
         double(c.hidden_size * c.intermediate_size) * e_ * (experts ? double(c.num_experts) : 1);
-    const double weight = T * (H + I) + trained * matrix;
+    const double weight = T * (H + I) + (use.base_trains() ? matrix : 0);
     // Backward of attention: everything from gate on is gone; gradients of q, k and v, an fp32
     // accumulator of q's, and with grouped queries k's and v's gradients per query head.
     const double gone = T * ((3 + trained) * I + (1 + trained) * H + routed);

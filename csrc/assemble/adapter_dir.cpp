@@ -1,0 +1,145 @@
+#include "assemble/adapter_dir.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "assemble/json_fields.h"
+#include "base/error.h"
+#include "checkpoint/adapter_file.h"
+
+namespace mgm {
+namespace {
+
+std::string leaf(const std::string& name) { return name.substr(name.rfind('.') + 1); }
+
+bool is_bridge(const std::string& name) {
+  return name.rfind("model.mm_projector", 0) == 0 || name.rfind("model.vlm_uni_", 0) == 0;
+}
+
+// Last parts of names where they say which linears are meant, as PEFT's own configs have them; else
+// every name.
+std::vector<std::string> target_modules(const std::vector<Linear*>& linears) {
+  std::set<std::string> adapted, bare;
+  std::vector<std::string> names;
+  for (const Linear* linear : linears) {
+    (linear->lora() ? adapted : bare).insert(leaf(linear->prefix()));
+    if (linear->lora()) names.push_back(linear->prefix());
+  }
+  const bool partly = std::any_of(adapted.begin(), adapted.end(),
+                                  [&](const std::string& l) { return bare.count(l) > 0; });
+  return partly ? names : std::vector<std::string>(adapted.begin(), adapted.end());
+}
+
+// What changes the function of an adapter and is not built here.
+void refuse_variants(const JsonFields& f) {
+  const auto refuse = [&](bool bad, const char* key) {
+    if (bad) {
+      throw CheckpointError(f.source(), ": ", key, " is set; only plain LoRA on linears is read");
+    }
+  };
+  const auto kind = f.get<std::string>("peft_type");
+  if (kind != "LORA") throw CheckpointError(f.source(), ": peft_type '", kind, "' is not LORA");
+  for (const char* key : {"use_dora", "fan_in_fan_out", "lora_bias"}) {
+    refuse(f.get_or<bool>(key, false), key);
+  }
+  for (const char* key : {"rank_pattern", "alpha_pattern"}) {
+    refuse(f.has(key) && !f.get<Json>(key).empty(), key);
+  }
+  const auto bias = f.get_or<std::string>("bias", "none");
+  if (bias != "none") throw CheckpointError(f.source(), ": bias '", bias, "' is not none");
+}
+
+JsonFields open_config(const fs::path& dir) {
+  const fs::path file = dir / kAdapterConfig;
+  if (!fs::exists(file)) {
+    throw CheckpointError(file.string(), ": no such file: a directory of a LoRA adapter has one");
+  }
+  return {read_json(file), file.string()};
+}
+
+// 16, not 16.0: as PEFT writes it.
+OrderedJson number(double value) {
+  const auto whole = static_cast<int64_t>(value);
+  return double(whole) == value ? OrderedJson(whole) : OrderedJson(value);
+}
+
+}  // namespace
+
+AdapterConfig read_adapter_config(const fs::path& dir) {
+  const JsonFields f = open_config(dir);
+  refuse_variants(f);
+  AdapterConfig out;
+  out.kind = AdapterKind::kLora;
+  out.rank = f.get<int64_t>("r");
+  out.alpha = f.get<double>("lora_alpha");
+  out.dropout = f.get_or<double>("lora_dropout", 0);
+  out.rslora = f.get_or<bool>("use_rslora", false);
+  if (out.rank < 1 || !(out.alpha > 0) || !(out.dropout >= 0 && out.dropout < 1)) {
+    throw CheckpointError(f.source(), ": r ", out.rank, ", lora_alpha ", out.alpha,
+                          ", lora_dropout ", out.dropout, " are no adapter's");
+  }
+  out.targets = adapted_linears(dir);
+  return out;
+}
+
+fs::path adapter_base(const fs::path& dir) {
+  const JsonFields f = open_config(dir);
+  const auto named = f.get_or<std::string>("base_model_name_or_path", "");
+  for (const fs::path& candidate : {fs::path(named), dir / named}) {
+    if (!named.empty() && fs::exists(candidate)) return candidate;
+  }
+  throw CheckpointError(f.source(), ": base_model_name_or_path '", named,
+                        "' is no path here; weights are read from local paths only");
+}
+
+OrderedJson to_peft_config(const AdapterConfig& adapter, const std::vector<Linear*>& linears,
+                           const std::string& base) {
+  return {{"alpha_pattern", OrderedJson::object()},
+          {"auto_mapping", nullptr},
+          {"base_model_name_or_path", base.empty() ? OrderedJson() : OrderedJson(base)},
+          {"bias", "none"},
+          {"fan_in_fan_out", false},
+          {"inference_mode", true},
+          {"init_lora_weights", true},
+          {"layers_pattern", nullptr},
+          {"layers_to_transform", nullptr},
+          {"lora_alpha", number(adapter.alpha)},
+          {"lora_dropout", adapter.dropout},
+          {"modules_to_save", nullptr},
+          {"peft_type", "LORA"},
+          {"r", adapter.rank},
+          {"rank_pattern", OrderedJson::object()},
+          {"revision", nullptr},
+          {"target_modules", target_modules(linears)},
+          {"task_type", "CAUSAL_LM"},
+          {"use_dora", false},
+          {"use_rslora", adapter.rslora}};
+}
+
+void write_adapter(const fs::path& dir, const ModelContent& content,
+                   const std::vector<Linear*>& linears, const std::set<std::string>& trained,
+                   const std::string& base, at::ScalarType dtype,
+                   const HfDirectoryOptions& options) {
+  HfDirectory out;
+  out.files = model_files(content, dtype, /*llm_only=*/false);
+  std::map<std::string, Param*> by_name;
+  std::vector<TensorSpec> adapters, others;
+  for (Param* param : content.params) {
+    const std::string& name = param->spec.name;
+    const bool adapter = is_adapter_weight(name);
+    if (!adapter && !is_bridge(name) && trained.count(name) == 0) continue;
+    const std::string written = adapter ? peft_name(name) : name;
+    by_name[written] = param;
+    (adapter ? adapters : others).push_back({written, dtype, param->spec.shape});
+  }
+  out.tensor_files[kAdapterFile] = adapters;
+  if (!others.empty()) out.tensor_files[kOthersFile] = others;
+  out.get = [&](const std::string& name) { return content.value(*by_name.at(name)).to(dtype); };
+  const AdapterConfig& adapter = content.description.model.adapter;
+  out.files[kAdapterConfig] = to_peft_config(adapter, linears, base).dump(2) + "\n";
+  write_hf_directory(dir, out, options);
+}
+
+}  // namespace mgm
