@@ -16,8 +16,10 @@ namespace {
 
 constexpr int64_t kPiece = 1 << 20;  // elements
 
+bool starts_with(const std::string& name, const char* prefix) { return name.rfind(prefix, 0) == 0; }
+
 bool is_bridge(const std::string& name) {
-  return name.rfind("model.mm_projector", 0) == 0 || name.rfind("model.vlm_uni_", 0) == 0;
+  return starts_with(name, "model.mm_projector") || starts_with(name, "model.vlm_uni_");
 }
 
 std::vector<OverlayLayer> weight_layers(const RunConfig& config) {
@@ -27,16 +29,16 @@ std::vector<OverlayLayer> weight_layers(const RunConfig& config) {
     if (!m.path.empty()) {
       layers.push_back({open_model_dir(m.path), {}});
     } else {
-      if (m.llm.path.empty() || m.vision_tower.path.empty() ||
-          (m.hr_encoder != HrEncoder::kNone && m.convnext.path.empty())) {
+      if (m.llm.path.empty()) {
         throw ConfigError(
-            "model.init: pretrained needs model.path, or model.llm.path, model.vision_tower.path "
-            "and, with an "
-            "HR encoder, model.convnext.path; or set model.init: random");
+            "model.init: pretrained needs model.path, or model.llm.path (and model.vision_tower.path "
+            "and model.convnext.path, unless these train from scratch); or set model.init: random");
       }
       layers.push_back({open_model_dir(m.llm.path), {}});
-      layers.push_back({open_model_dir(m.vision_tower.path), map_clip_name});
-      if (m.hr_encoder != HrEncoder::kNone) {
+      if (!m.vision_tower.path.empty()) {
+        layers.push_back({open_model_dir(m.vision_tower.path), map_clip_name});
+      }
+      if (m.hr_encoder != HrEncoder::kNone && !m.convnext.path.empty()) {
         layers.push_back({open_model_dir(m.convnext.path), map_openclip_name});
       }
     }
@@ -63,6 +65,12 @@ void draw(Param& param, uint64_t seed, const ElementRange& wanted, const WeightS
 }
 
 }  // namespace
+
+bool is_drawn_tower(const ModelConfig& model, const std::string& name) {
+  if (model.init == ModelInit::kRandom || !model.path.empty()) return false;
+  return (model.vision_tower.path.empty() && starts_with(name, "model.vision_tower.")) ||
+         (model.convnext.path.empty() && starts_with(name, "model.vision_tower_aux."));
+}
 
 InitialWeights::InitialWeights(const RunConfig& config)
     : seed_(static_cast<uint64_t>(config.train.seed)) {
@@ -105,7 +113,7 @@ void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
   int64_t fresh = 0;
   for (Param* param : params) {
     if (loaded.count(param->spec.name)) continue;
-    if (!random && !is_bridge(param->spec.name)) {
+    if (!random && !is_bridge(param->spec.name) && !is_drawn_tower(config.model, param->spec.name)) {
       missing.push_back(param->spec.name);
       continue;
     }

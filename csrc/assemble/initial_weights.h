@@ -20,11 +20,15 @@ namespace mgm {
 // model.projector.path still overrides what that file holds. model.init pretrained: model.path (a
 // complete model), else model.llm.path, model.vision_tower.path and model.convnext.path;
 // model.projector.path on top. Projector and mining start random if no file has them, as in stage
-// 1; anything else that is missing, or a tensor that nobody takes, is a CheckpointError with the
-// whole list.
+// 1, and so does a tower without a path (is_drawn_tower); anything else that is missing, or a
+// tensor that nobody takes, is a CheckpointError with the whole list.
 void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
                      const WeightSink& sink,
                      const std::function<ElementRange(const Param&)>& range = {});
+
+// Whether `name` belongs to a vision tower that a pretrained language model gets without weights:
+// its path is empty, so what model.projector.path does not hold is drawn from train.seed.
+bool is_drawn_tower(const ModelConfig& model, const std::string& name);
 
 // The same values for one parameter after another. Checks nothing: initial_weights does.
 class InitialWeights {

@@ -119,7 +119,9 @@ void LlmConfig::describe(FieldVisitor& v) {
 }
 
 void VisionTowerConfig::describe(FieldVisitor& v) {
-  v.field("path", path, "Hugging Face directory of the CLIP vision tower");
+  v.field("path", path,
+          "Hugging Face directory of the CLIP vision tower; empty beside model.llm.path: drawn from "
+          "train.seed, and all of it has to train");
   v.field("image_size", image_size, "side of one LR view, pixels", between(1, kMaxPixels));
   v.field("patch_size", patch_size, "side of a patch, pixels", between(1, kMaxPixels));
   v.field("hidden_size", hidden_size, "width", between(1, kMaxSize));
@@ -134,7 +136,9 @@ void VisionTowerConfig::describe(FieldVisitor& v) {
 }
 
 void ConvnextConfig::describe(FieldVisitor& v) {
-  v.field("path", path, "OpenCLIP directory of the ConvNeXt tower");
+  v.field("path", path,
+          "OpenCLIP directory of the ConvNeXt tower; empty beside model.llm.path: drawn from "
+          "train.seed, and all of it has to train");
   v.field("depths", depths, "blocks per stage (set by hr_encoder unless it is convnext)",
           between(1, kMaxLayers));
   v.field("dims", dims, "channels per stage (set by hr_encoder unless it is convnext)",
