@@ -36,7 +36,7 @@ from ablation_scenes import Picture, Turn
 
 DATA = Path(__file__).resolve().parent
 # Pictures of scenes; questions of every size of documents and maps, at least.
-COUNTS = {"train": {"scenes": 9000, "documents": 1400, "maps": 500}, "heldout": {"scenes": 400, "documents": 100, "maps": 100}}
+COUNTS = {"train": {"scenes": 8960, "documents": 1400, "maps": 500}, "heldout": {"scenes": 384, "documents": 100, "maps": 100}}
 PHOTO_SIDE = 1200
 NEW_TITLES = 0.1  # share of the drawings' titles that are held out
 KNOWN_TITLES = 0.35  # share of the other titles with several drawings of which one is held out

@@ -30,6 +30,7 @@ MGM = pathlib.Path(os.environ.get("MGM_BUILD_DIR", ROOT / "build/release")) / "b
 CONFIGS = ROOT / "configs/ablation/small"
 ARMS = ("hr_on", "hr_upsampled", "hr_off")
 TIMED = 40  # steps of a stage that `time` runs
+BATCH = 64  # questions answered at a time
 SHOWN_MAPS = 6  # pictures that mgm report draws mining maps of
 STOPPED_CODES = (-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT)
 
@@ -150,7 +151,7 @@ class Run:
             self.spend("export", clock, ["export", self.folder / "stage2", "--out", model], gpu)
         answers.unlink(missing_ok=True)
         self.spend("answer", clock, ["chat", model, "--batch", self.args.out / "questions.jsonl", "--out", answers,
-                                     "--max-new-tokens", self.args.max_new_tokens], gpu)
+                                     "--batch-size", BATCH, "--max-new-tokens", self.args.max_new_tokens], gpu)
         if self.arm != "hr_off" and self.seed == self.args.seeds[0]:
             self.draw_mining(clock, model, gpu)
         lines = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
