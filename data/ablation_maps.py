@@ -31,9 +31,9 @@ def country(name):
 
 
 def divisions(kgm):
-    """Colours of the regions that are regions."""
+    """Colours of what is land of the map: neither border, water nor neighbour."""
     for division in ElementTree.parse(kgm).getroot().iter("division"):
-        if division.findtext("ignore", "no") == "no":
+        if division.findtext("ignore", "no").strip() != "yes":
             yield tuple(int(division.findtext(f"color/{channel}")) for channel in ("red", "green", "blue"))
 
 
@@ -51,19 +51,29 @@ def direction(x, y):
     return "-".join(part for part in parts if part) or "centre"
 
 
+def codes(rgb):
+    """A number per colour."""
+    return rgb.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)
+
+
 def regions(folder, name):
     """The regions of a map that have a size of SIZES in a picture of SIDE pixels and lie clearly in one ninth of it."""
     rgb = pixels(folder, name)
     height, width = rgb.shape[:2]
     scale = SIDE / max(height, width)
+    present, where = np.unique(codes(rgb), return_inverse=True)
+    where = where.reshape(height, width)
+    areas = np.bincount(where.ravel())
+    mean_x, mean_y = (np.bincount(where.ravel(), at.ravel()) / areas for at in np.indices((height, width))[::-1])
     for colour in sorted(set(divisions(folder / f"{name}.kgm"))):
-        rows, columns = np.nonzero((rgb == colour).all(axis=2))
-        side = scale * len(rows) ** 0.5
-        size = max((s for s in SIZES if s <= side < 2 * s), default=None)
-        if size is None:
+        code = int(codes(np.array(colour)))
+        i = int(np.searchsorted(present, code))
+        if i == len(present) or present[i] != code:
             continue
-        answer = direction((columns.mean() + 0.5) / width, (rows.mean() + 0.5) / height)
-        if answer:
+        side = scale * areas[i] ** 0.5
+        size = max((s for s in SIZES if s <= side < 2 * s), default=None)
+        answer = direction((mean_x[i] + 0.5) / width, (mean_y[i] + 0.5) / height)
+        if size and answer:
             yield Region(name, colour, size, answer)
 
 
@@ -72,10 +82,10 @@ def map_picture(folder, name, highlighted):
     square."""
     rgb = pixels(folder, name)
     grey = np.asarray(Image.fromarray(rgb).convert("L"), dtype=np.float32)
-    grey = np.where(grey < 40, 90, 170 + grey / 3).astype(np.uint8)  # borders are black
+    grey = np.where(rgb.max(axis=2) == 0, 90, 170 + grey / 3).astype(np.uint8)  # borders are black
     out = np.stack([grey] * 3, axis=2)
     for colour, region in highlighted.items():
-        out[(rgb == region.colour).all(axis=2)] = COLOURS[colour]
+        out[codes(rgb) == codes(np.array(region.colour))] = COLOURS[colour]
     image = Image.fromarray(out)
     scale = SIDE / max(image.size)
     image = image.resize([max(1, round(v * scale)) for v in image.size], Image.LANCZOS if scale < 1 else Image.BICUBIC)
