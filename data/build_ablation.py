@@ -21,6 +21,7 @@ import csv
 import hashlib
 import json
 import random
+import sys
 import tempfile
 from pathlib import Path
 
@@ -293,4 +294,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except embedded_pictures.BuildError as error:
+        sys.exit(f"build_ablation: {error}")

@@ -73,7 +73,7 @@ def clusters(ids, records):
     return list(by_picture.values())
 
 
-def interval_of(values):
+def rounded(values):
     return None if values is None else [round(v, 5) for v in values]
 
 
@@ -90,13 +90,13 @@ def evaluate(records, results):
         for arm, seeds in scores.items():
             by_seed = [scoring.mean([of[i] for i in ids]) for of in seeds]
             entry["arms"][arm] = {
-                "mean": round(scoring.mean(by_seed), 5), "by_seed": interval_of(by_seed), "t": interval_of(scoring.t_interval(by_seed)),
-                "bootstrap": interval_of(scoring.bootstrap({arm: seeds}, groups, lambda means, arm=arm: means[arm]))}
+                "mean": round(scoring.mean(by_seed), 5), "by_seed": rounded(by_seed), "t": rounded(scoring.t_interval(by_seed)),
+                "bootstrap": rounded(scoring.bootstrap({arm: seeds}, groups, lambda means, arm=arm: means[arm]))}
         for a, b in DIFFERENCES:
             if a in scores and b in scores:
                 entry["differences"][f"{a} - {b}"] = {
                     "mean": round(entry["arms"][a]["mean"] - entry["arms"][b]["mean"], 5),
-                    "bootstrap": interval_of(scoring.bootstrap({a: scores[a], b: scores[b]}, groups, lambda m, a=a, b=b: m[a] - m[b]))}
+                    "bootstrap": rounded(scoring.bootstrap({a: scores[a], b: scores[b]}, groups, lambda m, a=a, b=b: m[a] - m[b]))}
         if task == "digits":
             entry["characters"] = {arm: round(scoring.mean(
                 [scoring.character_accuracy(result["answers"][i], expected(records[i])) for result in by_seed.values() for i in ids]), 5)

@@ -125,7 +125,7 @@ class Run:
         return ["train", CONFIGS / f"{self.arm}.yaml", *(word for text in sets for word in ("--set", text))]
 
     def steps(self):
-        """Of the two stages: what the last line of metrics.jsonl and the mean loss of the last steps say."""
+        """Of the two stages: their number of steps and the mean loss of the last fifty."""
         out = {}
         for stage in ("stage1", "stage2"):
             lines = (self.folder / stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -355,7 +355,13 @@ def main():
         args.data = (args.data or args.out / "data").resolve()
     if args.action in ("time", "run"):
         args.llm = (args.llm or args.out / "smollm2").resolve()
-    return {"backbone": backbone, "time": estimate, "run": run, "report": report}[args.action](args)
+    try:
+        return {"backbone": backbone, "time": estimate, "run": run, "report": report}[args.action](args)
+    except Failed as error:
+        print(f"ablation: {error}", file=sys.stderr)
+        return 1
+    except Stopped:
+        return 3
 
 
 if __name__ == "__main__":
