@@ -215,11 +215,10 @@ def question_line(record, images):
 def prepare(args):
     """What all runs share: the language model, the questions, and those whose mining is drawn."""
     if not args.llm.exists():
-        found = sorted((args.out / "gguf").glob("*.gguf"))
-        if len(found) != 1:
-            raise SystemExit(f"{args.llm} is not there, and neither is one GGUF file in {args.out / 'gguf'} to make it from "
-                             "(docs/ablation.md)")
-        subprocess.run([MGM, "convert", found[0], "--out", args.llm, "--dtype", "bf16"], cwd=ROOT, check=True)
+        folder = args.out / "gguf"
+        if len(list(folder.glob("*.gguf"))) != 1:
+            raise SystemExit(f"{args.llm} is not there, and neither is one GGUF file in {folder} to make it from (docs/ablation.md)")
+        subprocess.run([MGM, "convert", folder, "--out", args.llm, "--dtype", "bf16"], cwd=ROOT, check=True)
     records = heldout_records(args.data)
     write_whole(args.out / "questions.jsonl", "".join(question_line(r, args.data / "images") + "\n" for r in records))
     # One question of every size, small to large, of the scenes; mgm report takes plain LLaVA records.
