@@ -31,7 +31,8 @@ std::vector<OverlayLayer> weight_layers(const RunConfig& config) {
     } else {
       if (m.llm.path.empty()) {
         throw ConfigError(
-            "model.init: pretrained needs model.path, or model.llm.path (and model.vision_tower.path "
+            "model.init: pretrained needs model.path, or model.llm.path (and "
+            "model.vision_tower.path "
             "and model.convnext.path, unless these train from scratch); or set model.init: random");
       }
       layers.push_back({open_model_dir(m.llm.path), {}});
@@ -113,7 +114,8 @@ void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
   int64_t fresh = 0;
   for (Param* param : params) {
     if (loaded.count(param->spec.name)) continue;
-    if (!random && !is_bridge(param->spec.name) && !is_drawn_tower(config.model, param->spec.name)) {
+    if (!random && !is_bridge(param->spec.name) &&
+        !is_drawn_tower(config.model, param->spec.name)) {
       missing.push_back(param->spec.name);
       continue;
     }

@@ -119,9 +119,10 @@ void LlmConfig::describe(FieldVisitor& v) {
 }
 
 void VisionTowerConfig::describe(FieldVisitor& v) {
-  v.field("path", path,
-          "Hugging Face directory of the CLIP vision tower; empty beside model.llm.path: drawn from "
-          "train.seed, and all of it has to train");
+  v.field(
+      "path", path,
+      "Hugging Face directory of the CLIP vision tower; empty beside model.llm.path: drawn from "
+      "train.seed, and all of it has to train");
   v.field("image_size", image_size, "side of one LR view, pixels", between(1, kMaxPixels));
   v.field("patch_size", patch_size, "side of a patch, pixels", between(1, kMaxPixels));
   v.field("hidden_size", hidden_size, "width", between(1, kMaxSize));

@@ -108,7 +108,8 @@ Findings check_weights(const RunConfig& config, const ModelParts& parts, bool de
   Findings out;
   check_paths(config.model, out);
   for (const ConfigProblem& problem : drawn_tower_problems(config, parts)) {
-    out.push_back(failed("weights", ExitCode::kConfig, cat(problem.key, ": ", problem.message), ""));
+    out.push_back(
+        failed("weights", ExitCode::kConfig, cat(problem.key, ": ", problem.message), ""));
   }
   if (!out.empty()) return out;
   guarded("weights", out, [&] {
