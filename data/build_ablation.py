@@ -1,47 +1,53 @@
 #!/usr/bin/env python3
-"""Builds the data of the HR ablation: small objects, digits and dots in large scenes, and captions of stamps.
+"""Builds the data of the HR ablation: scenes with an object, a number and dots; framed words in document crops; places
+on maps; captions of drawings. Everything that is graded comes in four sizes.
 
-    data/build_ablation.py --out DIR                  all of it: 6,400 + 1,200 pictures, about 150 MB
-    data/build_ablation.py --out DIR --per-cell 4     a small one, to look at
-    data/build_ablation.py --sheet F.png              one picture of every task and size
+    data/build_ablation.py --out DIR              all of it
+    data/build_ablation.py --out DIR --share 0.01 a small one, to look at
+    data/build_ablation.py --sheet F.png          one picture of every task and size
 
-Writes DIR/align.json (captions, stage 1), train.json and heldout.json (questions, stage 2; every record also has
-"task" and "size"), images/, and licences.csv with the packages and licences of every picture. Held-out scenes lie on
-photographs that no training scene lies on. The same seed gives the same pictures under the same Pillow.
+Writes DIR/align.json (captions, stage 1), train.json and heldout.json (questions, stage 2; a held-out record is one
+question and also has "task" and "size"), images/, and licences.csv with the package, file and licence behind every
+picture. What is held out: photographs behind scenes, manuals, countries, titles of drawings, and some drawings of known
+titles. The same seed gives the same bytes under the same Pillow, librsvg and poppler; the hash of all is printed.
 
-Needs the packages of tests/requirements.txt, fonts-dejavu-core, and apt-get, which downloads the pinned packages
-(kept in --cache, 200 MB).
+Needs the packages of tests/requirements.txt, rsvg-convert, pdftoppm and pdftotext (Debian librsvg2-bin, poppler-utils),
+fonts-dejavu-core, and apt-get, which downloads the pinned packages (kept in --cache, 270 MB).
 """
 
 import argparse
+import collections
 import csv
-import itertools
+import hashlib
 import json
 import random
+import sys
 import tempfile
 from pathlib import Path
 
 import yaml
 from PIL import Image
 
-import ablation_tasks as tasks
+import ablation_captions
+import ablation_documents
+import ablation_maps
+import ablation_scenes
 import embedded_pictures
+from ablation_scenes import Picture, Turn
 
 DATA = Path(__file__).resolve().parent
-TRAIN_PER_CELL = 500  # pictures of a task and size
-HELDOUT_PER_CELL = 100
+# Pictures of scenes; questions of every size of documents and maps, at least.
+COUNTS = {"train": {"scenes": 8960, "documents": 1400, "maps": 500}, "heldout": {"scenes": 384, "documents": 100, "maps": 100}}
 PHOTO_SIDE = 1200
-NOT_CAPTIONED = ("symbols", "people", "military")  # letters, coins and signs; persons
+NEW_TITLES = 0.1  # share of the drawings' titles that are held out
+KNOWN_TITLES = 0.35  # share of the other titles with several drawings of which one is held out
+HELDOUT_COUNTRIES = 0.2
+CAPTION_QUESTION = "What does the picture show?"
 
 
-def cutout(path):
-    """A stamp without its empty border; ValueError if it has no transparent background."""
-    with Image.open(path) as stamp:
-        image = stamp.convert("RGBA")
-    alpha = image.getchannel("A")
-    if alpha.getextrema()[0] > 0:
-        raise ValueError(f"{path}: no transparent background")
-    return image.crop(alpha.getbbox())
+def draw_of(*key):
+    """A number in [0, 1) that depends on the words of `key` alone."""
+    return int.from_bytes(hashlib.sha256(" ".join(map(str, key)).encode()).digest()[:8], "big") / 2**64
 
 
 def photo(path):
@@ -51,94 +57,216 @@ def photo(path):
     return image
 
 
-def captioned_stamps(root):
-    """(path below root, English caption, cut-out) of every stamp with both a transparent background and a caption."""
-    for path in sorted(root.rglob("*.png")):
-        text = path.with_suffix(".txt")
-        name = path.relative_to(root)
-        if not text.exists() or path.stem.endswith("_mirror") or name.parts[0] in NOT_CAPTIONED:
-            continue
-        caption = text.read_text(encoding="utf-8").splitlines()[0].strip()
-        try:
-            image = cutout(path)
-        except ValueError:
-            continue
-        if caption:
-            yield name, caption, image
-
-
 class Writer:
-    """Pictures, records and their licences, counted up."""
+    """Pictures, records and licences, counted up."""
 
     def __init__(self, out, packages):
         self.out, self.packages = out, packages
         self.licences = []
-        (out / "images").mkdir(parents=True, exist_ok=True)
+        self.records = {"align": [], "train": [], "heldout": []}
 
-    def picture(self, name, picture, sources):
-        picture.save(self.out / "images" / name, format="JPEG", quality=92, subsampling=0)
-        said = [f"{self.packages[source]['package']} {self.packages[source]['version']}: {path}" for source, path in sources]
-        terms = sorted({self.packages[source]["licence"] for source, _ in sources})
-        self.licences.append([name, "; ".join(said), "; ".join(terms)])
+    def picture(self, name, picture):
+        """Saves it as images/NAME.webp."""
+        path = self.out / "images" / f"{name}.webp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.image.save(path, format="WEBP", quality=80, method=4)
+        sources = [(self.packages[source], path) for source, path in picture.sources]
+        said = [f"{package['package']} {package['version']}: {path}" for package, path in sources]
+        self.licences.append([f"{name}.webp", "; ".join(said), "; ".join(sorted({p["licence"] for p, _ in sources}))])
 
-    def records(self, name, records):
-        (self.out / name).write_text(json.dumps(records, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+    def train(self, name, picture, rng):
+        """A record of all questions in random order for stage 2, one of the caption for stage 1."""
+        turns = rng.sample(picture.turns, len(picture.turns))
+        self.records["train"].append(record(name, name, [(turn.question, turn.answer) for turn in turns]))
+        if picture.caption:
+            self.records["align"].append(record(name, name, [("", picture.caption)]))
+
+    def heldout(self, name, picture):
+        """A record of every question."""
+        for i, turn in enumerate(picture.turns):
+            self.records["heldout"].append(
+                record(f"{name}_{i}", name, [(turn.question, turn.answer)], task=turn.task, size=turn.size))
+
+    def add(self, split, name, picture, rng):
+        self.picture(name, picture)
+        if split == "train":
+            self.train(name, picture, rng)
+        else:
+            self.heldout(name, picture)
 
     def close(self):
+        for name, records in self.records.items():
+            text = json.dumps(records, indent=0, ensure_ascii=False)
+            (self.out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
         with open(self.out / "licences.csv", "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([["picture", "sources", "licences"], *self.licences])
+            csv.writer(file, lineterminator="\n").writerows([["picture", "sources", "licences"], *sorted(self.licences)])
 
 
-def record(identity, question, answer, **more):
-    return {"id": identity, "image": f"{identity}.jpg", **more, "conversations": [
-        {"from": "human", "value": f"<image>\n{question}" if question else "<image>"}, {"from": "gpt", "value": answer}]}
+def record(identity, name, pairs, **more):
+    turns = []
+    for i, (question, answer) in enumerate(pairs):
+        marker = "" if i else "<image>\n" if question else "<image>"
+        turns += [{"from": "human", "value": marker + question}, {"from": "gpt", "value": answer}]
+    return {"id": identity, "image": f"{name}.webp", **more, "conversations": turns}
 
 
-def draw(task, size, rng, backgrounds, cutouts):
-    if task == "objects":
-        return tasks.objects(rng, size, backgrounds, cutouts)
-    return getattr(tasks, task)(rng, size, backgrounds)
+class Sources:
+    """The unpacked packages, opened."""
+
+    def __init__(self, manifest, roots, folder):
+        self.manifest, self.roots, self.folder = manifest, roots, folder
+        self.cutouts = {label: ablation_captions.cutout(roots["stamps"] / path) for label, path in manifest["objects"].items()}
+
+    def backgrounds(self, split):
+        return {name: photo(self.roots["backgrounds"] / name) for name in self.manifest["backgrounds"][split]}
+
+    def documents(self, split):
+        return {(source, name): ablation_documents.Document(self.roots[source] / name, self.folder)
+                for source, name in self.manifest["documents"][split]}
+
+    def maps(self, split):
+        """{size: {map: its regions, two or more}}"""
+        found = {size: {} for size in ablation_maps.SIZES}
+        for kgm in sorted(self.roots["maps"].glob("*.kgm")):
+            held_out = draw_of("country", ablation_maps.country(kgm.stem)) < HELDOUT_COUNTRIES
+            if kgm.stem in self.manifest["not_maps"] or held_out != (split == "heldout"):
+                continue
+            by_size = collections.defaultdict(list)
+            for region in ablation_maps.regions(self.roots["maps"], kgm.stem):
+                by_size[region.size].append(region)
+            for size, regions in by_size.items():
+                if len(regions) > 1:
+                    found[size][kgm.stem] = regions
+        return found
 
 
-def questions(writer, split, per_cell, manifest, roots, cutouts, seed):
-    backgrounds = {name: photo(roots["backgrounds"] / name) for name in manifest["backgrounds"][split]}
-    records = []
-    for task, sizes in tasks.SIZES.items():
-        for size in sizes:
-            rng = random.Random(f"{seed} {split} {task} {size}")
-            for i in range(per_cell):
-                sample = draw(task, size, rng, backgrounds, cutouts)
-                identity = f"{split}_{task}_{size}_{i:04}"
-                sources = [("backgrounds", sample.sources[0])]
-                sources += [("stamps", manifest["objects"][label]) for label in sample.sources[1:]]
-                writer.picture(f"{identity}.jpg", sample.picture, sources)
-                records.append(record(identity, sample.question, sample.answer, task=task, size=size))
-    random.Random(seed).shuffle(records)
-    writer.records(f"{split}.json", records)
-    return len(records)
+def scenes(writer, split, count, sources, seed):
+    backgrounds = sources.backgrounds(split)
+    for i in range(count):
+        rng = random.Random(f"{seed} {split} scene {i}")
+        # Every size equally often, in every combination.
+        sizes = {task: values[i // 4**k % 4] for k, (task, values) in enumerate(ablation_scenes.SIZES.items())}
+        picture = ablation_scenes.scene(rng, sizes, backgrounds, sources.cutouts)
+        picture.sources = [(source, sources.manifest["objects"].get(key, key)) for source, key in picture.sources]
+        writer.add(split, f"{split}/scene_{i:05}", picture, rng)
 
 
-def captions(writer, roots, limit, seed):
-    records = []
-    for i, (name, caption, image) in enumerate(itertools.islice(captioned_stamps(roots["stamps"]), limit)):
-        identity = f"align_{i:04}"
-        rng = random.Random(f"{seed} {name}")
-        writer.picture(f"{identity}.jpg", tasks.on_white(rng, image), [("stamps", name)])
-        records.append(record(identity, "", caption))
-    writer.records("align.json", records)
-    return len(records)
+def until(writer, split, name, count, seed, make):
+    """Pictures of make(rng) (None: try another) until they ask `count` questions."""
+    asked = i = 0
+    for attempt in range(20 * count):
+        if asked >= count:
+            return
+        rng = random.Random(f"{seed} {split} {name} {attempt}")
+        picture = make(rng)
+        if picture:
+            writer.add(split, f"{split}/{name}_{i:04}", picture, rng)
+            asked += len(picture.turns)
+            i += 1
+    raise embedded_pictures.BuildError(f"{split} {name}: only {asked} questions of {count}")
 
 
-def contact_sheet(path, manifest, roots, cutouts):
-    backgrounds = {name: photo(roots["backgrounds"] / name) for name in manifest["backgrounds"]["train"]}
+def documents(writer, split, count, sources, seed):
+    opened = sources.documents(split)
+    for size in ablation_documents.SIZES:
+        until(writer, split, f"document_{size:02}", count, seed,
+              lambda rng, size=size: ablation_documents.document_crop(rng, size, opened))
+
+
+def maps(writer, split, count, sources, seed):
+    found = sources.maps(split)
+    for size in ablation_maps.SIZES:
+        until(writer, split, f"map_{size:02}", count, seed,
+              lambda rng, size=size: ablation_maps.map_question(rng, size, sources.roots["maps"], found[size]))
+
+
+def caption_group(drawing, labels, chosen, objects):
+    """"train", or the group of held-out captions a drawing belongs to: "new title", or "known title" for one drawing of
+    some titles that others share. Stamps that scenes show are never held out."""
+    if drawing.source == "stamps" and str(drawing.path) in objects:
+        return "train"
+    if draw_of("title", drawing.label) < NEW_TITLES:
+        return "new title"
+    known = labels[drawing.label] > 1 and draw_of("known", drawing.label) < KNOWN_TITLES
+    return "known title" if known and chosen[drawing.label] is drawing else "train"
+
+
+def captions(writer, share, sources, seed):
+    """Drawings that cannot be drawn and those that are the same as an earlier one are left out."""
+    objects = set(sources.manifest["objects"].values())
+    drawings = ablation_captions.all_drawings(sources.roots)
+    drawings = [drawing for drawing in drawings if draw_of("drawing", drawing.label) < share]
+    kept, seen = [], set()
+    for drawing in drawings:
+        content = hashlib.sha256(drawing.file.read_bytes()).digest()
+        if content in seen:
+            continue
+        seen.add(content)
+        try:
+            image = drawing.picture(seed)
+        except embedded_pictures.BuildError:
+            continue
+        drawn = hashlib.sha256(image.tobytes()).digest()
+        if drawn in seen:
+            continue
+        seen.add(drawn)
+        name = f"captions/{len(kept):05}"
+        kept.append((drawing, name))
+        writer.picture(name, Picture(image, [], [(drawing.source, drawing.path)]))
+    labels = collections.Counter(drawing.label for drawing, _ in kept)
+    # The held-out one of a title: any but the stamps of the scenes.
+    chosen = {d.label: d for d, _ in kept if not (d.source == "stamps" and str(d.path) in objects)}
+    for drawing, name in kept:
+        group = caption_group(drawing, labels, chosen, objects)
+        picture = Picture(None, [Turn("captions", group, CAPTION_QUESTION, drawing.caption)], caption=drawing.caption)
+        if group == "train":
+            writer.train(name, picture, random.Random(0))
+        else:
+            writer.heldout(name, picture)
+
+
+def contact_sheet(path, sources):
+    """One picture of every task and size of the training data; scenes have a row for their three tasks."""
     rng = random.Random(0)
-    columns = max(len(sizes) for sizes in tasks.SIZES.values())
-    sheet = Image.new("RGB", (columns * tasks.SIDE, len(tasks.SIZES) * tasks.SIDE))
-    for row, (task, sizes) in enumerate(tasks.SIZES.items()):
-        for column, size in enumerate(sizes):
-            sample = draw(task, size, rng, backgrounds, cutouts)
-            sheet.paste(sample.picture, (column * tasks.SIDE, row * tasks.SIDE))
+    backgrounds, opened, found = sources.backgrounds("train"), sources.documents("train"), sources.maps("train")
+    rows = [[], [], []]
+    for k in range(4):
+        sizes = {task: values[k] for task, values in ablation_scenes.SIZES.items()}
+        rows[0].append(ablation_scenes.scene(rng, sizes, backgrounds, sources.cutouts))
+        crop = None
+        while crop is None:
+            crop = ablation_documents.document_crop(rng, ablation_documents.SIZES[k], opened)
+        rows[1].append(crop)
+        size = ablation_maps.SIZES[k]
+        rows[2].append(ablation_maps.map_question(rng, size, sources.roots["maps"], found[size]))
+    side = ablation_scenes.SIDE
+    sheet = Image.new("RGB", (4 * side, len(rows) * side))
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            sheet.paste(picture.image, (x * side, y * side))
+            print(f"row {y + 1}, column {x + 1}:", *(f"{turn.question} {turn.answer}" for turn in picture.turns))
     sheet.save(path)
+
+
+def digest(folder):
+    """SHA-256 over the names and contents of all files."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        total.update(f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def build(out, sources, seed, share=1.0):
+    """Writes everything; `share` of the numbers above. Returns {file: records}."""
+    writer = Writer(out, sources.manifest["packages"])
+    for split, counts in COUNTS.items():
+        for make in (scenes, documents, maps):
+            make(writer, split, max(1, round(share * counts[make.__name__])), sources, seed)
+    captions(writer, share, sources, seed)
+    for name, records in writer.records.items():
+        random.Random(f"{seed} {name}").shuffle(records)
+    writer.close()
+    return writer.records
 
 
 def main():
@@ -146,24 +274,27 @@ def main():
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path)
     what.add_argument("--sheet", type=Path)
-    parser.add_argument("--per-cell", type=int, help="pictures of a task and size; captions as many as of a task")
+    parser.add_argument("--share", type=float, default=1.0, help="of all pictures")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "mgm_ablation_packages")
     args = parser.parse_args()
+    if args.out and args.out.exists() and any(args.out.iterdir()):
+        raise SystemExit(f"{args.out} is not empty: what lies there would be taken for data")
     manifest = yaml.safe_load((DATA / "ablation_manifest.yaml").read_text(encoding="utf-8"))
     roots = {name: Path(root) for name, root in embedded_pictures.fetch(manifest["packages"], args.cache).items()}
-    cutouts = {label: cutout(roots["stamps"] / stamp) for label, stamp in manifest["objects"].items()}
-    if args.sheet:
-        contact_sheet(args.sheet, manifest, roots, cutouts)
-        return
-    writer = Writer(args.out, manifest["packages"])
-    train = questions(writer, "train", args.per_cell or TRAIN_PER_CELL, manifest, roots, cutouts, args.seed)
-    heldout = questions(writer, "heldout", args.per_cell or HELDOUT_PER_CELL, manifest, roots, cutouts, args.seed)
-    aligned = captions(writer, roots, 4 * args.per_cell if args.per_cell else None, args.seed)
-    writer.close()
+    with tempfile.TemporaryDirectory() as folder:
+        sources = Sources(manifest, roots, Path(folder))
+        if args.sheet:
+            contact_sheet(args.sheet, sources)
+            return
+        records = build(args.out, sources, args.seed, args.share)
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
-    print(f"{args.out}: {aligned} captions, {train} questions, {heldout} held-out questions, {size / 1e6:.0f} MB")
+    print(f"{args.out}: " + ", ".join(f"{name} {len(of)}" for name, of in records.items()) + f" records, {size / 1e6:.0f} MB")
+    print(f"sha256 {digest(args.out)}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except embedded_pictures.BuildError as error:
+        sys.exit(f"build_ablation: {error}")

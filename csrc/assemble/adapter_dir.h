@@ -1,6 +1,6 @@
 // A directory with a low-rank adapter in PEFT's layout: adapter_config.json and what
-// checkpoint/adapter_file.h reads. Ours also hold config.json and the tokenizer, so that they name a
-// whole model together with the base they were trained on; PEFT and transformers ignore both.
+// checkpoint/adapter_file.h reads. Ours also hold config.json and the tokenizer, so that they name
+// a whole model together with the base they were trained on; PEFT and transformers ignore both.
 #pragma once
 
 #include <set>

@@ -18,9 +18,11 @@ namespace {
 
 constexpr int64_t kPiece = 1 << 20;  // elements
 
+bool starts_with(const std::string& name, const char* prefix) { return name.rfind(prefix, 0) == 0; }
+
 // Projector, mining and adapters: what a published language model and its towers lack.
 bool may_start_random(const std::string& name) {
-  return name.rfind("model.mm_projector", 0) == 0 || name.rfind("model.vlm_uni_", 0) == 0 ||
+  return starts_with(name, "model.mm_projector") || starts_with(name, "model.vlm_uni_") ||
          is_adapter_weight(name);
 }
 
@@ -44,16 +46,17 @@ std::vector<OverlayLayer> weight_layers(const RunConfig& config) {
     if (!m.path.empty()) {
       layers.push_back({open_model_dir(m.path), {}});
     } else {
-      if (m.llm.path.empty() || m.vision_tower.path.empty() ||
-          (m.hr_encoder != HrEncoder::kNone && m.convnext.path.empty())) {
+      if (m.llm.path.empty()) {
         throw ConfigError(
-            "model.init: pretrained needs model.path, or model.llm.path, model.vision_tower.path "
-            "and, with an "
-            "HR encoder, model.convnext.path; or set model.init: random");
+            "model.init: pretrained needs model.path, or model.llm.path (and "
+            "model.vision_tower.path "
+            "and model.convnext.path, unless these train from scratch); or set model.init: random");
       }
       layers.push_back({open_model_dir(m.llm.path), {}});
-      layers.push_back({open_model_dir(m.vision_tower.path), map_clip_name});
-      if (m.hr_encoder != HrEncoder::kNone) {
+      if (!m.vision_tower.path.empty()) {
+        layers.push_back({open_model_dir(m.vision_tower.path), map_clip_name});
+      }
+      if (m.hr_encoder != HrEncoder::kNone && !m.convnext.path.empty()) {
         layers.push_back({open_model_dir(m.convnext.path), map_openclip_name});
       }
     }
@@ -86,6 +89,12 @@ void draw(Param& param, uint64_t seed, const ElementRange& wanted, const WeightS
 }
 
 }  // namespace
+
+bool is_drawn_tower(const ModelConfig& model, const std::string& name) {
+  if (model.init == ModelInit::kRandom || !model.path.empty()) return false;
+  return (model.vision_tower.path.empty() && starts_with(name, "model.vision_tower.")) ||
+         (model.convnext.path.empty() && starts_with(name, "model.vision_tower_aux."));
+}
 
 InitialWeights::InitialWeights(const RunConfig& config)
     : seed_(static_cast<uint64_t>(config.train.seed)) {
@@ -128,9 +137,10 @@ void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
   int64_t fresh = 0;
   for (Param* param : params) {
     if (loaded.count(param->spec.name)) continue;
-    const bool from_adapter =
-        is_adapter_weight(param->spec.name) && !config.model.adapter.path.empty();
-    if (from_adapter || (!random && !may_start_random(param->spec.name))) {
+    const std::string& name = param->spec.name;
+    const bool from_adapter = is_adapter_weight(name) && !config.model.adapter.path.empty();
+    const bool may_draw = random || may_start_random(name) || is_drawn_tower(config.model, name);
+    if (from_adapter || !may_draw) {
       missing.push_back(param->spec.name);
       continue;
     }

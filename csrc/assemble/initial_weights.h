@@ -20,12 +20,17 @@ namespace mgm {
 // model.projector.path and model.adapter.path still override what they hold. model.init pretrained:
 // model.path (a complete model), else model.llm.path, model.vision_tower.path and
 // model.convnext.path; model.projector.path and model.adapter.path on top. Projector, mining and
-// adapters start random if no file has them; anything else that is missing, or a tensor that nobody
-// takes, is a CheckpointError with the whole list, and so are adapters that model.adapter.path lacks
-// or has more of.
+// adapters start random if no file has them, as in stage 1, and so does a tower without a path
+// (is_drawn_tower); anything else that is missing, or a tensor that nobody takes, is a
+// CheckpointError with the whole list, and so are adapters that model.adapter.path lacks or has
+// more of.
 void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
                      const WeightSink& sink,
                      const std::function<ElementRange(const Param&)>& range = {});
+
+// Whether `name` belongs to a vision tower that a pretrained language model gets without weights:
+// its path is empty, so what model.projector.path does not hold is drawn from train.seed.
+bool is_drawn_tower(const ModelConfig& model, const std::string& name);
 
 // The same values for one parameter after another. Checks nothing: initial_weights does.
 class InitialWeights {

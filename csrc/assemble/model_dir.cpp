@@ -56,9 +56,9 @@ SourcePtr open_weights(const fs::path& base, const fs::path& dir, const fs::path
 Json read_config(const fs::path& path) {
   if (!fs::exists(path)) {
     const bool adapter = is_adapter_dir(path.parent_path());
-    throw CheckpointError(path.string(), ": no such file: a model directory has one",
-                          adapter ? "; this is an adapter: name its model, and it with --adapter"
-                                  : "");
+    throw CheckpointError(
+        path.string(), ": no such file: a model directory has one",
+        adapter ? "; this is an adapter: name its model, and it with --adapter" : "");
   }
   Json json = Json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded()) throw CheckpointError(path.string(), ": is no valid JSON");
@@ -123,9 +123,9 @@ void check_adapter(const fs::path& adapter, const ModelDescription& description,
                    const MiniGemini& model) {
   const auto problems = check_targets(description.model.adapter, model.decoder().linears());
   if (problems.empty()) return;
-  throw CheckpointError(adapter.string(), ": ", problems.size(),
-                        " of its adapters belong to no linear of this model: ",
-                        problems.front().message);
+  throw CheckpointError(
+      adapter.string(), ": ", problems.size(),
+      " of its adapters belong to no linear of this model: ", problems.front().message);
 }
 
 }  // namespace

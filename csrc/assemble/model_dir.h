@@ -35,9 +35,9 @@ struct LoadedModel {
 };
 
 // `dir` may also be a directory with an adapter and a config.json, as write_adapter leaves it: the
-// base it names is loaded under it (assemble/adapter_dir.h). Vision towers that the shards lack come from the directories config.json names (relative to the
-// current folder, else to `dir`). Throws CheckpointError with the whole list of what is missing, of
-// another shape, or not finite.
+// base it names is loaded under it (assemble/adapter_dir.h). Vision towers that the shards lack
+// come from the directories config.json names (relative to the current folder, else to `dir`).
+// Throws CheckpointError with the whole list of what is missing, of another shape, or not finite.
 LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options);
 
 struct ModelContent {
@@ -55,8 +55,8 @@ std::map<std::string, std::string> model_files(const ModelContent& content, at::
                                                bool llm_only);
 
 // Writes `dir`, whole or not at all (checkpoint/hf_directory.h). Everything load_model needs goes
-// in, both towers included, adapters left out. With `llm_only` a plain Hugging Face language model. One parameter is
-// in memory at a time.
+// in, both towers included, adapters left out. With `llm_only` a plain Hugging Face language model.
+// One parameter is in memory at a time.
 void write_model(const fs::path& dir, const ModelContent& content, at::ScalarType dtype,
                  bool llm_only, const HfDirectoryOptions& options);
 

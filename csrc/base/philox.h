@@ -19,9 +19,9 @@ struct PhiloxBlock {
 MGM_HOST_DEVICE inline PhiloxBlock philox_block(uint64_t key, uint64_t counter_high,
                                                 uint64_t counter_low) {
   uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-  PhiloxBlock c = {
-      {static_cast<uint32_t>(counter_low), static_cast<uint32_t>(counter_low >> 32),
-       static_cast<uint32_t>(counter_high), static_cast<uint32_t>(counter_high >> 32)}};
+  PhiloxBlock c = {{static_cast<uint32_t>(counter_low), static_cast<uint32_t>(counter_low >> 32),
+                    static_cast<uint32_t>(counter_high),
+                    static_cast<uint32_t>(counter_high >> 32)}};
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = uint64_t{0xD2511F53} * c.v[0];
     const uint64_t p1 = uint64_t{0xCD9E8D57} * c.v[2];

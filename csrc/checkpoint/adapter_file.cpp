@@ -60,7 +60,8 @@ std::vector<std::string> adapted_linears(const fs::path& dir) {
     const std::string ours = *our_name(name);
     if (is_adapter_weight(ours)) out.insert(ours.substr(0, ours.size() - kA.size()));
   }
-  if (out.empty()) throw CheckpointError(dir.string(), ": its adapter file holds no lora_A, lora_B");
+  if (out.empty())
+    throw CheckpointError(dir.string(), ": its adapter file holds no lora_A, lora_B");
   return {out.begin(), out.end()};
 }
 

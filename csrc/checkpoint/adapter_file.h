@@ -1,7 +1,7 @@
-// The weights of low-rank adapters in PEFT's layout (peft 0.18, utils/save_and_load.py): a directory
-// with adapter_config.json (assemble/adapter_dir.h), adapter_model.safetensors, and, as LLaVA leaves
-// it, a file of what trained beside the adapters. Files of both sources are read; ours are
-// safetensors.
+// The weights of low-rank adapters in PEFT's layout (peft 0.18, utils/save_and_load.py): a
+// directory with adapter_config.json (assemble/adapter_dir.h), adapter_model.safetensors, and, as
+// LLaVA leaves it, a file of what trained beside the adapters. Files of both sources are read; ours
+// are safetensors.
 //
 // Names: ours are "<linear>.lora_A.weight" and "<linear>.lora_B.weight"; PEFT puts
 // "base_model.model." in front.

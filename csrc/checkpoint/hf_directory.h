@@ -12,8 +12,8 @@
 namespace mgm {
 
 struct HfDirectory {
-  std::vector<TensorSpec> tensors;           // in the order shards are filled
-  TensorGetter get;                          // called once per tensor, shard by shard
+  std::vector<TensorSpec> tensors;  // in the order shards are filled
+  TensorGetter get;                 // called once per tensor, shard by shard
   // Safetensors files beside the shards, as adapter_model.safetensors: name -> content. Tensors of
   // all files have different names.
   std::map<std::string, std::vector<TensorSpec>> tensor_files;

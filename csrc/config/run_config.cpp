@@ -120,7 +120,10 @@ void LlmConfig::describe(FieldVisitor& v) {
 }
 
 void VisionTowerConfig::describe(FieldVisitor& v) {
-  v.field("path", path, "Hugging Face directory of the CLIP vision tower");
+  v.field(
+      "path", path,
+      "Hugging Face directory of the CLIP vision tower; empty beside model.llm.path: drawn from "
+      "train.seed, and all of it has to train");
   v.field("image_size", image_size, "side of one LR view, pixels", between(1, kMaxPixels));
   v.field("patch_size", patch_size, "side of a patch, pixels", between(1, kMaxPixels));
   v.field("hidden_size", hidden_size, "width", between(1, kMaxSize));
@@ -135,7 +138,9 @@ void VisionTowerConfig::describe(FieldVisitor& v) {
 }
 
 void ConvnextConfig::describe(FieldVisitor& v) {
-  v.field("path", path, "OpenCLIP directory of the ConvNeXt tower");
+  v.field("path", path,
+          "OpenCLIP directory of the ConvNeXt tower; empty beside model.llm.path: drawn from "
+          "train.seed, and all of it has to train");
   v.field("depths", depths, "blocks per stage (set by hr_encoder unless it is convnext)",
           between(1, kMaxLayers));
   v.field("dims", dims, "channels per stage (set by hr_encoder unless it is convnext)",
@@ -162,8 +167,9 @@ void ProjectorConfig::describe(FieldVisitor& v) {
 }
 
 void AdapterConfig::describe(FieldVisitor& v) {
-  v.choice("kind", kind,
-           "none; lora: y = W x + scale B A x on the linears of the LLM's blocks that targets names");
+  v.choice(
+      "kind", kind,
+      "none; lora: y = W x + scale B A x on the linears of the LLM's blocks that targets names");
   v.field("path", path,
           "directory in PEFT's layout to start from; empty: A drawn from train.seed, B zero");
   v.field("rank", rank, "rows of A, columns of B", between(1, kMaxSize));

@@ -1,6 +1,7 @@
 // Dropout of rows of a token stream by counters: whether element (row, column) stays is a function
-// of the key, the row's sample, its position and the column alone, so a second run of a block, other
-// ranks, other micro-batches and a resumed run draw the same, and backward needs no stored mask.
+// of the key, the row's sample, its position and the column alone, so a second run of a block,
+// other ranks, other micro-batches and a resumed run draw the same, and backward needs no stored
+// mask.
 //   y = x / (1 - p) where Philox(key, sample, position, column) >= p, else 0
 #pragma once
 

@@ -1,6 +1,6 @@
 // Which linears of a language model get low-rank adapters: model.adapter (config/run_config.h)
-// applied to the linears of a decoder. Names are published ones ("model.layers.0.self_attn.q_proj"),
-// as PEFT's target_modules see them.
+// applied to the linears of a decoder. Names are published ones
+// ("model.layers.0.self_attn.q_proj"), as PEFT's target_modules see them.
 #pragma once
 
 #include <string>

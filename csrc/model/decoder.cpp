@@ -67,8 +67,8 @@ RowDraws Decoder::row_draws(const at::Tensor& positions_T, const SeqInfo& seq,
   if (!ctx.training || !drops_) return {};
   MGM_CHECK(static_cast<int64_t>(seq.keys.size()) == seq.segments(), seq.keys.size(), " keys for ",
             seq.segments(), " segments");
-  const at::Tensor sample = at::empty(
-      {seq.total()}, at::TensorOptions(at::kLong).pinned_memory(positions_T.is_cuda()));
+  const at::Tensor sample =
+      at::empty({seq.total()}, at::TensorOptions(at::kLong).pinned_memory(positions_T.is_cuda()));
   int64_t* out = sample.mutable_data_ptr<int64_t>();
   for (size_t s = 0; s < seq.keys.size(); ++s) {
     std::fill(out + seq.offsets[s], out + seq.offsets[s + 1], static_cast<int64_t>(seq.keys[s]));
@@ -96,7 +96,9 @@ at::Tensor Decoder::blocks(at::Tensor x_TH, const at::Tensor& positions_T, const
       if (cache) return cache->attend(i, q, k, v, scale, window, cap);
       return ops::attention(q, k, v, seq, /*causal=*/true, scale, window, cap);
     };
-    const auto body = [=](const Tensors& in) { return block->forward(in[0], rotary, attend, draws); };
+    const auto body = [=](const Tensors& in) {
+      return block->forward(in[0], rotary, attend, draws);
+    };
     const Tensors out = ctx.runner.run(block->group(), {x_TH}, body);
     x_TH = out[0];
     if (load && out.size() > 1) {

@@ -64,12 +64,13 @@ DecoderBlock::Heads DecoderBlock::project(const at::Tensor& h_TH, const RowDraws
   if (!qkv_) {
     return {heads((*q_)(h_TH, draws)), heads((*k_)(h_TH, draws)), heads((*v_)(h_TH, draws))};
   }
-  const auto parts = heads((*qkv_)(h_TH, draws)).split_with_sizes({heads_, kv_heads_, kv_heads_}, 1);
+  const auto parts =
+      heads((*qkv_)(h_TH, draws)).split_with_sizes({heads_, kv_heads_, kv_heads_}, 1);
   return {parts[0], parts[1], parts[2]};
 }
 
-Tensors DecoderBlock::forward(const at::Tensor& x_TH, const Rotary& rotary,
-                              const Attend& attend, const RowDraws& draws) const {
+Tensors DecoderBlock::forward(const at::Tensor& x_TH, const Rotary& rotary, const Attend& attend,
+                              const RowDraws& draws) const {
   Heads heads = project((*norm1_)(x_TH), draws);
   if (q_norm_) {
     heads.q = (*q_norm_)(heads.q);

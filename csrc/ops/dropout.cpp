@@ -92,8 +92,8 @@ at::Tensor dropout_rows(const at::Tensor& x_TC, const RowCounters& counters, uin
   };
   MGM_CHECK(x_TC.dim() == 2 && x_TC.size(1) < int64_t{1} << 22 && p >= 0 && p < 1 &&
                 fits(counters.sample) && fits(counters.position),
-            "dropout ", p, " of ", x_TC.sizes(), " with counters ", counters.sample.sizes(), " and ",
-            counters.position.sizes());
+            "dropout ", p, " of ", x_TC.sizes(), " with counters ", counters.sample.sizes(),
+            " and ", counters.position.sizes());
   return Dropout::apply(x_TC, counters.sample, counters.position, static_cast<int64_t>(key), p);
 }
 

@@ -1,5 +1,5 @@
-// Dropout of rows of a token stream whose random numbers come from counters (kernels/dropout.h): the
-// same bits when a block runs again, on other ranks and after a resume.
+// Dropout of rows of a token stream whose random numbers come from counters (kernels/dropout.h):
+// the same bits when a block runs again, on other ranks and after a resume.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -69,6 +69,30 @@ DataParts open_data(const ResolvedConfig& resolved) {
   return parts;
 }
 
+std::vector<ConfigProblem> drawn_tower_problems(const RunConfig& config, const ModelParts& parts) {
+  const std::pair<const char*, std::string> towers[] = {
+      {"model.vision_tower.path", "model.vision_tower."},
+      {"model.convnext.path", "model.vision_tower_aux."}};
+  std::vector<ConfigProblem> problems;
+  for (const auto& [key, prefix] : towers) {
+    std::vector<std::string> frozen;
+    for (size_t i = 0; i < parts.params.size(); ++i) {
+      const std::string& name = parts.params[i]->spec.name;
+      if (!parts.policies[i].train && name.rfind(prefix, 0) == 0 &&
+          is_drawn_tower(config.model, name)) {
+        frozen.push_back(name);
+      }
+    }
+    if (frozen.empty()) continue;
+    problems.push_back({key, cat("is empty, so the tower is drawn from train.seed, but ",
+                                 frozen.size(), " of its parameters never train (", frozen.front(),
+                                 " is the first); name the directory of its weights, or train all "
+                                 "of it: train.rules: [{match: \"",
+                                 prefix, "*\"}]")});
+  }
+  return problems;
+}
+
 std::unique_ptr<ParamStore> make_store(const ResolvedConfig& resolved, const ModelParts& parts,
                                        const DeviceSetup& device, const Topology& topology) {
   const DistConfig& dist = resolved.config.dist;
@@ -84,6 +108,8 @@ std::unique_ptr<ParamStore> make_store(const ResolvedConfig& resolved, const Mod
   if (settings.offload && device.dtype != at::kBFloat16) {
     throw_problems(resolved, {{"dist.offload", "optimizer needs train.dtype: bfloat16"}});
   }
+  const std::vector<ConfigProblem> problems = drawn_tower_problems(resolved.config, parts);
+  if (!problems.empty()) throw_problems(resolved, problems);
   auto store = std::make_unique<ParamStore>(parts.params, parts.policies, settings);
   initial_weights(
       resolved.config, parts.params,

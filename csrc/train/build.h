@@ -34,8 +34,13 @@ struct DataParts {
 };
 DataParts open_data(const ResolvedConfig& resolved);
 
+// Random weights that never train are a forgotten path: a problem per tower whose path is empty
+// beside a pretrained language model and that is frozen, in whole or in part.
+std::vector<ConfigProblem> drawn_tower_problems(const RunConfig& config, const ModelParts& parts);
+
 // The groups this rank's parts of a run's weights live in, filled from the config's sources.
-// Whole copies, where the mode has them, follow with ShardEngine::parameters_loaded.
+// Whole copies, where the mode has them, follow with ShardEngine::parameters_loaded. Throws
+// ConfigError on drawn_tower_problems.
 std::unique_ptr<ParamStore> make_store(const ResolvedConfig& resolved, const ModelParts& parts,
                                        const DeviceSetup& device, const Topology& topology);
 

@@ -80,14 +80,16 @@ void check_part(const ExportRequest& request, const AdapterConfig& adapter) {
   const bool adapted = adapter.kind != AdapterKind::kNone;
   const bool alone = request.part == ExportPart::kAdapter;
   if (!adapted && (alone || request.merge)) {
-    throw ConfigError(request.from.string(), ": this run has no adapters (model.adapter.kind: none)",
+    throw ConfigError(request.from.string(),
+                      ": this run has no adapters (model.adapter.kind: none)",
                       alone ? "; --part all exports its weights" : " to --merge");
   }
   if (alone && request.merge) {
     throw ConfigError("--merge folds the adapter into the model; --part adapter leaves it out");
   }
   if (adapted && !alone && !request.merge) {
-    throw ConfigError(request.from.string(), ": this run has adapters: --merge folds them into the ",
+    throw ConfigError(request.from.string(),
+                      ": this run has adapters: --merge folds them into the ",
                       "weights, --part adapter writes them alone");
   }
 }
@@ -181,8 +183,8 @@ std::optional<ExportCheck> export_run(const ExportRequest& request) {
   };
   const auto tokenizer = load_tokenizer(tokenizer_path(config));
   const ModelDescription description{config.model, config.image, config.text};
-  const ModelContent content{description,         parts.params,      value, *tokenizer,
-                             trained.vision_tower, trained.hr_encoder};
+  const ModelContent content{description, parts.params,         value,
+                             *tokenizer,  trained.vision_tower, trained.hr_encoder};
   if (request.part == ExportPart::kAdapter) {
     write_adapter(request.out, content, parts.model->decoder().linears(), trained.names,
                   config.model.path.empty() ? config.model.llm.path : config.model.path, out_type,
@@ -196,8 +198,8 @@ std::optional<ExportCheck> export_run(const ExportRequest& request) {
   if (!request.verify) return std::nullopt;
   return verify_export(
       request.out, description, *tokenizer,
-      [&](Param& param) { return weights.get(param, run_type); },
-      request.part == ExportPart::kLlm, allowed_difference(run_type, out_type, request.merge));
+      [&](Param& param) { return weights.get(param, run_type); }, request.part == ExportPart::kLlm,
+      allowed_difference(run_type, out_type, request.merge));
 }
 
 }  // namespace mgm

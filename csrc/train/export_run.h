@@ -22,16 +22,17 @@ struct ExportRequest {
   fs::path out;
   std::optional<at::ScalarType> dtype;  // default: the dtype the run used its weights in
   ExportPart part = ExportPart::kAll;
-  bool merge = false;                   // fold adapters into the weights they belong to
-  bool verify = false;                  // load what was written and compare logits
-  HfDirectoryOptions directory;         // sizes of shards, replacing an existing directory
+  bool merge = false;            // fold adapters into the weights they belong to
+  bool verify = false;           // load what was written and compare logits
+  HfDirectoryOptions directory;  // sizes of shards, replacing an existing directory
 };
 
 // A run with adapters is exported as one part alone or merged: base + scale B A in fp32, rounded
-// once; anything else is a ConfigError. What trained comes from the checkpoint's fp32 masters, what was frozen from where the run had it
-// from; a frozen weight that has changed since is a CheckpointError. Parameter by parameter out of
-// mapped files: of memory of its own the export takes about the largest parameter, in the dtype
-// that is written. With `verify`, what the comparison found.
+// once; anything else is a ConfigError. What trained comes from the checkpoint's fp32 masters, what
+// was frozen from where the run had it from; a frozen weight that has changed since is a
+// CheckpointError. Parameter by parameter out of mapped files: of memory of its own the export
+// takes about the largest parameter, in the dtype that is written. With `verify`, what the
+// comparison found.
 std::optional<ExportCheck> export_run(const ExportRequest& request);
 
 }  // namespace mgm

@@ -110,7 +110,8 @@ std::string describe_run(const PlannedModel& model, std::vector<PartPlan> parts)
 std::vector<PartPlan> count_parts(const std::vector<Param*>& params,
                                   const std::vector<ParamPolicy>& policies) {
   std::vector<PartPlan> parts;
-  for (const char* name : {kEmbedding, kBlocks, kAdapters, kHead, kClip, kConvnext, kMining, kProjector}) {
+  for (const char* name :
+       {kEmbedding, kBlocks, kAdapters, kHead, kClip, kConvnext, kMining, kProjector}) {
     parts.push_back({name, 0, 0, {}});
   }
   for (size_t i = 0; i < params.size(); ++i) {

@@ -7,7 +7,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from mgm_binary import ROOT, mgm
+from mgm_binary import ROOT, mgm, sets
 
 SIZES = dict(vocab_size=1024, hidden_size=40, intermediate_size=52, num_hidden_layers=3, num_attention_heads=4,
              num_key_value_heads=2, head_dim=16, max_position_embeddings=1024, rope_theta=50000.0)
@@ -103,6 +103,37 @@ def test_refusals(dirs, tmp_path):
     assert "rwkv" in error and "qwen3" in error and "other/config.json" in error
     none = mgm("train", ROOT / "configs/tiny/stage2.yaml", "--plan", "--set", "model.llm.arch=auto", code=2).stderr
     assert "model.llm.path" in none
+
+
+SCRATCH = {"model.vision_tower.path": '""', "train.rules": '[{preset: stage1}, {match: "model.vision_tower.*"}]'}
+
+
+def test_a_tower_can_train_from_scratch(dirs, tmp_path):
+    """Without a path it is drawn from the seed; stage 2 finds what stage 1 made of it in the projector file."""
+    config, towers = recipe(tmp_path, dirs / "qwen3"), []
+    for seed in (1, 1, 2):
+        run = tmp_path / f"run{len(towers)}"
+        mgm("train", config, *sets({**SCRATCH, "run.dir": run, "train.seed": seed, "optimizer.lr": 0}))
+        towers.append({name: value for name, value in torch.load(run / "mm_projector.bin").items() if "vision_tower" in name})
+    first, again, other = towers
+    patches = "model.vision_tower.vision_tower.vision_model.embeddings.patch_embedding.weight"
+    assert first[patches].std() > 0.01
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first[patches], other[patches])
+    # A seed of its own, so that only the file can bring the first run's tower.
+    mgm("train", config, *sets({**SCRATCH, "run.dir": tmp_path / "stage2", "train.seed": 3, "optimizer.lr": 0,
+                                "model.projector.path": tmp_path / "run0/mm_projector.bin"}))
+    loaded = torch.load(tmp_path / "stage2/mm_projector.bin")
+    assert all(torch.equal(loaded[name], first[name]) for name in first)
+
+
+@pytest.mark.parametrize("rules", ["[{preset: stage1}]",
+                                   "[{preset: stage1}, {preset: optimize_vision_tower}]"])
+def test_a_frozen_tower_needs_its_weights(rules, dirs, tmp_path):
+    config = recipe(tmp_path, dirs / "qwen3")
+    error = mgm("train", config, *sets({**SCRATCH, "train.rules": rules}), code=2).stderr
+    assert "model.vision_tower.path: is empty, so the tower is drawn from train.seed" in error
+    assert 'train all of it: train.rules: [{match: "model.vision_tower.*"}]' in error
 
 
 def test_config_commands_open_no_weights(tmp_path):

@@ -147,6 +147,8 @@ ALONE = {
     "llm_and_tower_missing": (setting(model__init="pretrained", model__llm__path="no/llm",
                                       model__vision_tower__path="no/clip", model__convnext__path="no/conv"), 4,
                               "model.vision_tower.path: no/clip is not there"),
+    "tower_forgotten": (setting(model__init="pretrained", model__llm__path=".", model__convnext__path="."), 2,
+                        "model.vision_tower.path: is empty, so the tower is drawn from train.seed, but "),
     "projector_missing": (setting(model__projector__path="runs/none/mm_projector.bin"), 4,
                           "model.projector.path: runs/none/mm_projector.bin is not there"),
     "clip_of_another_size": (lambda c: c.pretrained(other_positions), 4, "16 x 16 patches and the class token"),

@@ -107,6 +107,10 @@ Findings check_batch(const RunConfig& config, const LaunchEnv& env) {
 Findings check_weights(const RunConfig& config, const ModelParts& parts, bool deep) {
   Findings out;
   check_paths(config.model, out);
+  for (const ConfigProblem& problem : drawn_tower_problems(config, parts)) {
+    out.push_back(
+        failed("weights", ExitCode::kConfig, cat(problem.key, ": ", problem.message), ""));
+  }
   if (!out.empty()) return out;
   guarded("weights", out, [&] {
     const bool pretrained = config.model.init == ModelInit::kPretrained;

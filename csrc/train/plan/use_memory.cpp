@@ -113,8 +113,7 @@ class Planner {
     // halves (by the second norm); gate, silu(gate) and up. Weights that train add their inputs:
     // both norms' results and the product of the MLP.
     const double saved =
-        T * (A + 2 * K + A + H + 3 * I + routed + norms + trained * (2 * H + I)) + lse +
-        low_rank;
+        T * (A + 2 * K + A + H + 3 * I + routed + norms + trained * (2 * H + I)) + lse + low_rank;
     const double input = T * H;
     // The sum at the end of a block: x, both norms' results, q, k, v, the row between, four of the
     // MLP's width, the MLP's result and the block's.
