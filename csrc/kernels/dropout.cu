@@ -33,9 +33,9 @@ __global__ void __launch_bounds__(kThreads)
 template <class T, int VEC>
 void launch(const DropoutRows<T>& r, cudaStream_t stream) {
   const int64_t blocks = (r.rows * ((r.width + 3) / 4) + kThreads - 1) / kThreads;
-  dropout_kernel<T, VEC><<<static_cast<unsigned>(min(blocks, int64_t{1} << 16)), kThreads, 0,
-                           stream>>>(r, dropout_threshold(r.p),
-                                     static_cast<float>(1 / (1 - r.p)));
+  dropout_kernel<T, VEC>
+      <<<static_cast<unsigned>(min(blocks, int64_t{1} << 16)), kThreads, 0, stream>>>(
+          r, dropout_threshold(r.p), static_cast<float>(1 / (1 - r.p)));
   check_cuda(cudaGetLastError(), "dropout");
 }
 

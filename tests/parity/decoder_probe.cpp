@@ -3,8 +3,8 @@
 // IN: ids int64 [T], offsets int64 [segments + 1] of the packed stream. OUT: logits [T, V]; loss,
 // the sum of next-token cross entropies within segments; its gradient as grad.NAME of every
 // parameter; cached, the logits of the first segment fed to a cache in pieces. The fourth argument
-// is the recomputation of the blocks, ADAPTER a directory in PEFT's layout. Refused: the message and
-// the error's exit code.
+// is the recomputation of the blocks, ADAPTER a directory in PEFT's layout. Refused: the message
+// and the error's exit code.
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 

@@ -65,8 +65,10 @@ TEST(Adapters, EveryLinearOfTheBlocksHasOneByDefault) {
   EXPECT_EQ(names[0], "model.layers.0.self_attn.q_proj.lora_A.weight");
   EXPECT_EQ(names[1], "model.layers.0.self_attn.q_proj.lora_B.weight");
   for (const Linear* linear : model.decoder().linears()) {
-    EXPECT_EQ(linear->lora_a().spec.shape, (std::vector<int64_t>{3, linear->weight().spec.shape[1]}));
-    EXPECT_EQ(linear->lora_b().spec.shape, (std::vector<int64_t>{linear->weight().spec.shape[0], 3}));
+    EXPECT_EQ(linear->lora_a().spec.shape,
+              (std::vector<int64_t>{3, linear->weight().spec.shape[1]}));
+    EXPECT_EQ(linear->lora_b().spec.shape,
+              (std::vector<int64_t>{linear->weight().spec.shape[0], 3}));
     EXPECT_EQ(linear->lora_a().spec.group, linear->weight().spec.group);
   }
 }
@@ -162,10 +164,12 @@ TEST(Adapters, EqualTheMergedWeights) {
     plain.store->assign(name, linear->weight().value.detach() + delta * (5.0 / 3));
   }
   const Batch batch = batch_of(plain.model, {1, 2});
-  EXPECT_TRUE(near_l2(adapted.model.hidden(batch, kPlain), plain.model.hidden(batch, kPlain), 1e-12));
+  EXPECT_TRUE(
+      near_l2(adapted.model.hidden(batch, kPlain), plain.model.hidden(batch, kPlain), 1e-12));
   TinyModel bare(tiny_config(), at::kDouble);
   copy_weights(adapted, bare);
-  EXPECT_FALSE(near_l2(adapted.model.hidden(batch, kPlain), bare.model.hidden(batch, kPlain), 1e-3));
+  EXPECT_FALSE(
+      near_l2(adapted.model.hidden(batch, kPlain), bare.model.hidden(batch, kPlain), 1e-3));
 }
 
 TEST(Adapters, DropoutDoesNotDependOnTheBatch) {
