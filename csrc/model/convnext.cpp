@@ -12,6 +12,8 @@ namespace {
 
 constexpr double kInitStd = 0.02;  // timm: truncated normal, std 0.02, zero biases
 
+}  // namespace
+
 class ConvnextBlock : public Module {
  public:
   ConvnextBlock(const std::string& prefix, const std::string& group_name, int64_t channels,
@@ -40,8 +42,6 @@ class ConvnextBlock : public Module {
   Linear *fc1_, *fc2_;
   Param* gamma_;
 };
-
-}  // namespace
 
 class ConvnextStage : public Module {
  public:

@@ -1,6 +1,14 @@
 # The layers of the tree. csrc/<name>/*.cpp becomes the library mgm_<name>; the same table drives
 # tests/unit/layer_rules.py, which reads the #includes, so CMake and the rule cannot drift apart.
 
+# How files that see torch are compiled: with the shared precompiled header, and two to a translation
+# unit, since the templates of ATen's inline functions cost each one four seconds. Names in anonymous
+# namespaces of neighbours must differ; the compiler says where they do not.
+function(mgm_torch_sources target)
+  target_precompile_headers(${target} REUSE_FROM mgm_pch)
+  set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 2)
+endfunction()
+
 # mgm_layer(name [TORCH] [LAYERS base config ...] [DEPS dep::x ...])
 function(mgm_layer name)
   cmake_parse_arguments(L "TORCH" "" "LAYERS;DEPS" ${ARGN})
@@ -17,7 +25,7 @@ function(mgm_layer name)
     set(scope PUBLIC)
     target_compile_options(mgm_${name} PRIVATE ${MGM_WARNINGS})
     if(L_TORCH)
-      target_precompile_headers(mgm_${name} REUSE_FROM mgm_pch)
+      mgm_torch_sources(mgm_${name})
     endif()
   endif()
   target_include_directories(mgm_${name} ${scope} ${PROJECT_SOURCE_DIR}/csrc)
@@ -41,7 +49,7 @@ function(mgm_test name label dir)
   target_compile_definitions(${name} PRIVATE MGM_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   target_link_libraries(${name} PRIVATE ${T_LIBS} dep::gtest)
   if(T_TORCH)
-    target_precompile_headers(${name} REUSE_FROM mgm_pch)
+    mgm_torch_sources(${name})
   endif()
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   add_test(NAME ${name} COMMAND ${name})

@@ -35,15 +35,15 @@ at::Tensor run_expert(const at::Tensor& x, const at::Tensor& weight) {
   return at::tanh(at::matmul(x, weight));
 }
 
-struct Outcome {
+struct Exchanged {
   std::vector<at::Tensor> outputs, token_grads, weight_grads;
 };
 
-Outcome one_rank(int world, bool skewed) {
+Exchanged one_rank(int world, bool skewed) {
   const int64_t experts = world * kExpertsPerRank;
   std::vector<at::Tensor> weights, tokens;
   for (int64_t e = 0; e < experts; ++e) weights.push_back(expert_weight(e));
-  Outcome out;
+  Exchanged out;
   at::Tensor loss = at::zeros({}, at::kDouble);
   for (int rank = 0; rank < world; ++rank) {
     tokens.push_back(tokens_of(rank));
@@ -63,7 +63,7 @@ Outcome one_rank(int world, bool skewed) {
   return out;
 }
 
-void expert_rank(Ranks& ranks, bool skewed, const Outcome& want) {
+void expert_rank(Ranks& ranks, bool skewed, const Exchanged& want) {
   const int world = ranks.size(), rank = ranks.rank();
   const int64_t experts = world * kExpertsPerRank;
   const at::Tensor x = tokens_of(rank);
@@ -122,7 +122,7 @@ void expert_rank(Ranks& ranks, bool skewed, const Outcome& want) {
 TEST(Exchange, ExpertsOnManyRanksEqualExpertsOnOne) {
   for (const int world : {2, 3, 4}) {
     for (const bool skewed : {false, true}) {
-      const Outcome want = one_rank(world, skewed);
+      const Exchanged want = one_rank(world, skewed);
       // The last expert gets no token; its rank takes part all the same.
       EXPECT_EQ(want.weight_grads.back().norm().item<double>(), 0);
       run_ranks(world, {}, [&](Ranks& ranks) { expert_rank(ranks, skewed, want); });
