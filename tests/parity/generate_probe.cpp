@@ -100,13 +100,49 @@ at::Tensor greedy(const Model& model, const std::vector<Sample>& prompts, int64_
   return ids;
 }
 
+std::map<std::string, at::Tensor> beams(const Model& model, const std::vector<Sample>& prompts,
+                                        int64_t tokens, const BeamConfig& config) {
+  DirectRunner runner;
+  const ForwardContext ctx{runner};
+  const auto count = static_cast<int64_t>(prompts.size());
+  const at::Tensor ids = at::full({count, tokens}, -1, at::kLong);
+  const at::Tensor scores = at::empty({count}, at::kDouble);
+  for (int64_t p = 0; p < count; ++p) {
+    const Sample& prompt = prompts[static_cast<size_t>(p)];
+    const auto length = static_cast<int64_t>(prompt.ids.size());
+    RowDecoder rows(*model.decoder, config.num_beams, length + tokens, at::kFloat);
+    const Batch batch = pack({prompt}, 0, 0);
+    const at::Tensor logits = rows.add(model.decoder->embed(batch.input_ids, ctx), batch, ctx);
+    const std::vector<int32_t> prompt_ids(prompt.ids.begin(), prompt.ids.end());
+    const BeamResult best = beam_search(rows, logits, prompt_ids, tokens, config, ctx);
+    const std::vector<int64_t> found(best.ids.begin(), best.ids.end());
+    ids[p].narrow(0, 0, static_cast<int64_t>(found.size())).copy_(at::tensor(found, at::kLong));
+    scores[p].fill_(best.score);
+  }
+  return {{"ids", ids}, {"scores", scores}};
+}
+
 void run(const std::vector<std::string>& args) {
   const at::NoGradGuard no_grad;
   const Model model = load(args[0]);
   const SourcePtr in = open_safetensors(args[1]);
   const int64_t tokens = in->read("tokens").const_data_ptr<int64_t>()[0];
-  write_safetensors(args[2],
-                    {{"ids", greedy(model, read_prompts(*in), tokens, std::stoll(args[3]))}});
+  const std::vector<Sample> prompts = read_prompts(*in);
+  const int64_t rows = std::stoll(args[3]);
+  if (args.size() == 4) {
+    write_safetensors(args[2], {{"ids", greedy(model, prompts, tokens, rows)}});
+    return;
+  }
+  BeamConfig config;
+  config.num_beams = rows;
+  config.length_penalty = std::stod(args[4]);
+  config.repetition_penalty = std::stod(args[5]);
+  const at::Tensor stops = in->read("stops");
+  for (int64_t i = 0; i < stops.numel(); ++i) {
+    config.stop_ids.push_back(static_cast<int32_t>(stops.const_data_ptr<int64_t>()[i]));
+  }
+  config.vocabulary = model.config.vocab_size;
+  write_safetensors(args[2], beams(model, prompts, tokens, config));
 }
 
 }  // namespace
