@@ -42,7 +42,8 @@ struct Meeting {
   LaunchEnv env;
   std::shared_ptr<Store> store;  // null when there is one rank
 };
-// Ignores SIGPIPE from then on. Throws DistError when no store answers within `timeout_s`.
+// Ignores SIGPIPE from then on. Throws DistError when no store answers within `timeout_s`, or when
+// the rank is there already.
 Meeting meet(const LaunchEnv& env, double timeout_s);
 
 // One rank: this process; nothing is connected.

@@ -2,6 +2,7 @@
 import os
 import random
 import re
+import socket
 import subprocess
 import time
 
@@ -10,12 +11,21 @@ import pytest
 from mgm_binary import MGM, ROOT, sets
 
 
-def start(run, world, config="configs/tiny/stage1.yaml", args=(), **values):
+def free_port():
+    """Below those that the system gives to connections, and nobody listens on it now."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+
+
+def start(run, world, config="configs/tiny/stage1.yaml", args=(), port=None, **values):
     options = {"run.dir": str(run), "train.max_steps": 400, "train.global_batch": 12, "train.micro_batch": 2,
                "train.threads": 1, "log.every_steps": 1, "checkpoint.every_minutes": 0, "checkpoint.at_end": False,
                "dist.mode": "zero2", "data.workers": 1}
     options.update({key.replace("__", "."): value for key, value in values.items()})
-    port = random.randrange(20000, 60000)
+    port = port or free_port()
     ranks = []
     for rank in range(world):
         env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank),
@@ -33,9 +43,17 @@ def wait_for_steps(run, ranks, steps, seconds=120):
         log = run / "logs" / "rank_0.log"
         if log.exists() and len(re.findall(r" step \d+/", log.read_text())) >= steps:
             return
-        assert all(rank.poll() is None for rank in ranks), [rank.communicate()[1] for rank in ranks]
+        if any(rank.poll() is not None for rank in ranks):
+            pytest.fail(f"a rank ended: {errors_of(ranks)}")
         time.sleep(0.05)
     pytest.fail("the run did not get going")
+
+
+def errors_of(ranks):
+    """Standard error of every rank, those that still run being killed."""
+    for rank in ranks:
+        rank.kill()
+    return [rank.communicate()[1] for rank in ranks]
 
 
 def ends(ranks, seconds):

@@ -5,7 +5,6 @@ ALONE and TOGETHER are the tables of faults: name -> (how it is seeded, expected
 import fcntl
 import json
 import os
-import random
 import re
 import resource
 import shutil
@@ -15,6 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from mgm_binary import MGM, ROOT, mgm, sets
+from ranks import free_port
 
 IMAGES = ROOT / "data/embedded/images"
 RECORDS = json.loads((ROOT / "data/embedded/stage1_train.json").read_text())
@@ -272,7 +272,7 @@ class Job:
         return path
 
     def start(self, command="doctor", args=None):
-        port = random.randrange(20000, 60000)
+        port = free_port()
         processes = []
         for rank in range(self.world):
             if rank in self.absent:

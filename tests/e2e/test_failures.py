@@ -7,7 +7,7 @@ import time
 import pytest
 
 from mgm_binary import ROOT, metrics, mgm
-from ranks import ends, start, wait_for_steps
+from ranks import ends, free_port, start, wait_for_steps
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2])
@@ -43,6 +43,17 @@ def test_a_stopped_rank_is_a_hang_with_a_name(tmp_path):
     ends(ranks, 60)
     log = (run / "logs" / "rank_0.log").read_text()
     assert re.search(r"rank 1 on \S+ has", log), log
+
+
+def test_a_second_job_on_the_same_port_is_refused_and_leaves_the_first_alone(tmp_path):
+    port = free_port()
+    first = start(tmp_path / "first", 2, port=port, train__max_steps=30, checkpoint__at_end=True)
+    wait_for_steps(tmp_path / "first", first, 1)
+    errors = ends(start(tmp_path / "second", 2, port=port), 60)
+    assert re.search(rf"127.0.0.1:{port}: .*address already in use", errors[0]), errors
+    assert f"rank 1 of this run has already reported at 127.0.0.1:{port}: another job has the same" in errors[1]
+    assert ends(first, 120) and [rank.returncode for rank in first] == [0, 0]
+    assert len(metrics(tmp_path / "first")) == 30
 
 
 def test_a_bad_sample_on_one_rank_ends_all_with_its_name(tmp_path):

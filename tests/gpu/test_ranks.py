@@ -13,6 +13,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 from mgm_binary import MGM, ROOT, metrics, sets  # noqa: E402
+from ranks import free_port  # noqa: E402
 
 STEPS = 12
 
@@ -39,7 +40,7 @@ def start(run, world, config="configs/tiny/stage2.yaml", **values):
                "model.projector.path": "", "log.every_steps": 1, "checkpoint.every_minutes": 0,
                "train.threads": 1, "log.tensorboard": False}
     options.update({key.replace("__", "."): value for key, value in values.items()})
-    port = random.randrange(20000, 60000)
+    port = free_port()
     ranks = []
     for rank in range(world):
         env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank),

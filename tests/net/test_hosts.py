@@ -70,7 +70,7 @@ def start(hosts, folder):
     options = {"run.dir": str(folder), "train.max_steps": STEPS, "train.global_batch": 12, "train.micro_batch": 2,
                "train.threads": 1, "log.every_steps": 1, "checkpoint.every_steps": 2, "checkpoint.every_minutes": 0,
                "dist.mode": "zero2", "data.workers": 1, "dist.timeout_s.step": STEP_LIMIT, "dist.timeout_s.save": 60}
-    port = random.randrange(20000, 60000)
+    port = random.randrange(20000, 32000)  # below those of connections
     ranks = []
     for rank in range(3):
         env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": "3", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
