@@ -70,15 +70,16 @@ Json to_json(const RankFacts& facts) {
   for (const Shared& item : facts.shared) {
     shared.push_back({item.name, item.value, static_cast<int>(item.kind)});
   }
-  return {{"rank", facts.rank}, {"local_rank", facts.local_rank},
-          {"host", facts.host}, {"host_id", facts.host_id},
-          {"gpu", facts.gpu},   {"shared", shared}};
+  return {{"rank", facts.rank}, {"local_rank", facts.local_rank}, {"node", facts.node},
+          {"host", facts.host}, {"host_id", facts.host_id},       {"gpu", facts.gpu},
+          {"shared", shared}};
 }
 
 RankFacts rank_facts(const Json& json) {
   RankFacts out;
   out.rank = json.at("rank").get<int>();
   out.local_rank = json.at("local_rank").get<int>();
+  out.node = json.at("node").get<int>();
   out.host = json.at("host").get<std::string>();
   out.host_id = json.at("host_id").get<std::string>();
   out.gpu = json.at("gpu").get<std::string>();
@@ -111,7 +112,7 @@ Findings compare_places(const std::vector<RankFacts>& ranks) {
       "start one rank per GPU; LOCAL_RANK, CUDA_VISIBLE_DEVICES or the launcher's binding is wrong",
       out);
   find_doubles(
-      ranks, [](const RankFacts& f) { return cat(f.host_id, " ", f.local_rank); },
+      ranks, [](const RankFacts& f) { return cat(f.host_id, " ", f.node, " ", f.local_rank); },
       "have the same local rank:",
       "LOCAL_RANK must count the ranks of a host from 0; the launcher sets it", out);
   return out;

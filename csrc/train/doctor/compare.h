@@ -19,6 +19,7 @@ struct Shared {
 struct RankFacts {
   int rank = 0;
   int local_rank = 0;
+  int node = 0;         // as the launcher counts them; several may be on one host
   std::string host;     // for people
   std::string host_id;  // for comparing
   std::string gpu;      // UUID; empty: on the CPU
@@ -33,7 +34,7 @@ using Explain = std::function<std::string(const std::string& name, int usual, in
 // Names the ranks that differ from the majority (of equally many: from the lowest rank's value) and
 // what differs. One finding that says that all agree if they do.
 Findings compare_ranks(const std::vector<RankFacts>& ranks, const Explain& explain);
-// Ranks that share a GPU, or a local rank on one host; nothing if none do.
+// Ranks that share a GPU, or a local rank on one node of a host; nothing if none do.
 Findings compare_places(const std::vector<RankFacts>& ranks);
 
 // The keys that differ between two configs as config_lines gives them: "train.seed: 1 here, 2 on

@@ -85,6 +85,7 @@ RankFacts rank_place(const LaunchEnv& env, const HostFacts& host) {
   RankFacts out;
   out.rank = env.rank;
   out.local_rank = env.local_rank;
+  out.node = env.node;
   out.host = host.name;
   out.host_id = host.id();
   return out;

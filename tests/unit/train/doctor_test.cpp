@@ -254,6 +254,7 @@ std::vector<RankFacts> four_ranks() {
     RankFacts facts;
     facts.rank = r;
     facts.local_rank = r % 2;
+    facts.node = r / 2;
     facts.host = facts.host_id = cat("node", r / 2);
     facts.gpu = cat("GPU-", r);
     facts.shared = {{"the program", "aa"},
@@ -313,6 +314,7 @@ TEST(DoctorRanks, OneGpuOrOneLocalRankForTwo) {
                  "rank 0 on node0 and rank 1 on node0 have the same local rank: 0");
   ranks = four_ranks();
   for (RankFacts& facts : ranks) facts.gpu = "";  // on the CPU
+  for (RankFacts& facts : ranks) facts.host_id = "one host with two nodes of a scheduler";
   EXPECT_TRUE(compare_places(ranks).empty());
 }
 
