@@ -20,8 +20,9 @@ Meeting meet(const LaunchEnv& env, double timeout_s) {
       connect_store(env.master_host, &port, serve, timeout_s)->below(cat("attempt", env.restart));
   // Else a rank of another job with the same port would be taken for ours, and both would hang.
   if (out.store->add(cat("claim/rank", env.rank), 1) > 1) {
-    throw DistError("rank ", env.rank, " of this run has already reported at ", env.master_host, ":",
-                    port, ": another job has the same MASTER_ADDR and MASTER_PORT (give each its ",
+    throw DistError("rank ", env.rank, " of this run has already reported at ", env.master_host,
+                    ":", port,
+                    ": another job has the same MASTER_ADDR and MASTER_PORT (give each its ",
                     "own port), or this rank was started again without the others (start all)");
   }
   return out;
