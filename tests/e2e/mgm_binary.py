@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import time
 
@@ -26,6 +27,15 @@ def sets(values):
     for key, value in values.items():
         out += ["--set", f"{key}={json.dumps(value) if not isinstance(value, (str, pathlib.Path)) else value}"]
     return out
+
+
+def changed(model, folder, **fields):
+    """A copy of a model directory with other fields in its config.json."""
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config.update(fields)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 def metrics(run_dir):

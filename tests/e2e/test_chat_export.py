@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from mgm_binary import ROOT, mgm, sets
+from mgm_binary import ROOT, changed, mgm, sets
 
 sys.path.insert(0, str(ROOT / "tests/parity"))
 from mgm_oracle import IMAGE, MEAN, STD, TOKENIZER, Oracle, Sizes, preprocess, relative_l2  # noqa: E402
@@ -145,14 +145,6 @@ def test_empty_answer_is_left_out_of_the_conversation(model, tmp_path):
 
 
 # ---- errors -----------------------------------------------------------------------------------------------
-def changed(model, folder, **fields):
-    shutil.copytree(model, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config.update(fields)
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
 def with_tensors(model, folder, change):
     shutil.copytree(model, folder)
     tensors = load_file(folder / "model.safetensors")

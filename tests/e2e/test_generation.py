@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from mgm_binary import ROOT, mgm
+from mgm_binary import ROOT, changed, mgm
 
 sys.path.insert(0, str(ROOT / "tests/parity"))
 from mgm_oracle import TOKENIZER, Oracle, Sizes  # noqa: E402
@@ -149,14 +149,6 @@ def test_beams_refusals(model):
 
 
 # ---- long conversations -----------------------------------------------------------------------------------
-def changed(model, folder, **fields):
-    shutil.copytree(model, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config.update(fields)
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
 def test_a_conversation_that_grows_too_long(model, tmp_path):
     """The system text of v1 takes about half of this context, so that the third question does not fit any more."""
     small = changed(model, tmp_path / "small", max_position_embeddings=160)
