@@ -11,6 +11,7 @@
 #include "checkpoint/name_maps.h"
 #include "checkpoint/weight_loader.h"
 #include "model/adapters.h"
+#include "text/chat_template.h"
 
 namespace mgm {
 namespace {
@@ -51,6 +52,16 @@ SourcePtr open_weights(const fs::path& base, const fs::path& dir, const fs::path
     for (OverlayLayer& layer : open_adapter_layers(adapter)) layers.push_back(std::move(layer));
   }
   return std::make_shared<OverlaySource>(layers);
+}
+
+// `name` may be a format that only a file of the training run has: whoever converses says so then.
+void warn_of_chat_template(const fs::path& dir, const std::string& name,
+                           const Tokenizer& tokenizer) {
+  try {
+    const std::string warning = chat_template_warning(dir, load_template(name), tokenizer);
+    if (!warning.empty()) log::warn(warning + "; --template takes another format");
+  } catch (const ConfigError&) {
+  }
 }
 
 Json read_config(const fs::path& path) {
@@ -153,6 +164,7 @@ LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
     throw CheckpointError(dir.string(), ": its tokenizer has ", loaded.tokenizer->vocab_size(),
                           " tokens, its embedding ", description.model.llm.vocab_size, " rows");
   }
+  warn_of_chat_template(dir, description.text.template_name, *loaded.tokenizer);
   loaded.stop_ids = read_stop_ids(dir, json, loaded.tokenizer->vocab_size());
   const SourcePtr source = open_weights(base, dir, adapter, description);
   const std::vector<Param*> params = loaded.model->params();
