@@ -6,11 +6,13 @@
 #include "assemble/json_fields.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/timer.h"
 #include "checkpoint/adapter_file.h"
 #include "checkpoint/mm_projector_file.h"
 #include "checkpoint/name_maps.h"
 #include "checkpoint/weight_loader.h"
 #include "model/adapters.h"
+#include "text/chat_template.h"
 
 namespace mgm {
 namespace {
@@ -51,6 +53,16 @@ SourcePtr open_weights(const fs::path& base, const fs::path& dir, const fs::path
     for (OverlayLayer& layer : open_adapter_layers(adapter)) layers.push_back(std::move(layer));
   }
   return std::make_shared<OverlaySource>(layers);
+}
+
+// `name` may be a format that only a file of the training run has: whoever converses says so then.
+void warn_of_chat_template(const fs::path& dir, const std::string& name,
+                           const Tokenizer& tokenizer) {
+  try {
+    const std::string warning = chat_template_warning(dir, load_template(name), tokenizer);
+    if (!warning.empty()) log::warn(warning + "; --template takes another format");
+  } catch (const ConfigError&) {
+  }
 }
 
 Json read_config(const fs::path& path) {
@@ -153,15 +165,21 @@ LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
     throw CheckpointError(dir.string(), ": its tokenizer has ", loaded.tokenizer->vocab_size(),
                           " tokens, its embedding ", description.model.llm.vocab_size, " rows");
   }
+  warn_of_chat_template(dir, description.text.template_name, *loaded.tokenizer);
   loaded.stop_ids = read_stop_ids(dir, json, loaded.tokenizer->vocab_size());
   const SourcePtr source = open_weights(base, dir, adapter, description);
   const std::vector<Param*> params = loaded.model->params();
   LoadOptions load;
   load.dtype = options.dtype;
-  const LoadReport report = load_weights(params, *source, load);
-  for (Param* param : params) param->value = param->value.to(options.device);
+  // One tensor after another goes where it belongs. Weights that stay on the CPU in their own type
+  // are the mapped file's pages: no copy is made, and processes on one host share them.
+  const Timer timer;
+  const LoadReport report =
+      load_weights(params, *source, load, [&](Param& param, int64_t, const at::Tensor& values) {
+        param.value = values.to(options.device, options.dtype);
+      });
   log::info(cat("model: ", report.loaded, " tensors, ", human_bytes(double(report.bytes)), " from ",
-                source->description()));
+                source->description(), strf(" in %.2f s", timer.seconds())));
   return loaded;
 }
 

@@ -27,7 +27,7 @@ struct ModelLoadOptions {
 
 struct LoadedModel {
   ModelDescription description;
-  std::unique_ptr<MiniGemini> model;  // every parameter bound, none requires a gradient
+  std::unique_ptr<MiniGemini> model;  // every parameter bound, READ ONLY: perhaps mapped
   std::unique_ptr<Tokenizer> tokenizer;
   // Tokens that end an answer: eos_token_id, one or a list, of generation_config.json, of
   // config.json where there is no such file (as transformers reads them).

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "model/adapters.h"
 #include "optim/param_rules.h"
+#include "text/chat_template.h"
 
 namespace mgm {
 namespace {
@@ -53,6 +54,9 @@ DataParts open_data(const ResolvedConfig& resolved) {
   }
   DataParts parts;
   parts.tokenizer = load_tokenizer(tokenizer_path(config));
+  const std::string warning = chat_template_warning(
+      tokenizer_path(config), load_template(config.text.template_name), *parts.tokenizer);
+  if (!warning.empty()) log::warn(warning + "; text.template takes another format");
   parts.index = std::make_unique<AnnotationIndex>(config.data.sources);
   parts.builder = std::make_unique<SampleBuilder>(config, *parts.index, *parts.tokenizer);
   parts.plan =
