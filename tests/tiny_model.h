@@ -13,6 +13,7 @@
 #include "dist/param_store.h"
 #include "dist/ranks.h"
 #include "model/mini_gemini.h"
+#include "nn/weight_packer.h"
 #include "optim/param_rules.h"
 #include "train/train_module.h"
 
@@ -83,8 +84,14 @@ struct TinyModel {
     settings.strict = config.dist.reduction == Reduction::kStrict;
     settings.offload = config.dist.offload == Offload::kOptimizer && device.is_cuda();
     store = std::make_unique<ParamStore>(params, rules.policies, settings);
+    WeightPacker packer(device, dtype);
     for (size_t i = 0; i < params.size(); ++i) {
-      store->assign(params[i]->spec.name, redrawn(params[i]->spec, i + 1));
+      const at::Tensor value = redrawn(params[i]->spec, i + 1);
+      if (params[i]->spec.format == WeightFormat::kDense) {
+        store->assign(params[i]->spec.name, value);
+      } else {
+        packer.add(*params[i], 0, value);
+      }
     }
   }
 

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "checkpoint/gguf_source.h"
+#include "text/tokenizer.h"
 
 namespace mgm {
 namespace {
@@ -93,6 +94,19 @@ void add_gguf_files(const fs::path& file, HfDirectory& out) {
   }
 }
 
+// Those beside the weights go before the one inside.
+void add_gguf_tokenizer(const fs::path& file, HfDirectory& out, ConvertReport& report) {
+  for (const auto& [name, text] : out.files) {
+    if (is_tokenizer_file(name)) return;
+  }
+  try {
+    const auto tokenizer = load_tokenizer(file.string());
+    for (const auto& [name, text] : tokenizer->files()) out.files[name] = text;
+  } catch (const DataError& e) {
+    report.tokenizer_problem = e.what();
+  }
+}
+
 // The GGUF file that `path` is or that open_model_dir takes from it.
 std::optional<fs::path> gguf_of(const fs::path& path, const TensorSource& source) {
   if (fs::is_regular_file(path)) return is_gguf_file(path) ? std::optional(path) : std::nullopt;
@@ -153,7 +167,10 @@ ConvertReport convert_weights(const ConvertRequest& request) {
   if (fs::is_directory(request.from) || request.from.extension() == ".json") {
     add_directory_files(dir.empty() ? fs::path(".") : dir, request, out, report);
   }
-  if (const auto gguf = gguf_of(request.from, *source)) add_gguf_files(*gguf, out);
+  if (const auto gguf = gguf_of(request.from, *source)) {
+    add_gguf_files(*gguf, out);
+    add_gguf_tokenizer(*gguf, out, report);
+  }
   for (const auto& [name, text] : out.files) report.tokenizer |= is_tokenizer_file(name);
   write_hf_directory(request.out, out, request.directory);
   return report;

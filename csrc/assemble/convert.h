@@ -29,6 +29,7 @@ struct ConvertReport {
   std::vector<std::string> not_copied;   // other files beside the weights
   std::vector<std::string> not_tensors;  // values of torch files that safetensors cannot hold
   bool tokenizer = false;                // one is among the files
+  std::string tokenizer_problem;         // why that of a GGUF file is not
 };
 
 // Throws CheckpointError, ConfigError if `out` is the source itself.

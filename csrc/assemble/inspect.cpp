@@ -8,7 +8,9 @@
 #include "base/error.h"
 #include "checkpoint/adapter_file.h"
 #include "checkpoint/gguf_source.h"
+#include "config/run_config.h"
 #include "formats/gguf.h"
+#include "text/chat_template.h"
 
 namespace mgm {
 namespace {
@@ -137,6 +139,42 @@ void read_gguf(const fs::path& file, const GgufFile& parsed, Inspection& out) {
   }
 }
 
+// The format that load_model would take for the directory.
+std::string format_name(const Json& config) {
+  const auto own = config.find("mgm");
+  const std::string name =
+      own != config.end() && own->is_object() ? text_field(*own, "template") : "";
+  return name.empty() ? RunConfig().text.template_name : name;
+}
+
+std::string compare_formats(const ChatTemplate& theirs, const std::string& name,
+                            const Tokenizer& tokenizer) {
+  using Outcome = TemplateComparison::Outcome;
+  const TemplateComparison first = compare_chat_template(theirs, load_template(name), tokenizer);
+  if (first.outcome == Outcome::kSame) return cat(theirs.source, ": as the format ", name);
+  const bool differs = first.outcome == Outcome::kDiffers;
+  std::vector<std::string> same;
+  for (const std::string& other : template_names()) {
+    const auto result = compare_chat_template(theirs, load_template(other), tokenizer);
+    if (result.outcome == Outcome::kSame) same.push_back(other);
+  }
+  return cat(theirs.source, differs ? ": differs from" : ": not compared with", " the format ",
+             name, " that is taken here: ", first.what,
+             "; built-in formats like it: ", same.empty() ? "none" : join(same, ", "));
+}
+
+void read_chat_template(const fs::path& path, const Json& config, Inspection& out) {
+  std::optional<ChatTemplate> theirs;
+  try {
+    theirs = find_chat_template(path);
+    if (!theirs) return;
+    const auto tokenizer = load_tokenizer(path.string());
+    out.chat_template = compare_formats(*theirs, format_name(config), *tokenizer);
+  } catch (const Error& e) {
+    out.chat_template = cat(theirs ? theirs->source + ": " : "", "not compared: ", e.what());
+  }
+}
+
 std::string format_of(const Inspection& out) {
   std::set<std::string> formats;
   for (const auto& [file, count] : out.files) {
@@ -184,6 +222,7 @@ Inspection inspect_weights(const fs::path& given) {
   read_tensors(*source, out);
   Json config = Json::object();
   if (fs::is_directory(path)) read_directory(path, config, out);
+  if (fs::is_directory(path) || is_gguf_file(path)) read_chat_template(path, config, out);
   out.format = format_of(out);
   if (fs::is_regular_file(path) && is_gguf_file(path)) {
     const MappedFile mapped(path);
@@ -211,6 +250,7 @@ OrderedJson to_json(const Inspection& i, bool tensors) {
   j["dtypes"] = i.dtypes;
   j["files"] = i.files;
   j["tokenizer"] = i.tokenizer_files;
+  j["chat_template"] = i.chat_template;
   j["parts"] = OrderedJson::array();
   for (const InspectedPart& p : i.parts) {
     j["parts"].push_back({{"name", p.name}, {"tensors", p.tensors}, {"place", p.place}});

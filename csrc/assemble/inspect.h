@@ -36,6 +36,7 @@ struct Inspection {
   std::map<std::string, size_t> dtypes;  // tensors of each
   std::map<std::string, size_t> files;   // tensors of each
   std::vector<std::string> tokenizer_files;
+  std::string chat_template;  // which one is there, and which built-in format says the same
   std::vector<InspectedPart> parts;
   std::vector<std::string> notes;  // what would keep it from being loaded
   std::vector<InspectedTensor> tensors;

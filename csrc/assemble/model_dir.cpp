@@ -6,11 +6,14 @@
 #include "assemble/json_fields.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/timer.h"
 #include "checkpoint/adapter_file.h"
 #include "checkpoint/mm_projector_file.h"
 #include "checkpoint/name_maps.h"
 #include "checkpoint/weight_loader.h"
 #include "model/adapters.h"
+#include "nn/weight_packer.h"
+#include "text/chat_template.h"
 
 namespace mgm {
 namespace {
@@ -51,6 +54,16 @@ SourcePtr open_weights(const fs::path& base, const fs::path& dir, const fs::path
     for (OverlayLayer& layer : open_adapter_layers(adapter)) layers.push_back(std::move(layer));
   }
   return std::make_shared<OverlaySource>(layers);
+}
+
+// `name` may be a format that only a file of the training run has: whoever converses says so then.
+void warn_of_chat_template(const fs::path& dir, const std::string& name,
+                           const Tokenizer& tokenizer) {
+  try {
+    const std::string warning = chat_template_warning(dir, load_template(name), tokenizer);
+    if (!warning.empty()) log::warn(warning + "; --template takes another format");
+  } catch (const ConfigError&) {
+  }
 }
 
 Json read_config(const fs::path& path) {
@@ -118,6 +131,35 @@ Places find_places(const fs::path& dir, const ModelLoadOptions& options) {
   return {adapter_base(dir), dir};
 }
 
+// One tensor after another goes where it belongs, packed where the model holds it so. Weights that
+// stay on the CPU in their own type are the mapped file's pages: no copy is made, and processes on
+// one host share them.
+LoadReport bind_weights(const std::vector<Param*>& params, const TensorSource& source,
+                        const ModelLoadOptions& options) {
+  LoadOptions load;
+  load.dtype = options.dtype;
+  WeightPacker packer(options.device, options.dtype);
+  return load_weights(params, source, load, [&](Param& param, int64_t first, const at::Tensor& v) {
+    if (param.spec.format != WeightFormat::kDense) {
+      packer.add(param, first, v);
+    } else {
+      param.value = v.to(options.device, options.dtype);
+    }
+  });
+}
+
+// Bytes of the packed weights, in words; "" without any.
+std::string packed_text(const std::vector<Param*>& params, at::ScalarType dtype) {
+  double packed = 0, dense = 0;
+  for (const Param* param : params) {
+    if (!param->packed.defined()) continue;
+    packed += double(param->packed.nbytes());
+    dense += double(param->spec.numel()) * double(at::elementSize(dtype));
+  }
+  if (packed == 0) return "";
+  return cat("; ", human_bytes(dense), " of them packed to ", human_bytes(packed));
+}
+
 // The adapter of a description whose model has it, or CheckpointError.
 void check_adapter(const fs::path& adapter, const ModelDescription& description,
                    const MiniGemini& model) {
@@ -143,6 +185,7 @@ LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
                   "' is used, --template takes another"));
   }
   if (options.mining) description.model.mining.kernel = *options.mining;
+  description.model.llm.quantize = options.quantize;
   check_description(description, config.string());
   const auto [base, adapter] = find_places(dir, options);
   if (!adapter.empty()) description.model.adapter = read_adapter_config(adapter);
@@ -153,15 +196,15 @@ LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
     throw CheckpointError(dir.string(), ": its tokenizer has ", loaded.tokenizer->vocab_size(),
                           " tokens, its embedding ", description.model.llm.vocab_size, " rows");
   }
+  warn_of_chat_template(dir, description.text.template_name, *loaded.tokenizer);
   loaded.stop_ids = read_stop_ids(dir, json, loaded.tokenizer->vocab_size());
   const SourcePtr source = open_weights(base, dir, adapter, description);
   const std::vector<Param*> params = loaded.model->params();
-  LoadOptions load;
-  load.dtype = options.dtype;
-  const LoadReport report = load_weights(params, *source, load);
-  for (Param* param : params) param->value = param->value.to(options.device);
+  const Timer timer;
+  const LoadReport report = bind_weights(params, *source, options);
   log::info(cat("model: ", report.loaded, " tensors, ", human_bytes(double(report.bytes)), " from ",
-                source->description()));
+                source->description(), packed_text(params, options.dtype),
+                strf(" in %.2f s", timer.seconds())));
   return loaded;
 }
 

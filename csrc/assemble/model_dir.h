@@ -20,14 +20,15 @@ namespace mgm {
 struct ModelLoadOptions {
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;
-  std::string template_name;           // empty: the one config.json names
-  std::optional<MiningKernel> mining;  // default: absorbed
-  fs::path adapter;                    // a directory with a LoRA adapter on top; empty: none
+  std::string template_name;            // empty: the one config.json names
+  std::optional<MiningKernel> mining;   // default: absorbed
+  fs::path adapter;                     // a directory with a LoRA adapter on top; empty: none
+  Quantize quantize = Quantize::kNone;  // how the linears of the decoder's blocks are held
 };
 
 struct LoadedModel {
   ModelDescription description;
-  std::unique_ptr<MiniGemini> model;  // every parameter bound, none requires a gradient
+  std::unique_ptr<MiniGemini> model;  // every parameter bound (READ ONLY: perhaps mapped) or packed
   std::unique_ptr<Tokenizer> tokenizer;
   // Tokens that end an answer: eos_token_id, one or a list, of generation_config.json, of
   // config.json where there is no such file (as transformers reads them).

@@ -1,8 +1,10 @@
 #include "checkpoint/weight_loader.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
+#include <atomic>
 #include <cmath>
 #include <map>
 #include <set>
@@ -93,16 +95,37 @@ bool is_ignored(const std::string& name, const LoadOptions& options) {
   return false;
 }
 
-// In bounded pieces, so that a check of a large embedding costs no copy of it. The sum of x * 0 is
-// NaN if and only if a NaN or an infinity is there.
+// Whether an exponent is all ones, which that of NaN and infinity is and no other. As fast as
+// memory: on a cold file this is where its bytes are read.
+template <class Bits>
+bool any_full_exponent(const at::Tensor& tensor, Bits exponent) {
+  const auto* bits = static_cast<const Bits*>(tensor.const_data_ptr());
+  std::atomic<bool> found{false};
+  constexpr int64_t kGrain = 1 << 18;
+  at::parallel_for(0, tensor.numel(), kGrain, [&](int64_t begin, int64_t end) {
+    Bits hit = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      hit = static_cast<Bits>(hit | static_cast<Bits>((bits[i] & exponent) == exponent));
+    }
+    if (hit != 0) found.store(true, std::memory_order_relaxed);
+  });
+  return found.load(std::memory_order_relaxed);
+}
+
 bool all_finite(const at::Tensor& tensor) {
-  constexpr int64_t kPiece = 1 << 20;
-  const at::Tensor flat = tensor.reshape({-1});
-  for (int64_t at = 0; at < flat.numel(); at += kPiece) {
-    const at::Tensor piece = flat.narrow(0, at, std::min(kPiece, flat.numel() - at));
-    if (!std::isfinite(piece.mul(0).sum().item<double>())) return false;
+  const at::Tensor values = tensor.contiguous();
+  switch (values.scalar_type()) {
+    case at::kFloat:
+      return !any_full_exponent<uint32_t>(values, 0x7F800000);
+    case at::kBFloat16:
+      return !any_full_exponent<uint16_t>(values, 0x7F80);
+    case at::kHalf:
+      return !any_full_exponent<uint16_t>(values, 0x7C00);
+    case at::kDouble:
+      return !any_full_exponent<uint64_t>(values, 0x7FF0000000000000);
+    default:
+      throw InternalError("weights of type ", at::toString(values.scalar_type()));
   }
-  return true;
 }
 
 std::string count_non_finite(const at::Tensor& tensor) {

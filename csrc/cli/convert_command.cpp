@@ -39,6 +39,9 @@ void run(const ConvertArgs& args) {
   for (const std::string& what : report.not_tensors) {
     log::warn(cat("left out, since it is no tensor: ", what));
   }
+  if (!report.tokenizer_problem.empty()) {
+    log::warn("the tokenizer is not converted: " + report.tokenizer_problem);
+  }
   if (!report.tokenizer) {
     log::warn(
         cat(args.out, " has no tokenizer; put the model's tokenizer files beside config.json"));
@@ -71,7 +74,8 @@ void add_convert(CLI::App& app) {
       "Example:\n"
       "  mgm convert SmolLM2-135M-Instruct.Q4_1.gguf --out models/smollm2 --dtype bf16\n"
       "Configs, tokenizer and licence files beside the weights are copied; a GGUF file's\n"
-      "metadata becomes config.json. Needs memory for the largest tensor only.");
+      "metadata becomes config.json and tokenizer files. Needs memory for the largest tensor "
+      "only.");
   command->callback([args] { run(*args); });
 }
 

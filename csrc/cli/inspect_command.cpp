@@ -46,6 +46,7 @@ void print_text(const Inspection& i, bool tensors) {
                          human_bytes(static_cast<double>(i.bytes)), " when read"));
   print_files(i);
   line("tokenizer", i.tokenizer_files.empty() ? "none" : join(i.tokenizer_files, ", "));
+  line("chat", i.chat_template);
   for (const InspectedPart& p : i.parts) {
     line("part",
          p.tensors > 0 ? cat(p.name, ": ", p.tensors, " tensors") : cat(p.name, ": ", p.place));
@@ -72,7 +73,8 @@ void add_inspect(CLI::App& app) {
   command->add_flag("--tensors", args->tensors, "Every tensor: name, type, shape, file");
   command->add_flag("--json", args->json, "One JSON object");
   command->footer(
-      "Reads headers only. Exit code 4: nothing that can be read is there.\n"
+      "Reads headers of weights only, and the tokenizer where a chat template is to be compared.\n"
+      " Exit code 4: nothing that can be read is there.\n"
       "Example: mgm inspect runs/tiny/model --tensors");
   command->callback([args] {
     const Inspection found = inspect_weights(args->path);

@@ -14,9 +14,10 @@ struct ModelArgs {
   std::string dtype = "auto";
   std::string template_name;
   std::string adapter;
+  std::string quantize = "none";
 };
 
-// MODEL_DIR, --device, --dtype, --template and --adapter.
+// MODEL_DIR, --device, --dtype, --template, --adapter and --quantize.
 void add_model_options(CLI::App& command, ModelArgs& args);
 
 // auto: the GPU where there is one; fp32 on the CPU, bf16 on the GPU.

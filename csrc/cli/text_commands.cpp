@@ -111,7 +111,8 @@ void add_tokenize(CLI::App& app) {
       "  echo 'What is in the picture?' | mgm tokenize data/embedded/tokenizer");
   auto path = std::make_shared<std::string>();
   auto decode = std::make_shared<bool>(false);
-  command->add_option("MODEL", *path, "tokenizer file, or a directory with one")->required();
+  command->add_option("MODEL", *path, "tokenizer or GGUF file, or a directory with one")
+      ->required();
   command->add_flag("--decode", *decode, "read ids, write text");
   command->callback([=] { tokenize(*path, *decode); });
 }

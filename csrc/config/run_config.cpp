@@ -13,6 +13,7 @@ namespace mgm {
 MGM_ENUM_NAMES(ModelInit, "pretrained", "random");
 MGM_ENUM_NAMES(LlmArch, "auto", "llama", "gemma", "mixtral", "mistral", "gemma2", "qwen2", "qwen3",
                "phi3");
+MGM_ENUM_NAMES(Quantize, "none", "nf4", "int8");
 MGM_ENUM_NAMES(RopeType, "default", "linear", "llama3", "longrope");
 MGM_ENUM_NAMES(Activation, "silu", "gelu", "gelu_tanh");
 MGM_ENUM_NAMES(HrEncoder, "none", "convnext", "convnext_base", "convnext_large",
@@ -116,6 +117,10 @@ void LlmConfig::describe(FieldVisitor& v) {
   v.field("init_std", init_std,
           "standard deviation of random initialisation; 0: 1 / sqrt(fan_in) per matrix",
           between(0, 1e3));
+  v.choice("quantize", quantize,
+           "how the frozen linears of the blocks are held: none, in train.dtype; nf4, 4-bit "
+           "NormalFloat with double quantisation; int8, 8 bits and a scale per row. Dequantised "
+           "for each product");
   v.section("rope_scaling", rope_scaling, "rotary embedding beyond the first training's length");
 }
 

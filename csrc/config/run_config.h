@@ -13,6 +13,7 @@ namespace mgm {
 enum class ModelInit { kPretrained, kRandom };
 // kAuto never leaves read_run_configs where that was given a way to read model directories.
 enum class LlmArch { kAuto, kLlama, kGemma, kMixtral, kMistral, kGemma2, kQwen2, kQwen3, kPhi3 };
+enum class Quantize { kNone, kNf4, kInt8 };
 enum class RopeType { kDefault, kLinear, kLlama3, kLongrope };
 enum class Activation { kSilu, kGelu, kGeluTanh };
 enum class HrEncoder { kNone, kConvnext, kConvnextBase, kConvnextLarge, kConvnextXxlarge };
@@ -83,6 +84,7 @@ struct LlmConfig {
   int64_t experts_per_token = 2;
   double router_aux_loss = 0;
   double init_std = 0.02;  // 0: 1 / sqrt(fan_in)
+  Quantize quantize = Quantize::kNone;
   void describe(FieldVisitor& v);
 };
 

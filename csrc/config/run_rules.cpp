@@ -84,6 +84,11 @@ void check_model(const ModelConfig& model, Checks& checks) {
 
 void check_ranks(const RunConfig& config, Checks& checks) {
   const DistConfig& dist = config.dist;
+  const bool cut = dist.mode == DistMode::kZero3 || dist.mode == DistMode::kHybrid;
+  checks.expect(
+      !cut || config.model.llm.quantize == Quantize::kNone, "dist.mode",
+      "cuts the weights over the ranks, but those that model.llm.quantize packs are whole "
+      "on every rank; use replicate, zero1 or zero2");
   if (dist.reduction != Reduction::kStrict) return;
   const int64_t shards = dist.virtual_shards, batch = config.train.global_batch;
   checks.expect(batch % shards == 0, "dist.virtual_shards", shards,

@@ -28,12 +28,14 @@ uint64_t hash_elements(const std::string& name, int64_t first, const at::Tensor&
 
 }  // namespace
 
-std::map<std::string, std::string> frozen_hashes(const ParamStore& store, Ranks& ranks) {
+std::map<std::string, std::string> frozen_hashes(const ParamStore& store, Ranks& ranks,
+                                                 const FrozenHasher& packed) {
   std::vector<const ParamGroup*> groups;
   std::vector<int64_t> sums;
   for (const ParamGroup& group : store.groups()) {
-    if (group.frozen.empty()) continue;
-    uint64_t sum = 0;
+    const uint64_t of_packed = packed.sum(group.name);
+    if (group.frozen.empty() && of_packed == 0) continue;
+    uint64_t sum = ranks.is_first() ? of_packed : 0;
     for (const Segment& s : group.frozen.segments) {
       if (ranks.topology.replica_rank() > 0) break;  // replicas hold the same
       const ParamStore::Range mine = store.owned(s.param->spec.name);
@@ -57,6 +59,11 @@ std::map<std::string, std::string> frozen_hashes(const ParamStore& store, Ranks&
 
 void FrozenHasher::add(const ParamSpec& spec, int64_t first, const at::Tensor& values) {
   sums_[spec.group] += hash_elements(spec.name, first, values.reshape(-1));
+}
+
+uint64_t FrozenHasher::sum(const std::string& group) const {
+  const auto it = sums_.find(group);
+  return it == sums_.end() ? 0 : it->second;
 }
 
 std::map<std::string, std::string> FrozenHasher::hashes() const {

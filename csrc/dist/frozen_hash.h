@@ -11,8 +11,6 @@
 
 namespace mgm {
 
-// Of what the ranks hold, in the dtype it is used in; reads every frozen weight once. Collective.
-std::map<std::string, std::string> frozen_hashes(const ParamStore& store, Ranks& ranks);
 // The same text from parameters that come in pieces, for who holds no store.
 class FrozenHasher {
  public:
@@ -20,9 +18,15 @@ class FrozenHasher {
   // Pieces begin at multiples of kFlatAlign.
   void add(const ParamSpec& spec, int64_t first, const at::Tensor& values);
   std::map<std::string, std::string> hashes() const;
+  uint64_t sum(const std::string& group) const;  // 0 without any
 
  private:
   std::map<std::string, uint64_t> sums_;  // by group
 };
+
+// Of what the ranks hold, in the dtype it is used in; reads every frozen weight once. `packed`: of
+// weights in the store's groups that are held outside it, the same on every rank. Collective.
+std::map<std::string, std::string> frozen_hashes(const ParamStore& store, Ranks& ranks,
+                                                 const FrozenHasher& packed = {});
 
 }  // namespace mgm

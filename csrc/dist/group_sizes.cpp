@@ -10,6 +10,7 @@ std::vector<GroupSize> group_sizes(const std::vector<Param*>& params,
   std::map<std::string, size_t> places;
   for (size_t i = 0; i < params.size(); ++i) {
     const ParamSpec& spec = params[i]->spec;
+    if (spec.format != WeightFormat::kDense) continue;
     const auto [it, fresh] = places.try_emplace(spec.group, out.size());
     if (fresh) out.push_back({spec.group, 0, 0});
     GroupSize& group = out[it->second];

@@ -17,7 +17,7 @@ struct GroupSize {
   int64_t trained = 0, frozen = 0;
 };
 
-// In the store's order. policies[i] belongs to params[i].
+// In the store's order, without packed weights. policies[i] belongs to params[i].
 std::vector<GroupSize> group_sizes(const std::vector<Param*>& params,
                                    const std::vector<ParamPolicy>& policies);
 

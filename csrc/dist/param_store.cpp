@@ -82,6 +82,7 @@ ParamStore::ParamStore(const std::vector<Param*>& params, const std::vector<Para
   std::map<std::string, ParamGroup*> by_name;
   for (size_t i = 0; i < params.size(); ++i) {
     const ParamSpec& spec = params[i]->spec;
+    if (spec.format != WeightFormat::kDense) continue;
     ParamGroup*& group = by_name[spec.group];
     if (!group) {
       group = &groups_.emplace_back();

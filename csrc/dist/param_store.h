@@ -70,7 +70,8 @@ struct StoreSettings {
 
 class ParamStore {
  public:
-  // Allocates and binds every Param::value; policies[i] belongs to params[i].
+  // Allocates and binds every Param::value; policies[i] belongs to params[i]. Packed weights are
+  // left out: nobody moves them.
   ParamStore(const std::vector<Param*>& params, const std::vector<ParamPolicy>& policies,
              const StoreSettings& settings);
   ~ParamStore();

@@ -23,6 +23,18 @@ at::Tensor scale_embeddings(const at::Tensor& x_TH) {
   return x_TH * at::scalar_tensor(factor, at::dtype(x_TH.scalar_type())).item<double>();
 }
 
+WeightFormat format_of(Quantize quantize) {
+  switch (quantize) {
+    case Quantize::kNone:
+      break;
+    case Quantize::kNf4:
+      return WeightFormat::kNf4;
+    case Quantize::kInt8:
+      return WeightFormat::kInt8;
+  }
+  return WeightFormat::kDense;
+}
+
 }  // namespace
 
 Decoder::Decoder(const LlmConfig& config, const AdapterConfig& adapter)
@@ -36,6 +48,7 @@ Decoder::Decoder(const LlmConfig& config, const AdapterConfig& adapter)
     blocks_.push_back(&add<DecoderBlock>(child_name("layers." + std::to_string(i)), config, i));
     blocks_.back()->list_linears(linears_);
   }
+  for (Linear* linear : linears_) linear->hold_as(format_of(config.quantize));
   add_adapters(adapter, linears_);
   // A tied head keeps its norm with the embedding: one group, live from first use to last backward.
   head_group_ = config.tie_embeddings ? group() : "lm_head";

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/rng.h"
+#include "ops/packed_weight.h"
 
 namespace mgm {
 
@@ -42,8 +43,16 @@ void Linear::adapt(const Lora& lora) {
   lora_b_ = &declare("lora_B.weight", {out, lora.rank}, constant_init(0), true);
 }
 
+at::Tensor Linear::base(const at::Tensor& x) const {
+  if (!weight_.packed.defined()) {
+    return at::linear(x, weight_.value, bias_ ? bias_->value : at::Tensor());
+  }
+  const at::Tensor y = ops::packed_linear(x, weight_.packed);
+  return bias_ ? y + bias_->value : y;
+}
+
 at::Tensor Linear::operator()(const at::Tensor& x, const RowDraws& draws) const {
-  const at::Tensor y = at::linear(x, weight_.value, bias_ ? bias_->value : at::Tensor());
+  const at::Tensor y = base(x);
   if (!lora_) return y;
   const bool drops = draws.active() && lora_->dropout > 0;
   const at::Tensor dropped =

@@ -34,7 +34,8 @@ struct Lora {
 };
 
 // y = x W^T (+ b). weight [out, in], bias [out]. With an adapter y + scale B A dropout(x); A [rank,
-// in] starts uniform in +-1 / sqrt(in), B [out, rank] at 0, so that nothing changes at first.
+// in] starts uniform in +-1 / sqrt(in), B [out, rank] at 0, so that nothing changes at first. A
+// weight that is packed is dequantised to x's dtype for each product.
 class Linear : public Module {
  public:
   struct Inits {
@@ -44,6 +45,8 @@ class Linear : public Module {
          Inits inits);
   // Declares lora_A.weight and lora_B.weight in the linear's group. Once, before storage is bound.
   void adapt(const Lora& lora);
+  // The weight is to be held in another format than dense.
+  void hold_as(WeightFormat format) { weight_.spec.format = format; }
   // `draws`: of x's rows, where dropout is wanted; x is then [T, in].
   at::Tensor operator()(const at::Tensor& x, const RowDraws& draws = {}) const;
   const Param& weight() const { return weight_; }
@@ -53,6 +56,8 @@ class Linear : public Module {
   const Param& lora_b() const { return *lora_b_; }
 
  private:
+  at::Tensor base(const at::Tensor& x) const;  // without the adapter
+
   Param& weight_;
   Param* bias_ = nullptr;
   std::optional<Lora> lora_;

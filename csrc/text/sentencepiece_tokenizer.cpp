@@ -306,12 +306,17 @@ class SentencePieceTokenizer final : public Tokenizer {
 }  // namespace
 
 std::unique_ptr<Tokenizer> load_sentencepiece(const fs::path& path) {
+  TokenizerFiles files = {{"tokenizer.model", read_file(path)}};
+  read_settings_files(path.parent_path(), files);
+  return make_sentencepiece_tokenizer(path, std::move(files));
+}
+
+std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(const fs::path& source,
+                                                        TokenizerFiles files) {
   TokenizerSettings settings = default_settings();
-  TokenizerFiles files;
-  const std::string proto = read_file(path);
-  files.emplace_back("tokenizer.model", proto);
-  read_tokenizer_settings(path.parent_path(), settings, files);
-  return std::make_unique<SentencePieceTokenizer>(proto, std::move(settings), path.string(),
+  apply_settings_files(files, source.parent_path(), settings);
+  const std::string model = files.front().second;
+  return std::make_unique<SentencePieceTokenizer>(model, std::move(settings), source.string(),
                                                   std::move(files));
 }
 

@@ -1,17 +1,21 @@
 #include "text/tokenizer.h"
 
 #include <algorithm>
+#include <fstream>
 #include <vector>
 
 #include "base/error.h"
 #include "base/fs.h"
+#include "base/log.h"
+#include "formats/gguf.h"
+#include "text/gguf_vocabulary.h"
 #include "text/tokenizer_kinds.h"
 #include "text/utf8.h"
 
 namespace mgm {
 namespace {
 
-enum class Kind { kSentencePiece, kTokenizerJson, kTiktoken, kTekken };
+enum class Kind { kSentencePiece, kTokenizerJson, kTiktoken, kTekken, kGguf };
 
 // Base64, a blank, a number: how every line of a tiktoken file looks.
 bool looks_like_tiktoken(std::string_view text) {
@@ -25,12 +29,21 @@ bool looks_like_tiktoken(std::string_view text) {
          line.substr(0, blank).find_first_not_of(kBase64) == line.npos;
 }
 
+// Of the content: a GGUF file may be far larger than memory, so it is not read whole.
+bool begins_as_gguf(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  std::string magic(4, '\0');
+  in.read(magic.data(), 4);
+  return in.gcount() == 4 && is_gguf(magic);
+}
+
 Kind kind_of(const fs::path& file) {
   if (file.extension() == ".tiktoken") return Kind::kTiktoken;
   const std::string name = file.filename().string();
   if (file.extension() == ".json") {
     return name.rfind("tekken", 0) == 0 ? Kind::kTekken : Kind::kTokenizerJson;
   }
+  if (begins_as_gguf(file)) return Kind::kGguf;
   return looks_like_tiktoken(read_file(file)) ? Kind::kTiktoken : Kind::kSentencePiece;
 }
 
@@ -44,13 +57,16 @@ fs::path tokenizer_file(const fs::path& dir) {
   if (fs::exists(model, ignored) && !(has_json && kind_of(model) == Kind::kTiktoken)) return model;
   if (has_json) return json;
   if (fs::exists(dir / "tekken.json", ignored)) return dir / "tekken.json";
-  std::vector<fs::path> found;
+  std::vector<fs::path> ranks, ggufs;
   for (const auto& entry : fs::directory_iterator(dir, ignored)) {
-    if (entry.path().extension() == ".tiktoken") found.push_back(entry.path());
+    if (entry.path().extension() == ".tiktoken") ranks.push_back(entry.path());
+    if (entry.path().extension() == ".gguf") ggufs.push_back(entry.path());
   }
-  if (found.size() == 1) return found[0];
-  throw DataError(dir.string(), ": no tokenizer.model, tokenizer.json, tekken.json or ",
-                  found.empty() ? "" : "single ", "*.tiktoken in this directory");
+  if (ranks.size() == 1) return ranks[0];
+  if (ranks.empty() && ggufs.size() == 1) return ggufs[0];
+  throw DataError(dir.string(), ": no tokenizer.model, tokenizer.json, tekken.json, ",
+                  ranks.empty() ? "" : "single ", "*.tiktoken or ", ggufs.empty() ? "" : "single ",
+                  "*.gguf in this directory");
 }
 
 }  // namespace
@@ -65,10 +81,28 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path) {
       return load_tiktoken(file);
     case Kind::kTekken:
       return load_tekken(file);
+    case Kind::kGguf:
+      return load_gguf_tokenizer(file);
     case Kind::kSentencePiece:
       break;
   }
   return load_sentencepiece(file);
+}
+
+std::unique_ptr<Tokenizer> load_gguf_tokenizer(const fs::path& path) {
+  const MappedFile mapped(path);
+  const std::string source = path.string();
+  const GgufFile file =
+      parse_gguf({reinterpret_cast<const char*>(mapped.data()), mapped.size()}, source);
+  const GgufVocabulary vocabulary = read_gguf_vocabulary(file, source);
+  if (vocabulary.kind == GgufVocabulary::Kind::kSentencePiece) {
+    return make_sentencepiece_tokenizer(path, gguf_tokenizer_files(vocabulary));
+  }
+  if (vocabulary.pre.empty()) {
+    log::warn(cat(source, ": names no pre-tokenizer (tokenizer.ggml.pre); llama.cpp's default is ",
+                  "used, which may cut text otherwise than the model was trained with"));
+  }
+  return make_json_tokenizer(path, gguf_tokenizer_files(vocabulary));
 }
 
 std::string Tokenizer::clean(std::string_view text) const {

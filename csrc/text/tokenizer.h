@@ -60,9 +60,9 @@ class Tokenizer {
 
 // `path`: a file, or a directory with one (docs/tokenizers.md): tokenizer.model (sentencepiece, as
 // Hugging Face's slow LlamaTokenizer and GemmaTokenizer use it; or tiktoken's text),
-// tokenizer.json, tekken.json, *.tiktoken, looked for in this order; beside it, if they are there,
-// tokenizer_config.json, special_tokens_map.json and added_tokens.json. Throws DataError naming
-// file and component.
+// tokenizer.json, tekken.json, *.tiktoken, *.gguf, looked for in this order; the settings beside
+// it in tokenizer_config.json, special_tokens_map.json and added_tokens.json, but for GGUF. Throws
+// DataError naming file and component; a damaged GGUF file is a CheckpointError.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path);
 
 // Token by token output: holds back bytes until they are whole characters.

@@ -219,11 +219,16 @@ void apply_settings(const TokenizerSettings& settings, BpeTokenizerParts& parts)
 }  // namespace
 
 std::unique_ptr<Tokenizer> load_tokenizer_json(const fs::path& path) {
+  TokenizerFiles files = {{"tokenizer.json", read_file(path)}};
+  read_settings_files(path.parent_path(), files);
+  return make_json_tokenizer(path, std::move(files));
+}
+
+std::unique_ptr<Tokenizer> make_json_tokenizer(const fs::path& source, TokenizerFiles files) {
   BpeTokenizerParts parts;
-  parts.source = path.string();
-  const std::string text = read_file(path);
-  parts.files.emplace_back("tokenizer.json", text);
-  const Json json = parse_json(text, parts.source);
+  parts.source = source.string();
+  parts.files = std::move(files);
+  const Json json = parse_json(parts.files.front().second, parts.source);
   if (!json.is_object()) throw DataError(parts.source, ": expected an object");
   const auto part = [&](const char* key) {
     return Component(json.at(key), cat(parts.source, ": ", key));
@@ -240,7 +245,7 @@ std::unique_ptr<Tokenizer> load_tokenizer_json(const fs::path& path) {
   if (file.has("post_processor")) read_post_processor(part("post_processor"), parts);
   if (file.has("decoder")) parts.decoder = read_token_decoder(part("decoder"));
   TokenizerSettings settings;
-  read_tokenizer_settings(path.parent_path(), settings, parts.files);
+  apply_settings_files(parts.files, source.parent_path(), settings);
   apply_settings(settings, parts);
   return make_bpe_tokenizer(std::move(parts));
 }

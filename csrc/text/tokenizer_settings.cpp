@@ -1,10 +1,18 @@
 #include "text/tokenizer_settings.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "base/error.h"
 #include "base/json.h"
 
 namespace mgm {
 namespace {
+
+constexpr std::string_view kAddedTokens = "added_tokens.json";
+// Later ones count before earlier ones.
+constexpr std::string_view kNames[] = {"special_tokens_map.json", "tokenizer_config.json",
+                                       kAddedTokens};
 
 // A token of a JSON file is a string or an object with "content".
 std::string token_content(const Json& json) {
@@ -55,18 +63,21 @@ void read_config(const Json& json, TokenizerSettings& settings) {
 
 }  // namespace
 
-void read_tokenizer_settings(const fs::path& dir, TokenizerSettings& settings,
-                             TokenizerFiles& files) {
+void read_settings_files(const fs::path& dir, TokenizerFiles& files) {
   std::error_code ignored;
-  for (const char* name :
-       {"special_tokens_map.json", "tokenizer_config.json", "added_tokens.json"}) {
+  for (const std::string_view name : kNames) {
+    if (fs::exists(dir / name, ignored)) files.emplace_back(name, read_file(dir / name));
+  }
+}
+
+void apply_settings_files(const TokenizerFiles& files, const fs::path& dir,
+                          TokenizerSettings& settings) {
+  for (const auto& [name, text] : files) {
+    if (std::find(std::begin(kNames), std::end(kNames), name) == std::end(kNames)) continue;
     const fs::path path = dir / name;
-    if (!fs::exists(path, ignored)) continue;
-    const std::string text = read_file(path);
-    files.emplace_back(name, text);
     const Json json = parse_json(text, path.string());
     try {
-      if (std::string_view(name) == "added_tokens.json") {
+      if (name == kAddedTokens) {
         read_added_tokens(json, settings);
       } else {
         read_config(json, settings);
@@ -75,6 +86,12 @@ void read_tokenizer_settings(const fs::path& dir, TokenizerSettings& settings,
       throw DataError(path.string(), ": unexpected content: ", e.what());
     }
   }
+}
+
+void read_tokenizer_settings(const fs::path& dir, TokenizerSettings& settings,
+                             TokenizerFiles& files) {
+  read_settings_files(dir, files);
+  apply_settings_files(files, dir, settings);
 }
 
 }  // namespace mgm

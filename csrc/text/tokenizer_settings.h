@@ -26,8 +26,15 @@ struct TokenizerSettings {
   std::map<int32_t, AddedToken> added;
 };
 
-// Reads what is there into `settings`, whose values are the defaults. Throws DataError naming the
-// file.
+// Appends the settings files that are there.
+void read_settings_files(const fs::path& dir, TokenizerFiles& files);
+
+// Takes what the settings files among `files` say into `settings`, whose values are the defaults.
+// Throws DataError naming the file, as one of `dir`.
+void apply_settings_files(const TokenizerFiles& files, const fs::path& dir,
+                          TokenizerSettings& settings);
+
+// Both of it.
 void read_tokenizer_settings(const fs::path& dir, TokenizerSettings& settings,
                              TokenizerFiles& files);
 

@@ -7,7 +7,9 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "model/adapters.h"
+#include "nn/weight_packer.h"
 #include "optim/param_rules.h"
+#include "text/chat_template.h"
 
 namespace mgm {
 namespace {
@@ -29,6 +31,28 @@ void check_recompute_patterns(const ResolvedConfig& resolved, const std::vector<
   }
 }
 
+// Packed weights have no gradient.
+void check_packed_are_frozen(const ModelParts& parts, const ModelConfig& model,
+                             std::vector<ConfigProblem>& problems) {
+  std::vector<std::string> trained;
+  for (size_t i = 0; i < parts.params.size(); ++i) {
+    const ParamSpec& spec = parts.params[i]->spec;
+    if (spec.format != WeightFormat::kDense && parts.policies[i].train) {
+      trained.push_back(spec.name);
+    }
+  }
+  if (trained.empty()) return;
+  problems.push_back(
+      {"model.llm.quantize",
+       cat("packs ", trained.size(), " weights that train.rules train (", trained.front(),
+           " is the first); packed weights stay frozen: ",
+           model.adapter.kind == AdapterKind::kNone
+               ? "set model.adapter.kind: lora and train.rules: [{preset: stage1}, "
+                 "{preset: adapter}]"
+               : "train.rules: [{preset: stage1}, {preset: adapter}] trains the bridge and the "
+                 "adapters alone")});
+}
+
 }  // namespace
 
 ModelParts describe_model(const ResolvedConfig& resolved) {
@@ -41,8 +65,9 @@ ModelParts describe_model(const ResolvedConfig& resolved) {
        check_targets(resolved.config.model.adapter, parts.model->decoder().linears())) {
     rules.problems.push_back(problem);
   }
-  if (!rules.problems.empty()) throw_problems(resolved, rules.problems);
   parts.policies = std::move(rules.policies);
+  check_packed_are_frozen(parts, resolved.config.model, rules.problems);
+  if (!rules.problems.empty()) throw_problems(resolved, rules.problems);
   return parts;
 }
 
@@ -53,6 +78,9 @@ DataParts open_data(const ResolvedConfig& resolved) {
   }
   DataParts parts;
   parts.tokenizer = load_tokenizer(tokenizer_path(config));
+  const std::string warning = chat_template_warning(
+      tokenizer_path(config), load_template(config.text.template_name), *parts.tokenizer);
+  if (!warning.empty()) log::warn(warning + "; text.template takes another format");
   parts.index = std::make_unique<AnnotationIndex>(config.data.sources);
   parts.builder = std::make_unique<SampleBuilder>(config, *parts.index, *parts.tokenizer);
   parts.plan =
@@ -94,7 +122,8 @@ std::vector<ConfigProblem> drawn_tower_problems(const RunConfig& config, const M
 }
 
 std::unique_ptr<ParamStore> make_store(const ResolvedConfig& resolved, const ModelParts& parts,
-                                       const DeviceSetup& device, const Topology& topology) {
+                                       const DeviceSetup& device, const Topology& topology,
+                                       FrozenHasher& packed) {
   const DistConfig& dist = resolved.config.dist;
   StoreSettings settings;
   settings.device = device.device;
@@ -111,12 +140,18 @@ std::unique_ptr<ParamStore> make_store(const ResolvedConfig& resolved, const Mod
   const std::vector<ConfigProblem> problems = drawn_tower_problems(resolved.config, parts);
   if (!problems.empty()) throw_problems(resolved, problems);
   auto store = std::make_unique<ParamStore>(parts.params, parts.policies, settings);
+  WeightPacker packer(device.device, device.dtype);
   initial_weights(
       resolved.config, parts.params,
       [&](Param& param, int64_t first, const at::Tensor& values) {
-        store->assign(param.spec.name, first, values);
+        if (param.spec.format == WeightFormat::kDense) {
+          store->assign(param.spec.name, first, values);
+        } else {
+          packed.add(param.spec, first, packer.add(param, first, values));
+        }
       },
       [&](const Param& param) {
+        if (param.spec.format != WeightFormat::kDense) return ElementRange{0, param.spec.numel()};
         const ParamStore::Range range = store->owned(param.spec.name);
         return ElementRange{range.first, range.count};
       });

@@ -5,6 +5,7 @@
 
 #include "config/reader.h"
 #include "data/loader.h"
+#include "dist/frozen_hash.h"
 #include "dist/param_store.h"
 #include "dist/process_group.h"
 #include "model/mini_gemini.h"
@@ -39,9 +40,11 @@ DataParts open_data(const ResolvedConfig& resolved);
 std::vector<ConfigProblem> drawn_tower_problems(const RunConfig& config, const ModelParts& parts);
 
 // The groups this rank's parts of a run's weights live in, filled from the config's sources.
-// Whole copies, where the mode has them, follow with ShardEngine::parameters_loaded. Throws
-// ConfigError on drawn_tower_problems.
+// Whole copies, where the mode has them, follow with ShardEngine::parameters_loaded. Weights that
+// are held packed are bound to their parameters, whole on every rank, and hashed into `packed`.
+// Throws ConfigError on drawn_tower_problems.
 std::unique_ptr<ParamStore> make_store(const ResolvedConfig& resolved, const ModelParts& parts,
-                                       const DeviceSetup& device, const Topology& topology);
+                                       const DeviceSetup& device, const Topology& topology,
+                                       FrozenHasher& packed);
 
 }  // namespace mgm

@@ -171,8 +171,9 @@ class Replay {
                   request_.step - done, " steps again from ",
                   checkpoint ? checkpoint->dir().string() : "the run's first weights"));
 
-    const auto store = make_store(resolved_, parts, device_, ranks_.topology);
-    if (checkpoint) check_frozen(*checkpoint, frozen_hashes(*store, ranks_));
+    FrozenHasher packed;
+    const auto store = make_store(resolved_, parts, device_, ranks_.topology, packed);
+    if (checkpoint) check_frozen(*checkpoint, frozen_hashes(*store, ranks_, packed));
     auto checking =
         std::make_unique<CheckingRunner>(make_recompute_runner(config_.train.recompute));
     CheckingRunner& runner = *checking;

@@ -173,8 +173,9 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
     write_file_atomic(dir / "config.yaml", to_yaml(config, &resolved.origins));
   }
 
-  const auto store = make_store(resolved, parts, device, ranks.topology);
-  identity.frozen = frozen_hashes(*store, ranks);
+  FrozenHasher packed;
+  const auto store = make_store(resolved, parts, device, ranks.topology, packed);
+  identity.frozen = frozen_hashes(*store, ranks, packed);
   if (checkpoint) check_frozen(*checkpoint, identity.frozen);
   TrainModule module(config, *parts.model, *store, make_recompute_runner(config.train.recompute),
                      ranks);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "types/group_use.h"
+#include "types/packed_weight.h"
 
 namespace mgm {
 
@@ -27,6 +28,8 @@ struct ParamSpec {
   Init init;
   std::string group;  // the ParamGroup it lives in, e.g. "model.layers.0"
   bool decay = true;  // false for biases and norm weights: no weight decay
+  // Another than dense: a frozen matrix that Param::packed holds, in no store.
+  WeightFormat format = WeightFormat::kDense;
 
   int64_t numel() const {
     int64_t n = 1;
@@ -42,10 +45,12 @@ struct ParamPolicy {
   double weight_decay = 0;
 };
 
-// A declared parameter. `value` is undefined until bound; modules look it up at call time.
+// A declared parameter. `value` is undefined until bound; modules look it up at call time. Of a
+// packed weight (nn/weight_packer.h) `packed` is there and `value` is not.
 struct Param {
   ParamSpec spec;
   at::Tensor value;
+  PackedWeight packed;
 };
 
 }  // namespace mgm

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from mgm_binary import ROOT, changed, mgm, sets
+from mgm_binary import ROOT, changed, mgm, peak_anonymous, sets
 
 sys.path.insert(0, str(ROOT / "tests/parity"))
 from mgm_oracle import IMAGE, MEAN, STD, TOKENIZER, Oracle, Sizes, preprocess, relative_l2  # noqa: E402
@@ -489,3 +489,15 @@ def test_damaged_checkpoint_is_not_exported(stage2, tmp_path):
     victim.write_bytes(content)
     refused(4, "export", tmp_path / "step_3", "--out", tmp_path / "model", says=["rank_0.safetensors"])
     assert not (tmp_path / "model").exists()
+
+
+def test_loading_copies_no_weights(model, tmp_path):
+    """235 MB of weights in their own type stay pages of the file; as bf16 they are copied, half as large."""
+    big = Oracle(Sizes(hr=96, width=512, mlp=4096, layers=8), seed=1).save(tmp_path / "big")
+    size = (big / "model.safetensors").stat().st_size
+    assert size > 230e6
+    options = ["--device", "cpu", "--prompt", "a", "--max-new-tokens", "1"]
+    idle = peak_anonymous("chat", model, *options)
+    peak = peak_anonymous("chat", big, *options)
+    assert peak < idle + 0.3 * size, f"{peak / 1e6:.0f} MB, {idle / 1e6:.0f} MB with a small model"
+    assert peak_anonymous("chat", big, "--dtype", "bf16", *options) > idle + 0.45 * size  # the measurement sees copies

@@ -1,14 +1,17 @@
 // Any bytes as a GGUF file: a CheckpointError, or metadata and tensors that lie inside the file and
-// can be unpacked.
+// can be unpacked; of its vocabulary tokenizer files, or a DataError.
 //
 // sources: csrc/formats/gguf.cpp csrc/formats/gguf_types.cpp csrc/formats/dtype.cpp
 //
-// sources: csrc/base/strings.cpp
+// sources: csrc/base/strings.cpp csrc/text/gguf_vocabulary.cpp csrc/text/gguf_tokenizer_files.cpp
+//
+// sources: csrc/text/utf8.cpp
 #include <algorithm>
 #include <cstdlib>
 
 #include "base/error.h"
 #include "formats/gguf.h"
+#include "text/gguf_vocabulary.h"
 
 namespace {
 
@@ -23,6 +26,16 @@ size_t walk(const mgm::GgufValue& value) {
   return sum;
 }
 
+size_t walk_vocabulary(const mgm::GgufFile& file) {
+  try {
+    const auto files = mgm::gguf_tokenizer_files(mgm::read_gguf_vocabulary(file, "input"));
+    if (files.size() != 2 || files[0].second.empty()) std::abort();
+    return files[0].second.size();
+  } catch (const mgm::DataError&) {
+    return 0;
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -31,6 +44,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const mgm::GgufFile file = mgm::parse_gguf(bytes, "input");
     size_t sum = 0;
     for (const auto& [key, value] : file.metadata) sum += walk(value);
+    sum += walk_vocabulary(file);
     for (const mgm::GgufTensor& t : file.tensors) {
       if (t.begin > t.end || t.end > size) std::abort();
       if (!mgm::can_dequantise(t.type)) continue;

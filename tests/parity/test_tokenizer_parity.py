@@ -223,7 +223,7 @@ def test_tokenize_command_errors(sides, tmp_path):
     assert b"line 2: 'x' is no token id" in mgm("tokenize", folder, "--decode", stdin=b"1 2\n3 x\n", code=3)
     assert b"token id 800 is outside the vocabulary of 800 tokens" in mgm(
         "tokenize", folder, "--decode", stdin=b"800\n", code=3)
-    assert b"no tokenizer.model, tokenizer.json, tekken.json or *.tiktoken in this directory" in mgm("tokenize", tmp_path, code=3)
+    assert b"no tokenizer.model, tokenizer.json, tekken.json, *.tiktoken or *.gguf in this directory" in mgm("tokenize", tmp_path, code=3)
     model = (folder / "tokenizer.model").read_bytes()
     for broken in (b"no model", b"", model[:5000]):
         (tmp_path / "tokenizer.model").write_bytes(broken)

@@ -5,12 +5,14 @@
 //     {"template": NAME, "turns": [[from, value], ...], "images": N, "prompt": bool, "collapse":
 //     bool}
 //                                            {"text": ..., "ids": [...], "labels": [...]}
+//     {"jinja": TEMPLATE, "names": {...}}    {"text": ...}, or {"unsupported": what}
 //   anything that is refused                 {"error": exit code, "message": ...}
 #include <iostream>
 
 #include "base/error.h"
 #include "base/json.h"
 #include "text/conversation.h"
+#include "text/jinja/template.h"
 #include "text/tokenizer.h"
 
 namespace mgm {
@@ -53,10 +55,20 @@ OrderedJson converse(const Tokenizer& tokenizer, const Json& request) {
           {"labels", encoded.labels}};
 }
 
-OrderedJson answer(const Tokenizer& tokenizer, const Json& request) {
+OrderedJson render(const OrderedJson& request) {
+  try {
+    return {{"text", jinja::render(request.at("jinja").get<std::string>(), request.at("names"))}};
+  } catch (const jinja::Unsupported& e) {
+    return {{"unsupported", e.what()}};
+  }
+}
+
+OrderedJson answer(const Tokenizer& tokenizer, const std::string& line) {
+  const Json request = parse_json(line, "stdin");
   try {
     if (request.contains("encode")) return encode(tokenizer, request);
     if (request.contains("decode")) return decode(tokenizer, request);
+    if (request.contains("jinja")) return render(OrderedJson::parse(line));
     return converse(tokenizer, request);
   } catch (const Error& e) {
     return {{"error", static_cast<int>(e.code())}, {"message", e.what()}};
@@ -67,7 +79,7 @@ int serve(const std::string& path) {
   const auto tokenizer = load_tokenizer(path);
   std::string line;
   while (std::getline(std::cin, line)) {
-    const OrderedJson out = answer(*tokenizer, parse_json(line, "stdin"));
+    const OrderedJson out = answer(*tokenizer, line);
     std::cout << out.dump(-1, ' ', true, OrderedJson::error_handler_t::strict) << std::endl;
   }
   return 0;

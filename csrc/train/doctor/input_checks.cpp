@@ -6,6 +6,7 @@
 #include "assemble/initial_weights.h"
 #include "checkpoint/mm_projector_file.h"
 #include "data/check.h"
+#include "text/chat_template.h"
 #include "train/step_agreement.h"
 
 namespace mgm {
@@ -153,6 +154,12 @@ Findings check_tokenizer(const RunConfig& config, std::unique_ptr<Tokenizer>* to
                            "be taught as ordinary text"));
     }
     if (out.empty()) {
+      const std::string warning = chat_template_warning(path, conversation, *loaded);
+      if (!warning.empty()) {
+        out.push_back(warned("tokenizer", warning,
+                             "right if the model is to learn this format; else take another "
+                             "text.template, or write the directory's as a row of YAML"));
+      }
       out.push_back(passed("tokenizer", cat(path, ": ", tokens, " tokens for ", rows, " rows")));
       *tokenizer = std::move(loaded);
     }

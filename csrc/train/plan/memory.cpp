@@ -218,6 +218,7 @@ MemoryPlan plan_memory(const PlannedModel& model, const Topology& topology, bool
 
   MemoryPlan out = walk.plan;
   out.state = state_memory(model.sizes, topology, model.element);
+  out.state.weights += model.packed;
   if (offload) {
     double trained = 0, largest = 0;
     for (const GroupSize& size : model.sizes) {

@@ -14,7 +14,8 @@ constexpr int kMostRanks = 4096;  // that more ranks are looked for
 constexpr double kSameTime = 0.002;
 
 // The modes that are worth telling apart on these ranks; hybrid where it is more than one group.
-std::vector<ModePlan> possible_modes(const DistConfig& config, const Cluster& cluster) {
+std::vector<ModePlan> possible_modes(const RunConfig& run, const Cluster& cluster) {
+  const DistConfig& config = run.dist;
   std::vector<ModePlan> out;
   for (const DistMode mode : {DistMode::kReplicate, DistMode::kZero1, DistMode::kZero2,
                               DistMode::kZero3, DistMode::kHybrid}) {
@@ -22,6 +23,8 @@ std::vector<ModePlan> possible_modes(const DistConfig& config, const Cluster& cl
     dist.mode = mode;
     const int64_t shard = dist.shard_size > 0 ? dist.shard_size : cluster.gpus_per_node;
     const bool hybrid = mode == DistMode::kHybrid;
+    const bool cut = hybrid || mode == DistMode::kZero3;
+    if (cut && run.model.llm.quantize != Quantize::kNone) continue;  // as config/run_rules.cpp says
     if (hybrid && (shard >= cluster.world || cluster.world % shard != 0)) continue;
     ModePlan plan;
     plan.mode = mode;
@@ -76,7 +79,7 @@ ClusterPlan plan_modes(const PlannedModel& model, const PlanRequest& request) {
   out.memory_shape = shape(config.text.max_length);
   out.time_shape = shape(assumed_tokens(model));
   for (const bool offload : {false, true}) {
-    for (ModePlan& mode : possible_modes(config.dist, request.cluster)) {
+    for (ModePlan& mode : possible_modes(config, request.cluster)) {
       mode.offload = offload;
       mode.memory = plan_memory(model, mode.topology, offload, out.memory_shape, out.accumulation);
       mode.comm = plan_comm(model, mode.topology, offload, request.cluster, out.time_shape,

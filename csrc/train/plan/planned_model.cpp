@@ -85,6 +85,9 @@ PlannedModel plan_model(const RunConfig& config, const MiniGemini& model,
       if (spec.group != use.use.group) continue;
       use.params += spec.numel();
       add_adapter(spec, policies[i].train, config.model.llm, use.adapters);
+      if (spec.format != WeightFormat::kDense) {
+        use.largest_packed = std::max(use.largest_packed, spec.numel());
+      }
       if (!policies[i].train) continue;
       use.trained += spec.numel();
       if (!use.blocks_train.empty() && starts(spec.name, block.c_str())) {
@@ -96,8 +99,11 @@ PlannedModel plan_model(const RunConfig& config, const MiniGemini& model,
     out.uses.push_back(std::move(use));
   }
   for (size_t i = 0; i < params.size(); ++i) {
-    out.params += params[i]->spec.numel();
-    if (policies[i].train) out.trained += params[i]->spec.numel();
+    const ParamSpec& spec = params[i]->spec;
+    out.params += spec.numel();
+    if (policies[i].train) out.trained += spec.numel();
+    if (spec.format == WeightFormat::kDense) continue;
+    out.packed += double(packed_bytes(spec.format, spec.numel(), spec.shape[0]));
   }
   return out;
 }

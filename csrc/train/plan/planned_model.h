@@ -39,6 +39,7 @@ struct PlannedUse {
   int64_t params = 0, trained = 0;  // of the group
   bool upstream = false;            // its input has a gradient
   PlannedAdapters adapters;
+  int64_t largest_packed = 0;  // elements of its largest packed weight
   // ConvNeXt stages: per block, whether it trains.
   std::vector<bool> blocks_train;
   RecomputePolicy recompute = RecomputePolicy::kNone;
@@ -55,6 +56,7 @@ struct PlannedModel {
   std::vector<PlannedUse> uses;  // as MiniGemini::group_uses
   std::vector<GroupUse> order;   // the same, for PassProgram
   int64_t params = 0, trained = 0;
+  double packed = 0;  // bytes of weights that are held packed, outside `sizes`; whole on every rank
   bool on_cpu = false;
   double element = 2;         // bytes of a weight or activation
   double reduce_element = 4;  // of a gradient between ranks, where it leaves every micro-batch

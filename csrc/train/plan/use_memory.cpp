@@ -115,18 +115,23 @@ class Planner {
     const double saved =
         T * (A + 2 * K + A + H + 3 * I + routed + norms + trained * (2 * H + I)) + lse + low_rank;
     const double input = T * H;
+    // A packed weight while it is dequantised.
+    const double unpacked = double(use.largest_packed) * e_;
     // The sum at the end of a block: x, both norms' results, q, k, v, the row between, four of the
     // MLP's width, the MLP's result and the block's.
-    const double plain = T * (6 * H + A + 2 * K + 4 * I + routed) + beside;
+    const double plain = T * (6 * H + A + 2 * K + 4 * I + routed) + beside + unpacked;
     // Backward of the MLP's product: its gradient and those of both factors, product still there
     // only where nothing saved it. Or of its last matrix, whose weight has a gradient of its own.
-    const double product = T * (H + 2 * I + (1 - trained) * I);
+    // An adapter's dropped input is gone as soon as its linear's backward is.
+    const double dropped = drops ? T * I : 0;
+    const double product = T * (H + 2 * I + (1 - trained) * I) - dropped;
     const double matrix =
         double(c.hidden_size * c.intermediate_size) * e_ * (experts ? double(c.num_experts) : 1);
-    const double weight = T * (H + I) + (use.base_trains() ? matrix : 0);
+    const double weight = T * (H + I) + dropped + (use.base_trains() ? matrix : 0) + unpacked;
     // Backward of attention: everything from gate on is gone; gradients of q, k and v, an fp32
     // accumulator of q's, and with grouped queries k's and v's gradients per query head.
-    const double gone = T * ((3 + trained) * I + (1 + trained) * H + routed);
+    const double gone =
+        T * ((3 + trained) * I + (1 + trained) * H + routed) + (drops ? dropped + 2 * T * H : 0);
     const double attention = -gone + T * (2 * H + A + A + 2 * K + (A > K ? 2 * A : 0)) +
                              rows() * A * (model_.on_cpu ? 0 : kFp32);
     return block(use, input, saved, plain, plain + T * A + lse,

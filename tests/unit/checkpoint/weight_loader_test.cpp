@@ -159,6 +159,26 @@ TEST_F(WeightLoaderTest, NamesTensorsThatAreNotFinite) {
   EXPECT_EQ(load_weights(params_, *s, options).loaded, 3);
 }
 
+TEST_F(WeightLoaderTest, RefusesNanOfEveryTypeAtEveryPlace) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16, at::kHalf, at::kDouble}) {
+    // The largest and the smallest finite values have neighbours that are not.
+    at::Tensor good = numbered({3, 70}, 1, type);
+    good[0][0] = type == at::kHalf ? 65504 : 1e38;
+    good[0][1] = 1e-40;
+    declare("a", {3, 70});
+    load_weights(params_, *source({{"a", good}}));
+    for (const int64_t place : {0, 1, 63, 64, 208, 209}) {
+      for (const double value : {std::nan(""), double{INFINITY}, -double{INFINITY}}) {
+        at::Tensor bad = good.clone();
+        bad.view(-1)[place] = value;
+        EXPECT_THROW(load_weights(params_, *source({{"a", bad}})), CheckpointError)
+            << type << " " << place << " " << value;
+      }
+    }
+    params_.clear();
+  }
+}
+
 TEST_F(WeightLoaderTest, NoParameters) { EXPECT_EQ(load_weights({}, *source({})).loaded, 0); }
 
 }  // namespace

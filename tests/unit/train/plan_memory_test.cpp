@@ -186,6 +186,19 @@ std::vector<MemoryCase> memory_cases() {
                    c.model.llm.vocab_size = 8000;
                    c.train.recompute = {{"*", RecomputePolicy::kFull}};
                  }});
+  for (const Quantize quantize : {Quantize::kNf4, Quantize::kInt8}) {
+    out.push_back({quantize == Quantize::kNf4 ? "adapters_nf4" : "adapters_int8_full",
+                   [quantize](RunConfig& c) {
+                     c.model.llm.quantize = quantize;
+                     c.model.llm.hidden_size = 192;
+                     c.model.llm.intermediate_size = 768;
+                     c.model.adapter.kind = AdapterKind::kLora;
+                     c.model.adapter.rank = 8;
+                     c.train.rules = preset(RulePreset::kAdapter);
+                     if (quantize == Quantize::kNf4) return;
+                     c.train.recompute = {{"model.layers.*", RecomputePolicy::kFull}};
+                   }});
+  }
   MemoryCase text{"text_only", recompute(RecomputePolicy::kNone)};
   text.images = 0;
   text.text = 200;
@@ -241,8 +254,9 @@ TEST_P(PlanPeak, IsWhatTheAllocatorCounts) {
     plan = plan_memory(plan_of(config), ranks.topology, false, shape_of(batches[0]), 1);
   }
   // The difference is what plans are uncertain about; state is exact.
-  const StateMemory state = state_memory(plan_of(config).sizes, ranks.topology, 4);
-  const double state_bytes = state.weights + state.moments + state.gradients;
+  const PlannedModel model = plan_of(config);
+  const StateMemory state = state_memory(model.sizes, ranks.topology, 4);
+  const double state_bytes = state.weights + state.moments + state.gradients + model.packed;
   EXPECT_NEAR(double(held), state_bytes, 0.01 * state_bytes);
   const double measured = double(counter->peak);
   EXPECT_NEAR(plan.peak() / measured, 1, 0.05)

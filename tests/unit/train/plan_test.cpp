@@ -109,6 +109,28 @@ TEST(PlanMemory, RecomputationTradesActivations) {
   EXPECT_LT(some.peak(), none.peak());
 }
 
+TEST(PlanMemory, PackedBlocksAreWholeAndSmall) {
+  const PlannedModel dense = recipe("adapter/vicuna_7b_lora"),
+                     packed = recipe("adapter/vicuna_7b_qlora");
+  EXPECT_EQ(packed.params, dense.params);
+  EXPECT_EQ(packed.trained, dense.trained);
+  const double blocks = 32.0 * (4 * 4096 * 4096 + 3 * 4096 * 11008);
+  EXPECT_NEAR(packed.packed / (blocks * 4.127 / 8), 1, 1e-3);
+  const BatchShape shape{8, 8 * 1024, 8, 8};  // next to no logits: a block is highest
+  const auto plan = [&](const PlannedModel& model, int world) {
+    return plan_memory(model, topology(DistMode::kZero2, world), false, shape, 1);
+  };
+  for (const int world : {1, 8}) {
+    const MemoryPlan whole = plan(dense, world), small = plan(packed, world);
+    EXPECT_NEAR((whole.state.weights - small.state.weights) / (2 * blocks - packed.packed), 1,
+                1e-3);
+    EXPECT_EQ(whole.state.moments, small.state.moments);
+    EXPECT_EQ(small.where, "backward of model.layers.31");
+    // One matrix of the MLP at a time is there in bf16.
+    EXPECT_NEAR(small.working - whole.working, 2.0 * 4096 * 11008, 1e6);
+  }
+}
+
 // ---- communication ------------------------------------------------------------------------------
 
 TEST(PlanComm, VolumesOfEveryMode) {

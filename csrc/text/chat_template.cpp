@@ -1,0 +1,161 @@
+#include "text/chat_template.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "formats/gguf.h"
+#include "text/gguf_vocabulary.h"
+#include "text/jinja/template.h"
+#include "text/utf8.h"
+
+namespace mgm {
+namespace {
+
+// The value of "chat_template": text, or a list of named ones of which "default" counts.
+std::string template_of(const Json& json) {
+  const auto it = json.find("chat_template");
+  if (it == json.end()) return "";
+  if (it->is_string()) return it->get<std::string>();
+  if (!it->is_array()) return "";
+  for (const Json& item : *it) {
+    if (!item.is_object() || item.value("name", "") != "default") continue;
+    return item.value("template", "");
+  }
+  return "";
+}
+
+std::optional<ChatTemplate> of_json(const fs::path& file) {
+  std::error_code ignored;
+  if (!fs::exists(file, ignored)) return std::nullopt;
+  const Json json = read_json(file);
+  std::string text = json.is_object() ? template_of(json) : "";
+  if (text.empty()) return std::nullopt;
+  return ChatTemplate{file.filename().string(), std::move(text)};
+}
+
+std::optional<ChatTemplate> of_gguf(const fs::path& path) {
+  const MappedFile mapped(path);
+  const GgufFile file =
+      parse_gguf({reinterpret_cast<const char*>(mapped.data()), mapped.size()}, path.string());
+  const auto it = file.metadata.find("tokenizer.chat_template");
+  if (it == file.metadata.end() || !it->second.string()) return std::nullopt;
+  return ChatTemplate{path.filename().string(), std::string(*it->second.string())};
+}
+
+std::optional<ChatTemplate> of_directory(const fs::path& dir) {
+  std::error_code ignored;
+  const fs::path jinja = dir / "chat_template.jinja";
+  if (fs::exists(jinja, ignored)) return ChatTemplate{"chat_template.jinja", read_file(jinja)};
+  for (const char* name : {"chat_template.json", "tokenizer_config.json"}) {
+    if (auto found = of_json(dir / name)) return found;
+  }
+  std::vector<fs::path> ggufs;
+  for (const auto& entry : fs::directory_iterator(dir, ignored)) {
+    if (entry.path().extension() == ".gguf") ggufs.push_back(entry.path());
+  }
+  return ggufs.size() == 1 ? of_gguf(ggufs[0]) : std::nullopt;
+}
+
+struct Case {
+  const char* name;
+  std::vector<Turn> turns;
+};
+
+const std::vector<Case>& cases() {
+  static const std::vector<Case> kAll = {
+      {"a question", {{"human", "How are you?"}}},
+      {"a question and its answer", {{"human", "How are you?"}, {"gpt", "I am well."}}},
+      {"a second question",
+       {{"human", "How are you?"}, {"gpt", "I am well."}, {"human", "What is in it?"}}},
+  };
+  return kAll;
+}
+
+std::string render_theirs(const ChatTemplate& theirs, const std::vector<Turn>& turns,
+                          const Tokenizer& tokenizer) {
+  OrderedJson messages = OrderedJson::array();
+  for (const Turn& turn : turns) {
+    messages.push_back(
+        {{"role", turn.from == "human" ? "user" : "assistant"}, {"content", turn.value}});
+  }
+  OrderedJson names = {{"messages", messages},
+                       {"tools", nullptr},
+                       {"documents", nullptr},
+                       {"add_generation_prompt", turns.size() % 2 == 1}};
+  for (const auto& [name, id] : {std::pair{"bos_token", tokenizer.bos_id()},
+                                 {"eos_token", tokenizer.eos_id()},
+                                 {"pad_token", tokenizer.pad_id()}}) {
+    if (id >= 0) names[name] = tokenizer.piece(id);
+  }
+  return jinja::render(theirs.text, names);
+}
+
+std::string quoted(const std::vector<std::string>& text, size_t at) {
+  constexpr size_t kShown = 32;
+  if (at >= text.size()) return "nothing more";
+  const size_t end = std::min(text.size(), at + kShown);
+  const std::string part = join(
+      {text.begin() + static_cast<ptrdiff_t>(at), text.begin() + static_cast<ptrdiff_t>(end)}, "");
+  return OrderedJson(part).dump() + (end < text.size() ? "..." : "");
+}
+
+std::string difference(const std::string& theirs, const std::string& ours) {
+  const std::vector<std::string> a = jinja::characters(valid_utf8(theirs)),
+                                 b = jinja::characters(valid_utf8(ours));
+  size_t at = 0;
+  while (at < a.size() && at < b.size() && a[at] == b[at]) ++at;
+  return cat("at character ", at, " it has ", quoted(a, at), ", the format ", quoted(b, at));
+}
+
+}  // namespace
+
+std::optional<ChatTemplate> find_chat_template(const fs::path& model) {
+  std::error_code ignored;
+  if (fs::is_directory(model, ignored)) return of_directory(model);
+  if (model.extension() == ".gguf") return of_gguf(model);
+  const fs::path folder = model.parent_path();
+  return of_directory(folder.empty() ? fs::path(".") : folder);
+}
+
+TemplateComparison compare_chat_template(const ChatTemplate& theirs,
+                                         const ConversationTemplate& ours,
+                                         const Tokenizer& tokenizer) {
+  using Outcome = TemplateComparison::Outcome;
+  if (ours.captions) return {Outcome::kNotCompared, "the format is for captions, not for chat"};
+  const std::string bos = tokenizer.adds_bos() ? tokenizer.piece(tokenizer.bos_id()) : "";
+  for (const Case& one : cases()) {
+    const std::string text =
+        bos + render_conversation(ours, one.turns, MarkerPolicy::kError, ours.name).text;
+    std::string other;
+    try {
+      other = render_theirs(theirs, one.turns, tokenizer);
+    } catch (const jinja::Unsupported& e) {
+      return {Outcome::kNotCompared, cat("it uses ", e.what())};
+    } catch (const jinja::Failure& e) {
+      return {Outcome::kNotCompared, cat(one.name, ": ", e.what())};
+    }
+    if (other != text) return {Outcome::kDiffers, cat(one.name, ": ", difference(other, text))};
+  }
+  return {};
+}
+
+std::string chat_template_warning(const fs::path& model, const ConversationTemplate& ours,
+                                  const Tokenizer& tokenizer) {
+  if (ours.captions) return "";
+  std::optional<ChatTemplate> theirs;
+  try {
+    theirs = find_chat_template(model);
+  } catch (const Error& e) {
+    return cat("a chat template was not compared: ", e.what());
+  }
+  if (!theirs) return "";
+  const TemplateComparison result = compare_chat_template(*theirs, ours, tokenizer);
+  if (result.outcome == TemplateComparison::Outcome::kSame) return "";
+  const bool differs = result.outcome == TemplateComparison::Outcome::kDiffers;
+  return cat(model.string(), ": its chat template (", theirs->source, ") ",
+             differs ? "differs from" : "was not compared with", " the format '", ours.name,
+             "': ", result.what);
+}
+
+}  // namespace mgm

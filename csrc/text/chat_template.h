@@ -1,0 +1,44 @@
+// The Jinja chat template that a published directory carries, held against the chat format that is
+// used instead (text/conversation.h): a model that was trained with one and is asked in the other
+// answers worse, and nothing else says so.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "base/fs.h"
+#include "text/conversation.h"
+#include "text/tokenizer.h"
+
+namespace mgm {
+
+struct ChatTemplate {
+  std::string source;  // the file, and the key in it
+  std::string text;
+};
+
+// That of a model directory (chat_template.jinja, chat_template.json, tokenizer_config.json, or its
+// only GGUF file), or of a GGUF file; of another file, that of its folder. None: nothing is there.
+// Throws DataError on a file that cannot be read.
+std::optional<ChatTemplate> find_chat_template(const fs::path& model);
+
+struct TemplateComparison {
+  enum class Outcome { kSame, kDiffers, kNotCompared };
+  Outcome outcome = Outcome::kSame;
+  // The conversation, the place and the first characters that differ; or why it was not compared.
+  std::string what;
+};
+
+// Both render a question, a question with its answer, and a second question behind it, without a
+// system message of the user's; the BOS that the tokenizer adds counts. A format for captions is
+// not compared.
+TemplateComparison compare_chat_template(const ChatTemplate& theirs,
+                                         const ConversationTemplate& ours,
+                                         const Tokenizer& tokenizer);
+
+// One sentence for a log or a report; empty where there is no template, or it says the same. Throws
+// nothing.
+std::string chat_template_warning(const fs::path& model, const ConversationTemplate& ours,
+                                  const Tokenizer& tokenizer);
+
+}  // namespace mgm

@@ -1,0 +1,99 @@
+// Values of a Jinja template: what Python's would be, as far as chat templates need them. Lists and
+// dictionaries are shared and never change, as in the sandbox of Hugging Face's templates; only a
+// namespace does. Text is UTF-8; lengths and places count characters.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "base/error.h"
+#include "base/json.h"
+
+namespace mgm::jinja {
+
+// What is not supported here, though a template may use it; says what it is.
+class Unsupported : public DataError {
+ public:
+  using DataError::DataError;
+};
+
+// What Python would refuse too: an undefined name, the wrong type, raise_exception().
+class Failure : public DataError {
+ public:
+  using DataError::DataError;
+};
+
+struct Value;
+using List = std::vector<Value>;
+using Dict = std::vector<std::pair<std::string, Value>>;  // in order; keys are text
+
+struct Arguments {
+  List positional;
+  Dict named;
+  // By place or by name; null: not given.
+  const Value* find(size_t place, const std::string& name) const;
+};
+
+struct Callable {
+  std::string name;
+  std::function<Value(const Arguments&)> call;
+};
+
+struct Undefined {
+  std::string name;
+};
+struct None {};
+struct Namespace {
+  std::shared_ptr<Dict> values;
+};
+
+struct Value {
+  std::variant<Undefined, None, bool, int64_t, double, std::string, std::shared_ptr<const List>,
+               std::shared_ptr<const Dict>, Namespace, std::shared_ptr<const Callable>>
+      data;
+
+  Value() : data(Undefined{}) {}
+  template <class T>
+    requires(!std::is_same_v<std::decay_t<T>, Value>)
+  Value(T value) : data(std::move(value)) {}  // NOLINT: values are written as what they hold
+  static Value list(List items);
+  static Value dict(Dict items);
+  static Value undefined(std::string name);
+
+  template <class T>
+  const T* get() const {
+    return std::get_if<T>(&data);
+  }
+  bool is_undefined() const { return get<Undefined>() != nullptr; }
+  bool is_none() const { return get<None>() != nullptr; }
+  bool is_number() const { return get<int64_t>() || get<double>() || get<bool>(); }
+  const List* list() const;
+  const Dict* dict() const;  // of a namespace too
+};
+
+Value from_json(const OrderedJson& json);
+
+std::string type_name(const Value& value);  // Python's, for messages
+bool truth(const Value& value);
+bool equal(const Value& a, const Value& b);
+bool less(const Value& a, const Value& b);  // numbers, texts
+bool contains(const Value& container, const Value& item);
+std::string to_text(const Value& value);  // str(); throws Unsupported for what has an odd form
+std::string to_json(const Value& value,
+                    int indent);  // json.dumps(ensure_ascii=False); -1: one line
+int64_t to_integer(const Value& value, const char* what);
+double to_real(const Value& value);
+
+int64_t length(const Value& value);
+List elements(const Value& value);                            // what a loop runs over
+const Value* find(const Dict& dict, const std::string& key);  // null: none
+void put(Dict& dict, const std::string& key, Value value);
+std::vector<std::string> characters(const std::string& text);
+
+}  // namespace mgm::jinja
