@@ -24,7 +24,7 @@ if [ $full = 1 ]; then
   scripts/build.sh asan all
   ASAN_OPTIONS=detect_odr_violation=0:detect_container_overflow=0:alloc_dealloc_mismatch=0:detect_leaks=0 \
     ctest --test-dir build/asan --output-on-failure --parallel "$(nproc)" -L 'unit|config|grad'
-  for fuzzer in image json yaml checkpoint gguf; do
+  for fuzzer in image json yaml checkpoint gguf tokenizer; do
     tests/fuzz/build.sh "$fuzzer"
     "build/fuzz/${fuzzer}_fuzz" -max_total_time="${MGM_FUZZ_SECONDS:-300}" "tests/fuzz/corpus/$fuzzer"
   done

@@ -12,7 +12,7 @@ name=$1
 target=tests/fuzz/${name}_fuzz.cpp
 [ -f "$target" ] || { echo "no $target" >&2; exit 2; }
 read -ra sources <<<"$(sed -n 's|^// sources: ||p' "$target" | tr '\n' ' ')"
-read -ra flags <<<"$(sed -n 's|^// flags: ||p' "$target")"
+read -ra flags <<<"$(sed -n 's|^// flags: ||p' "$target" | tr '\n' ' ')"
 mkdir -p build/fuzz
 # The globs in the sources are expanded on purpose.
 # shellcheck disable=SC2068
