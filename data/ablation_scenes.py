@@ -1,8 +1,9 @@
 """Scenes of the HR ablation: a known object, a number and some dots in one large picture, each at one of four sizes.
 
 A picture has SIDE pixels; the low-resolution view of the ablation's models has 168 / 384 of them. Sizes are chosen so
-that the smallest of a task is lost in that view and the largest is plain in it. Everything is drawn from a random
-generator that is given, so the same seed gives the same data.
+that the smallest of a task is lost in that view and the largest is plain in it. Pictures of one thing alone, of any size up
+to most of the picture, are for training: towers that start from random weights learn small things from large ones.
+Everything is drawn from a random generator that is given, so the same seed gives the same data.
 """
 
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 SIDE = 384
 SIZES = {"objects": (14, 24, 44, 88), "digits": (8, 12, 20, 40), "counts": (3, 5, 9, 18)}  # pixels, see each task
 FONT = "/usr/share/fonts/truetype/dejavu/DejaVuSans-Bold.ttf"  # Debian fonts-dejavu-core
+LARGEST = {"objects": 340, "digits": 240, "counts": 48}  # of things alone
 NUM_DIGITS = 3
 MAX_COUNT = 6
 NUMBERS = ("one", "two", "three", "four", "five", "six")
@@ -49,6 +51,8 @@ def backdrop(rng, backgrounds):
 
 def place(rng, width, height, taken, gap=6):
     """A box of that size that keeps `gap` pixels from every box of `taken`, to which it is added."""
+    if max(width, height) > SIDE - 2 * gap:
+        raise Crowded
     for _ in range(200):
         x, y = rng.randint(gap, SIDE - width - gap), rng.randint(gap, SIDE - height - gap)
         if all(x + width + gap <= l or r + gap <= x or y + height + gap <= t or b + gap <= y for l, t, r, b in taken):
@@ -78,9 +82,9 @@ def put_object(rng, image, size, taken, cutouts):
     return label
 
 
-def put_digits(rng, image, size, taken):
-    """NUM_DIGITS digits; `size` is the height of one; returns them."""
-    text = "".join(rng.choice("0123456789") for _ in range(NUM_DIGITS))
+def put_digits(rng, image, size, taken, digits=NUM_DIGITS):
+    """A number of that many digits; `size` is the height of one; returns it."""
+    text = "".join(rng.choice("0123456789") for _ in range(digits))
     font = ImageFont.truetype(FONT, round(size / 0.73))  # DejaVu's digits are 0.73 em high
     left, top, right, bottom = (round(v) for v in font.getbbox(text))
     box = place(rng, right - left, bottom - top, taken)
@@ -112,6 +116,22 @@ def article(noun):
     return f"{'An' if noun[0] in 'aeiou' else 'A'} {noun}"
 
 
+def object_turn(size, label):
+    return Turn("objects", size, "Which thing is in the picture?", label)
+
+
+def digits_turn(size, number):
+    return Turn("digits", size, "What number is written?", number)
+
+
+def counts_turn(size, count):
+    return Turn("counts", size, "How many dots are there?", str(count))
+
+
+def dots(count):
+    return f"{NUMBERS[count - 1]} dot{'s' if count > 1 else ''}"
+
+
 def scene(rng, sizes, backgrounds, cutouts):
     """A Picture of one object, one number and some dots; `sizes`: {task: pixels}. `backgrounds` and `cutouts` map
     paths and labels to images; sources hold them as ("backgrounds", path) and ("stamps", label)."""
@@ -124,12 +144,30 @@ def scene(rng, sizes, backgrounds, cutouts):
             count = put_dots(rng, image, sizes["counts"], taken)
         except Crowded:
             continue
-        turns = [Turn("objects", sizes["objects"], "Which thing is in the picture?", label),
-                 Turn("digits", sizes["digits"], "What number is written?", number),
-                 Turn("counts", sizes["counts"], "How many dots are there?", str(count))]
-        dots = f"{NUMBERS[count - 1]} dot{'s' if count > 1 else ''}"
+        turns = [object_turn(sizes["objects"], label), digits_turn(sizes["digits"], number),
+                 counts_turn(sizes["counts"], count)]
         return Picture(image, turns, [("backgrounds", key), ("stamps", label)],
-                       f"{article(label)}, the number {number} and {dots}.")
+                       f"{article(label)}, the number {number} and {dots(count)}.")
+
+
+def alone(rng, task, backgrounds, cutouts):
+    """A Picture of one object, one number of up to NUM_DIGITS digits, or some dots, of a size between the task's smallest
+    and LARGEST, every ratio of sizes equally likely. Sources as in scene()."""
+    while True:
+        image, key = backdrop(rng, backgrounds)
+        size = round(SIZES[task][0] * (LARGEST[task] / SIZES[task][0]) ** rng.random())
+        sources = [("backgrounds", key)]
+        try:
+            if task == "objects":
+                label = put_object(rng, image, size, [], cutouts)
+                return Picture(image, [object_turn(size, label)], sources + [("stamps", label)], f"{article(label)}.")
+            if task == "digits":
+                number = put_digits(rng, image, size, [], digits=rng.randint(1, NUM_DIGITS))
+                return Picture(image, [digits_turn(size, number)], sources, f"The number {number}.")
+            count = put_dots(rng, image, size, [])
+            return Picture(image, [counts_turn(size, count)], sources, f"{dots(count).capitalize()}.")
+        except Crowded:
+            continue
 
 
 def on_white(rng, cutout):

@@ -20,6 +20,7 @@ import collections
 import csv
 import hashlib
 import json
+import math
 import random
 import sys
 import tempfile
@@ -36,8 +37,9 @@ import embedded_pictures
 from ablation_scenes import Picture, Turn
 
 DATA = Path(__file__).resolve().parent
-# Pictures of scenes; questions of every size of documents and maps, at least.
-COUNTS = {"train": {"scenes": 8960, "documents": 1400, "maps": 500}, "heldout": {"scenes": 384, "documents": 100, "maps": 100}}
+# Pictures of scenes and of things alone; questions of every size of documents and maps, at least.
+COUNTS = {"train": {"scenes": 14080, "things": 15000, "documents": 700, "maps": 300},
+          "heldout": {"scenes": 384, "documents": 100, "maps": 100}}
 PHOTO_SIDE = 1200
 NEW_TITLES = 0.1  # share of the drawings' titles that are held out
 KNOWN_TITLES = 0.35  # share of the other titles with several drawings of which one is held out
@@ -69,7 +71,7 @@ class Writer:
         """Saves it as images/NAME.webp."""
         path = self.out / "images" / f"{name}.webp"
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.image.save(path, format="WEBP", quality=80, method=4)
+        picture.image.save(path, format="WEBP", quality=75, method=4)
         sources = [(self.packages[source], path) for source, path in picture.sources]
         said = [f"{package['package']} {package['version']}: {path}" for package, path in sources]
         self.licences.append([f"{name}.webp", "; ".join(said), "; ".join(sorted({p["licence"] for p, _ in sources}))])
@@ -147,8 +149,22 @@ def scenes(writer, split, count, sources, seed):
         # Every size equally often, in every combination.
         sizes = {task: values[i // 4**k % 4] for k, (task, values) in enumerate(ablation_scenes.SIZES.items())}
         picture = ablation_scenes.scene(rng, sizes, backgrounds, sources.cutouts)
-        picture.sources = [(source, sources.manifest["objects"].get(key, key)) for source, key in picture.sources]
-        writer.add(split, f"{split}/scene_{i:05}", picture, rng)
+        add_drawn(writer, split, f"{split}/scene_{i:05}", picture, sources, rng)
+
+
+def things(writer, split, count, sources, seed):
+    backgrounds = sources.backgrounds(split)
+    for i in range(count):
+        rng = random.Random(f"{seed} {split} thing {i}")
+        task = tuple(ablation_scenes.SIZES)[i % len(ablation_scenes.SIZES)]
+        picture = ablation_scenes.alone(rng, task, backgrounds, sources.cutouts)
+        add_drawn(writer, split, f"{split}/thing_{i:05}", picture, sources, rng)
+
+
+def add_drawn(writer, split, name, picture, sources, rng):
+    """Adds a picture of known things; of a stamp the source is its file."""
+    picture.sources = [(source, sources.manifest["objects"].get(key, key)) for source, key in picture.sources]
+    writer.add(split, name, picture, rng)
 
 
 def until(writer, split, name, count, seed, make):
@@ -178,6 +194,9 @@ def maps(writer, split, count, sources, seed):
     for size in ablation_maps.SIZES:
         until(writer, split, f"map_{size:02}", count, seed,
               lambda rng, size=size: ablation_maps.map_question(rng, size, sources.roots["maps"], found[size]))
+
+
+MAKERS = {"scenes": scenes, "things": things, "documents": documents, "maps": maps}
 
 
 def caption_group(drawing, labels, chosen, objects):
@@ -260,8 +279,8 @@ def build(out, sources, seed, share=1.0):
     """Writes everything; `share` of the numbers above. Returns {file: records}."""
     writer = Writer(out, sources.manifest["packages"])
     for split, counts in COUNTS.items():
-        for make in (scenes, documents, maps):
-            make(writer, split, max(1, round(share * counts[make.__name__])), sources, seed)
+        for name, count in counts.items():
+            MAKERS[name](writer, split, math.ceil(share * count), sources, seed)
     captions(writer, share, sources, seed)
     for name, records in writer.records.items():
         random.Random(f"{seed} {name}").shuffle(records)

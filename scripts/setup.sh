@@ -75,8 +75,8 @@ else
 fi
 
 # ---- LibTorch ---------------------------------------------------------------------------------------
-venv=.deps/venv
 mkdir -p .deps
+venv=$(cd .deps && pwd -P)/venv  # clones may share .deps by a link: one path for all, in binaries and in ccache
 is_torch() { grep -qs "^__version__ = '2\.11\.0" "$1/version.py"; }
 has_cuda() { [ -e "$1/../nvidia/nccl/include/nccl.h" ] && [ -e "$1/../nvidia/cudnn/lib/libcudnn.so.9" ]; }
 make_venv() {

@@ -185,9 +185,10 @@ int32_t id_of(const std::string& content, const BpeTokenizerParts& parts) {
 // transformers adds the tokens of the settings that the file lacks.
 void add_missing_tokens(const TokenizerSettings& settings, BpeTokenizerParts& parts) {
   for (const auto& [id, token] : settings.added) {
-    const bool known = std::any_of(parts.added.begin(), parts.added.end(),
-                                   [&](const auto& have) { return have.content == token.content; });
-    if (!known) parts.added.push_back(token);
+    const auto same = [&content = token.content](const auto& have) {
+      return have.content == content;
+    };
+    if (std::none_of(parts.added.begin(), parts.added.end(), same)) parts.added.push_back(token);
   }
 }
 

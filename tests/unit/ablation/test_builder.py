@@ -24,7 +24,8 @@ import embedded_pictures
 TOOLS = [tool for tool in ("rsvg-convert", "pdftoppm", "pdftotext", "pdfinfo") if not shutil.which(tool)]
 pytestmark = pytest.mark.skipif(bool(TOOLS) or not pathlib.Path(ablation_scenes.FONT).exists(),
                                 reason=f"NOT RUN: needs {TOOLS or ablation_scenes.FONT} (librsvg2-bin, poppler-utils, fonts-dejavu-core)")
-COUNTS = {"train": {"scenes": 8, "documents": 3, "maps": 4}, "heldout": {"scenes": 4, "documents": 2, "maps": 2}}
+COUNTS = {"train": {"scenes": 8, "things": 6, "documents": 3, "maps": 4},
+          "heldout": {"scenes": 4, "documents": 2, "maps": 2}}
 PD = '<cc:license rdf:resource="http://web.resource.org/cc/PublicDomain"/>'
 COLOURS = [(10 + 20 * i, 250 - 20 * i, 60 + 15 * i) for i in range(12)]
 WORDS = "package system install the files which language value number should table between server config option".split()
@@ -257,6 +258,36 @@ def test_a_scene_holds_what_it_says():
         words = dict(zip(ablation_scenes.NUMBERS, range(1, 7)))
         number, count = picture.caption.split("the number ")[1].split(" and ")
         assert picture.caption.startswith("An owl, ") and number == answers["digits"] and str(words[count.split()[0]]) == answers["counts"]
+
+
+def test_a_thing_alone_is_what_the_picture_says_and_of_its_size():
+    import random
+    backgrounds = {"x": Image.new("RGB", (400, 400), "white")}
+    cutouts = {"owl": Image.new("RGBA", (50, 25), (255, 0, 0, 255))}
+    sizes, counted = collections.defaultdict(list), collections.Counter()
+    for seed in range(90):
+        task = tuple(ablation_scenes.SIZES)[seed % 3]
+        picture = ablation_scenes.alone(random.Random(seed), task, backgrounds, cutouts)
+        (turn,) = picture.turns
+        assert turn.task == task and turn.size <= ablation_scenes.LARGEST[task]
+        sizes[task].append(turn.size)
+        drawn = np.asarray(picture.image)[..., 2] < 128  # all but the white
+        rows, columns = np.flatnonzero(drawn.any(1)), np.flatnonzero(drawn.any(0))
+        high, wide = np.ptp(rows) + 1, np.ptp(columns) + 1
+        if task == "objects":
+            assert (turn.answer, wide, picture.caption) == ("owl", turn.size, "An owl.")
+            assert picture.sources == [("backgrounds", "x"), ("stamps", "owl")]
+        elif task == "digits":
+            counted[len(turn.answer)] += 1
+            assert turn.answer.isdigit() and abs(high - turn.size) <= 2 + turn.size // 20
+            assert picture.caption == f"The number {turn.answer}."
+        else:
+            assert drawn.sum() == pytest.approx(int(turn.answer) * np.pi / 4 * turn.size**2, rel=0.35)
+            assert picture.caption == f"{ablation_scenes.NUMBERS[int(turn.answer) - 1].capitalize()} dot{'s' if turn.answer != '1' else ''}."
+    assert set(counted) == {1, 2, 3}
+    for task, of in sizes.items():  # as many below the middle of the ratios as above it
+        middle = (ablation_scenes.SIZES[task][0] * ablation_scenes.LARGEST[task]) ** 0.5
+        assert min(of) < 1.5 * ablation_scenes.SIZES[task][0] and 6 <= sum(size > middle for size in of) <= 24
 
 
 def test_a_document_crop_frames_its_words(sources):
