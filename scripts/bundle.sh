@@ -23,12 +23,17 @@ done
 [ -x "$build/bin/mgm" ] || { echo "bundle: $build/bin/mgm is not there; run scripts/build.sh first" >&2; exit 1; }
 rm -rf "$out"
 mkdir -p "$out/bin" "$out/lib" "$out/libexec"
-torch=$(cat .deps/torch_path)
+wheels=$(dirname "$(readlink -f "$(cat .deps/torch_path)")")
 
 # Libraries of a binary that are neither torch's, nor the wheels' beside it, nor the C library's.
 libraries_of() {
-  ldd "$1" | awk '$3 ~ /^\// {print $3}' | grep -v -e "^$(dirname "$torch")/" -e '^/usr/local/cuda' |
-    grep -vE '/(libc|libm|libdl|librt|libpthread|libutil|libgomp|ld-linux[^/]*)\.so' || true
+  ldd "$1" | awk '$3 ~ /^\// {print $3}' | grep -vE '/(libc|libm|libdl|librt|libpthread|libutil|libgomp|ld-linux[^/]*)\.so' |
+    while read -r library; do
+      case $(readlink -f "$library") in
+        "$wheels"/* | /usr/local/cuda*) ;;
+        *) echo "$library" ;;
+      esac
+    done
 }
 binaries=("$build/bin/mgm")
 if [ $tests = 1 ]; then

@@ -8,15 +8,12 @@
 #include "assemble/json_fields.h"
 #include "base/error.h"
 #include "checkpoint/adapter_file.h"
+#include "checkpoint/mm_projector_file.h"
 
 namespace mgm {
 namespace {
 
 std::string leaf(const std::string& name) { return name.substr(name.rfind('.') + 1); }
-
-bool is_bridge(const std::string& name) {
-  return name.rfind("model.mm_projector", 0) == 0 || name.rfind("model.vlm_uni_", 0) == 0;
-}
 
 // Last parts of names where they say which linears are meant, as PEFT's own configs have them; else
 // every name.
@@ -129,7 +126,7 @@ void write_adapter(const fs::path& dir, const ModelContent& content,
   for (Param* param : content.params) {
     const std::string& name = param->spec.name;
     const bool adapter = is_adapter_weight(name);
-    if (!adapter && !is_bridge(name) && trained.count(name) == 0) continue;
+    if (!adapter && !is_projector_or_mining(name) && trained.count(name) == 0) continue;
     const std::string written = adapter ? peft_name(name) : name;
     by_name[written] = param;
     (adapter ? adapters : others).push_back({written, dtype, param->spec.shape});

@@ -18,12 +18,9 @@ namespace {
 
 constexpr int64_t kPiece = 1 << 20;  // elements
 
-bool starts_with(const std::string& name, const char* prefix) { return name.rfind(prefix, 0) == 0; }
-
-// Projector, mining and adapters: what a published language model and its towers lack.
+// What a published language model and its towers lack.
 bool may_start_random(const std::string& name) {
-  return starts_with(name, "model.mm_projector") || starts_with(name, "model.vlm_uni_") ||
-         is_adapter_weight(name);
+  return is_projector_or_mining(name) || is_adapter_weight(name);
 }
 
 // What scales an adapter has to be what it was trained with. Which linears it is of, the names of
@@ -92,8 +89,8 @@ void draw(Param& param, uint64_t seed, const ElementRange& wanted, const WeightS
 
 bool is_drawn_tower(const ModelConfig& model, const std::string& name) {
   if (model.init == ModelInit::kRandom || !model.path.empty()) return false;
-  return (model.vision_tower.path.empty() && starts_with(name, "model.vision_tower.")) ||
-         (model.convnext.path.empty() && starts_with(name, "model.vision_tower_aux."));
+  return (model.vision_tower.path.empty() && name.starts_with("model.vision_tower.")) ||
+         (model.convnext.path.empty() && name.starts_with("model.vision_tower_aux."));
 }
 
 InitialWeights::InitialWeights(const RunConfig& config)

@@ -15,10 +15,6 @@
 namespace mgm {
 namespace {
 
-bool starts_with(const std::string& text, std::string_view start) {
-  return text.compare(0, start.size(), start) == 0;
-}
-
 bool contains(const std::string& text, std::string_view part) {
   return text.find(part) != text.npos;
 }
@@ -31,10 +27,10 @@ std::string part_of(const std::string& name) {
   if (contains(name, "vision_tower_aux.")) return "HR tower";
   if (contains(name, "vision_tower.")) return "vision tower";
   if (contains(name, "visual.trunk.")) return "OpenCLIP ConvNeXt";
-  if (starts_with(name, "vision_model.")) return "CLIP vision tower";
-  if (starts_with(name, "text_model.")) return "CLIP text tower";
-  if (starts_with(name, "model.") || starts_with(name, "lm_head.") || starts_with(name, "blk.") ||
-      starts_with(name, "token_embd.") || starts_with(name, "output")) {
+  if (name.starts_with("vision_model.")) return "CLIP vision tower";
+  if (name.starts_with("text_model.")) return "CLIP text tower";
+  if (name.starts_with("model.") || name.starts_with("lm_head.") || name.starts_with("blk.") ||
+      name.starts_with("token_embd.") || name.starts_with("output")) {
     return "language model";
   }
   return "other";
@@ -78,8 +74,8 @@ void read_config(const Json& json, Inspection& out) {
       classes->front().is_string()) {
     out.class_name = classes->front().get<std::string>();
   }
-  if (starts_with(out.class_name, "MGM")) out.generation = "mgm";
-  if (starts_with(out.class_name, "MiniGemini")) out.generation = "mini_gemini";
+  if (out.class_name.starts_with("MGM")) out.generation = "mgm";
+  if (out.class_name.starts_with("MiniGemini")) out.generation = "mini_gemini";
   for (const char* key : {"hidden_size", "intermediate_size", "num_hidden_layers",
                           "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size",
                           "num_local_experts", "max_position_embeddings", "image_size_aux"}) {
@@ -102,7 +98,7 @@ void find_towers(const Json& json, const fs::path& dir, Inspection& out) {
         break;
       }
     }
-    if (starts_with(place, "missing")) {
+    if (place.starts_with("missing")) {
       out.notes.push_back(cat("no ", part, ": config.json names ", named, ", which is not there"));
     }
     out.parts.push_back({part, 0, place});
@@ -188,7 +184,7 @@ void read_directory(const fs::path& dir, Json& config, Inspection& out) {
     const std::string name = entry.path().filename().string();
     if (is_tokenizer_file(name) || name == "tokenizer_config.json" ||
         name == "special_tokens_map.json" || name == "added_tokens.json" ||
-        starts_with(name, "chat_template.")) {
+        name.starts_with("chat_template.")) {
       out.tokenizer_files.push_back(name);
     }
   }

@@ -49,6 +49,7 @@ void set_verbose(bool on) {
 void set_quiet(bool on) {
   sinks().console->set_level(on ? spdlog::level::warn : spdlog::level::info);
 }
+void mute_console() { sinks().console->set_level(spdlog::level::off); }
 void flush() { sinks().logger.flush(); }
 
 }  // namespace mgm::log

@@ -16,6 +16,7 @@ void error(std::string_view message);
 void add_file(const std::string& path);
 void set_verbose(bool on);  // debug lines too
 void set_quiet(bool on);    // console shows warnings and errors only; files still get everything
+void mute_console();        // for good: files alone from now on
 void flush();
 
 }  // namespace mgm::log

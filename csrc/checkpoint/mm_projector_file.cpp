@@ -43,6 +43,10 @@ bool in_projector_file(const std::string& name) {
   return false;
 }
 
+bool is_projector_or_mining(const std::string& name) {
+  return name.starts_with("model.mm_projector") || name.starts_with("model.vlm_uni_");
+}
+
 void write_projector_file(const fs::path& path, const std::vector<TensorSpec>& tensors,
                           const TensorGetter& get) {
   std::vector<TensorSpec> kept;

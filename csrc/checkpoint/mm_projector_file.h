@@ -15,6 +15,9 @@ namespace mgm {
 // vlm_uni, vision_tower (and so vision_tower_aux), vision_fpn or vision_stages.
 bool in_projector_file(const std::string& name);
 
+// Of the projector or the mining heads, which Mini-Gemini adds to models that exist.
+bool is_projector_or_mining(const std::string& name);
+
 // Writes those of `tensors` that belong. Throws CheckpointError if none does.
 void write_projector_file(const fs::path& path, const std::vector<TensorSpec>& tensors,
                           const TensorGetter& get);

@@ -41,7 +41,7 @@ void run_as_rank(const Meeting& meeting,
     log_peer_failure(e.what(), first);
     throw Exit{static_cast<int>(e.code())};
   } catch (const Error& e) {
-    log::set_quiet(true);  // for the log file; main.cpp says it on the console
+    log::mute_console();  // main.cpp says it there
     log::error(e.what());
     log::flush();
     throw;

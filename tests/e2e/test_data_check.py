@@ -163,6 +163,9 @@ def test_training_stops_at_a_bad_sample_or_skips_it(all_bad):
                 "--set", "train.rules=[{preset: stage2}]"]
     stop = mgm("train", data.config, *settings, code=3)
     assert f"{data.file}" in stop.stderr and "record" in stop.stderr, stop.stderr
+    (said,) = [line[len("error: "):] for line in stop.stderr.splitlines() if line.startswith("error: ")]
+    logged = [path.read_text().count(said) for path in (data.folder / "run").rglob("*.log")]
+    assert stop.stderr.count(said) == 1 and logged == [1], (stop.stderr, logged)
     skip = mgm("train", data.config, *settings, "--set", "data.on_error=skip", code=0)
     lines = [json.loads(line) for line in (data.folder / "run/metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 2

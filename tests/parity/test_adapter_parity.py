@@ -44,7 +44,7 @@ def adapted(folder, name, seed=0):
 
 def probe(base, adapter, ids, offsets, folder, fails=False):
     save_file({"ids": ids, "offsets": torch.tensor(offsets)}, folder / "in.safetensors")
-    done = subprocess.run([PROBE, base, folder / "in.safetensors", folder / "out.safetensors", "none", "float32",
+    done = subprocess.run([PROBE, base, folder / "in.safetensors", folder / "out.safetensors", "none", "float32", "cpu",
                            adapter], capture_output=True, text=True)
     if fails:
         assert done.returncode == 4, done

@@ -19,11 +19,11 @@ TOLERANCE = 1e-5  # relative L2, fp32
 SEGMENTS = (23, 1, 13, 37)
 
 
-def probe(model_dir, ids, offsets, folder, recompute="none", dtype="float32", fails=False):
+def probe(model_dir, ids, offsets, folder, recompute="none", dtype="float32", device="cpu", fails=False):
     save_file({"ids": ids, "offsets": torch.tensor(offsets)}, folder / "in.safetensors")
     out = folder / f"out_{recompute}.safetensors"
-    done = subprocess.run([PROBE, model_dir, folder / "in.safetensors", out, recompute, dtype], capture_output=True,
-                          text=True)
+    done = subprocess.run([PROBE, model_dir, folder / "in.safetensors", out, recompute, dtype, device],
+                          capture_output=True, text=True)
     if fails:
         assert done.returncode == 4, done
         return done.stderr

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """The small HR ablation: three arms, some seeds, both stages each; answers to the held-out questions; a report.
 
-    tests/bench/ablation/run.py backbone SmolLM2-135M-Instruct.Q4_1.gguf --out DIR   # the GGUF, its tokenizer beside it
     tests/bench/ablation/run.py time                  # 40 steps of each stage: how long a run will take here
     tests/bench/ablation/run.py run                   # nine runs, as many at a time as there are GPUs
     tests/bench/ablation/run.py report                # results.json, ablation.md, curves.svg, index.html
 
 A run is done when OUT/results/ARM.SEED.json is there; what is done is not done again, and a run that was stopped goes on
 from its last checkpoint. --stop-after SECONDS (or SIGTERM) saves and ends with exit code 3; the same line goes on.
-MGM_BUILD_DIR names the build (default build/release). Standard library alone, but for `backbone`, which needs gguf.
+MGM_BUILD_DIR names the build (default build/release). Standard library alone.
 """
 import argparse
 import ctypes
@@ -215,10 +214,10 @@ def question_line(record, images):
 def prepare(args):
     """What all runs share: the language model, the questions, and those whose mining is drawn."""
     if not args.llm.exists():
-        folder = args.out / "gguf"
-        if len(list(folder.glob("*.gguf"))) != 1:
-            raise SystemExit(f"{args.llm} is not there, and neither is one GGUF file in {folder} to make it from (docs/ablation.md)")
-        subprocess.run([MGM, "convert", folder, "--out", args.llm, "--dtype", "bf16"], cwd=ROOT, check=True)
+        files = list(args.out.glob("*.gguf"))
+        if len(files) != 1:
+            raise SystemExit(f"{args.llm} is not there, and neither is one GGUF file in {args.out} to make it from (docs/ablation.md)")
+        subprocess.run([MGM, "convert", files[0], "--out", args.llm, "--dtype", "bf16"], cwd=ROOT, check=True)
     records = heldout_records(args.data)
     write_whole(args.out / "questions.jsonl", "".join(question_line(r, args.data / "images") + "\n" for r in records))
     # One question of every size, small to large, of the scenes; mgm report takes plain LLaVA records.
@@ -285,43 +284,6 @@ def estimate(args):
     return 0
 
 
-# ---- the backbone's tokenizer -----------------------------------------------------------------------
-
-
-def tokenizer_json(tokens, merges, special):
-    """A tokenizer.json as SmolLM2 has it: byte-level BPE, every digit alone."""
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    added = [{"id": i, "content": tokens[i], "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-             for i in special]
-    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level]},
-            "post_processor": None, "decoder": byte_level,
-            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
-                      "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-                      "vocab": {token: i for i, token in enumerate(tokens)}, "merges": [merge.split(" ") for merge in merges]}}
-
-
-def backbone(args):
-    from gguf import GGUFReader
-    fields = GGUFReader(args.gguf).fields
-
-    def values(key):
-        field = fields[key]
-        return [bytes(field.parts[i]).decode("utf-8") if field.parts[i].dtype == "uint8" else int(field.parts[i][0]) for i in field.data]
-
-    if values("tokenizer.ggml.pre") != ["smollm"]:
-        raise SystemExit(f"{args.gguf}: its tokenizer is of kind {values('tokenizer.ggml.pre')}, not smollm")
-    tokens, kinds = values("tokenizer.ggml.tokens"), values("tokenizer.ggml.token_type")
-    content = tokenizer_json(tokens, values("tokenizer.ggml.merges"), [i for i, kind in enumerate(kinds) if kind == 3])
-    args.out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(args.gguf, args.out / args.gguf.name)
-    write_whole(args.out / "tokenizer.json", json.dumps(content, ensure_ascii=False))
-    names = {name: tokens[values(f"tokenizer.ggml.{name}_id")[0]] for name in ("bos_token", "eos_token")}
-    write_whole(args.out / "tokenizer_config.json", json.dumps({"tokenizer_class": "GPT2Tokenizer", **names}, indent=1))
-    print(f"{args.out}: {args.gguf.name} and a tokenizer of {len(tokens)} tokens, {names}")
-    return 0
-
-
 def report(args):
     import report as pages
     pages.write_report(args.data, args.out)
@@ -331,16 +293,13 @@ def report(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True)
-    first = actions.add_parser("backbone")
-    first.add_argument("gguf", type=pathlib.Path)
-    first.add_argument("--out", type=pathlib.Path, required=True)
     for name in ("time", "run", "report"):
         action = actions.add_parser(name)
         action.add_argument("--out", type=pathlib.Path, default=ROOT / "runs/ablation")
         action.add_argument("--data", type=pathlib.Path, help="default OUT/data")
         if name == "report":
             continue
-        action.add_argument("--llm", type=pathlib.Path, help="default OUT/smollm2, made from OUT/gguf where it is missing")
+        action.add_argument("--llm", type=pathlib.Path, help="default OUT/smollm2, made from OUT/*.gguf where it is missing")
         action.add_argument("--set", action="append", default=[], help="passed on to mgm train")
         if name == "run":
             action.add_argument("--arms", type=lambda text: text.split(","), default=list(ARMS))
@@ -350,12 +309,11 @@ def main():
             action.add_argument("--keep", action="store_true", help="the checkpoints of runs that are done (3 GB each)")
     args = parser.parse_args()
     args.out = args.out.resolve()
-    if args.action != "backbone":
-        args.data = (args.data or args.out / "data").resolve()
+    args.data = (args.data or args.out / "data").resolve()
     if args.action in ("time", "run"):
         args.llm = (args.llm or args.out / "smollm2").resolve()
     try:
-        return {"backbone": backbone, "time": estimate, "run": run, "report": report}[args.action](args)
+        return {"time": estimate, "run": run, "report": report}[args.action](args)
     except Failed as error:
         print(f"ablation: {error}", file=sys.stderr)
         return 1

@@ -33,7 +33,7 @@ class Model:
     length: int = 1024      # tokens of a sample
     per_gpu: int = 8        # samples of a GPU in a step
     modes: tuple = ("zero2", "zero3", "hybrid")
-    recipe_recompute: bool = False  # too large for other recomputation than its recipe's
+    offload: bool = False   # of the optimizer, to the host
     peer: str = ""          # shape of the peer where the model is a language model alone
     sets: dict = dataclasses.field(default_factory=dict)
 
@@ -41,8 +41,8 @@ class Model:
 MODELS = {
     "llm_7b": Model("configs/stage2/vicuna_7b.yaml", 0, peer="7b", sets={"model.hr_encoder": "none", "image.hr_size": 336}),
     "mgm_7b": Model("configs/stage2/vicuna_7b.yaml", 576),
-    "mgm_13b_hd": Model("configs/stage2/vicuna_13b_hd.yaml", 2880, length=3200, per_gpu=1, modes=("zero3",), recipe_recompute=True),
-    "mgm_34b": Model("configs/stage2/yi_34b.yaml", 576, per_gpu=1, modes=("zero3",), recipe_recompute=True),
+    "mgm_13b_hd": Model("configs/stage2/vicuna_13b_hd.yaml", 2880, length=3200, per_gpu=1, modes=("zero3",)),
+    "mgm_34b": Model("configs/stage2/yi_34b.yaml", 576, per_gpu=1, modes=("zero3",), offload=True),
 }
 
 
@@ -66,8 +66,8 @@ def sets(args, model, mode, gpus, shard):
               "train.micro_batch": model.per_gpu, "dist.mode": mode, "optimizer.clip_norm": 1, **model.sets}
     if shard:
         values["dist.shard_size"] = shard
-    if not model.recipe_recompute:
-        values["train.recompute"] = RECOMPUTE if args.recompute else "[]"
+    values["train.recompute"] = RECOMPUTE if args.recompute else "[]"
+    values["dist.offload"] = "optimizer" if model.offload else "none"
     return [text for key, value in values.items() for text in ("--set", f"{key}={value}")]
 
 
@@ -79,7 +79,7 @@ def predict(args):
                    "--gpu-memory", args.gpu_memory, "--tokens", str(model.length),
                    "--images", str(int(model.visual > 0))]
         plan = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)[0]
-        found = next(m for m in plan["modes"] if m["mode"] == mode and not m["offload"])
+        found = next(m for m in plan["modes"] if m["mode"] == mode and m["offload"] == model.offload)
         step = found["step_s"]
         cell = {"step_ms": 1e3 * step, "tokens_s_gpu": plan["time_shape"]["tokens"] / step, "exposed": found["exposed_s"] / step,
                 "peak_gib": found["memory"]["peak_allocated"] / 2**30, "fits": found["fits"]}

@@ -92,8 +92,7 @@ class Place:
         listing = "".join(f"GPU {i}: Fake\\n" for i in range(gpus))
         self.program("path/nvidia-smi", f'#!/bin/sh\n[ "$1" = -L ] && printf "{listing}" || echo Fake H100\n')
         self.records = make_data(self.out / "data")
-        (self.out / "gguf").mkdir()
-        (self.out / "gguf/model.gguf").write_bytes(b"GGUF")
+        (self.out / "model.gguf").write_bytes(b"GGUF")
 
     def program(self, name, text):
         path = self.folder / name
@@ -201,7 +200,7 @@ def test_time_says_how_long_a_run_takes(tmp_path):
 
 def test_without_a_model_there_is_an_error(tmp_path):
     place = Place(tmp_path, gpus=1)
-    (place.out / "gguf/model.gguf").unlink()
+    (place.out / "model.gguf").unlink()
     assert "docs/ablation.md" in place.run("run", code=1)[1]
 
 
@@ -239,11 +238,3 @@ def test_an_answer_that_is_missing_is_named(tmp_path):
 def test_mining_maps_of_a_page_without_any():
     with pytest.raises(run.Failed, match="no mining map"):
         run.mining_maps("<html></html>")
-
-
-def test_special_tokens_and_digits_of_the_tokenizer():
-    made = run.tokenizer_json(["<|im_start|>", "a", "b", "ab", "1", "2"], ["a b"], [0])
-    import tokenizers
-    tokenizer = tokenizers.Tokenizer.from_str(json.dumps(made))
-    assert tokenizer.encode("<|im_start|>ab12").ids == [0, 3, 4, 5]
-    assert tokenizer.decode([3, 4, 5]) == "ab12"

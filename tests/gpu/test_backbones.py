@@ -1,0 +1,60 @@
+"""Every decoder architecture on a GPU beside transformers there: in fp32 equal, in bf16 no farther from fp32 than
+transformers is with the same rounded weights. Skipped loudly where there is no GPU."""
+import pathlib
+import sys
+
+import pytest
+import torch
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests/parity"), str(ROOT / "tests/gpu")]
+from backbones import BACKBONES, make  # noqa: E402
+from mgm_oracle import relative_l2  # noqa: E402
+from test_backbone_parity import oracle, probe, save, stream  # noqa: E402
+from test_ranks import need  # noqa: E402
+
+FP32 = 1e-5  # relative L2
+# Ours over transformers' error in bf16. Both round the same values, in other places: ours in attention of packed
+# segments, theirs in eager attention.
+BF16_RATIO = 2
+# Of a key's bias nearly everything cancels (without rotation all of it would), so rounding shows more.
+BF16_RATIO_KEY_BIAS = 4
+# Widths that grouped products and rotation of 16 channels take.
+SIZES = dict(hidden_size=96, intermediate_size=64)
+LONGROPE = {"type": "longrope", "short_factor": [1 + 0.2 * i for i in range(8)], "long_factor": [2.0**i for i in range(8)]}
+
+
+def on_gpu(model, ids, offsets):
+    return {key: value.float().cpu() for key, value in oracle(model.cuda(), ids.cuda(), offsets).items()}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_fp32_and_bf16(tmp_path, name):
+    need(1)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    model = make(name, seed=1, **SIZES, **({"rope_scaling": LONGROPE} if name == "phi3 longrope" else {}))
+    ids, offsets = stream(model.config.vocab_size)
+    with torch.no_grad():  # weights that bf16 holds exactly, so that only the arithmetic differs
+        for p in model.parameters():
+            p.copy_(p.bfloat16())
+    folder = save(model, tmp_path / "model")
+    ours = {dtype: probe(folder, ids, offsets, tmp_path, dtype=dtype, device="cuda") for dtype in ("float32", "bfloat16")}
+    theirs = on_gpu(model, ids, offsets)
+    half = on_gpu(model.bfloat16(), ids, offsets)
+
+    def errors(got, want):
+        out = {key: relative_l2(got[key], value) for key, value in want.items() if value.any()}
+        if "cached" in got:
+            out["cached"] = relative_l2(got["cached"], want["logits"][:offsets[1]])
+        return out
+
+    exact = errors(ours["float32"], theirs)
+    assert not {key: e for key, e in exact.items() if not e <= FP32}
+    mine, peers = errors(ours["bfloat16"], theirs), errors(half, theirs)
+    gradients = [key for key in peers if key.startswith("grad")]
+    print(f"{name}: fp32 largest {max(exact.values()):.1e}; bf16 logits {mine['logits']:.1e} (theirs {peers['logits']:.1e}), "
+          f"largest gradient {max(mine[k] for k in gradients):.1e} ({max(peers[k] for k in gradients):.1e})")
+    peers["cached"] = peers["logits"]
+    ratio = {key: BF16_RATIO_KEY_BIAS if key.endswith("k_proj.bias") else BF16_RATIO for key in peers}
+    bad = {key: (mine[key], peers[key]) for key in peers if key != "loss" and not mine[key] <= ratio[key] * peers[key] + 1e-3}
+    assert not bad, bad
