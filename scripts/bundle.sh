@@ -16,7 +16,7 @@ while [ $# -gt 0 ]; do
     --out) out=$2; shift ;;
     --tests) tests=1 ;;
     --sdk) sdk=1 ;;
-    *) sed -n '2,10p' "$0"; exit 2 ;;
+    *) sed -n '2,9p' "$0"; exit 2 ;;
   esac
   shift
 done
