@@ -47,7 +47,7 @@ if ! grep -qs "^__version__ = '2\.11\.0" "$torch/version.py"; then
   echo "mgm needs torch 2.11.0: set MGM_TORCH to its folder (found: '${torch:-none}')" >&2
   exit 1
 fi
-export LD_LIBRARY_PATH=$torch/lib:$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+export LD_LIBRARY_PATH=$torch/lib:$here/lib:$torch/../nvidia/cu13/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 exec "$here/libexec/$(basename "$0")" "$@"
 WRAPPER
   chmod +x "$out/bin/$name"
