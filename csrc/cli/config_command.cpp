@@ -30,12 +30,14 @@ void show(const Options& options) {
 }
 
 // Prints the problems of all files before it fails.
-void check(const Options& options) {
+void check(const Options& options, const ConfigCheck& further) {
   bool failed = false;
   for (const std::string& file : options.files) {
     try {
-      const size_t stages = read_run_configs(file, options.sets).size();
-      std::cout << file << ": ok" << (stages > 1 ? cat(" (", stages, " stages)") : "") << "\n";
+      const std::vector<ResolvedConfig> stages = read_run_configs(file, options.sets);
+      for (const ResolvedConfig& stage : stages) further(stage);
+      std::cout << file << ": ok" << (stages.size() > 1 ? cat(" (", stages.size(), " stages)") : "")
+                << "\n";
     } catch (const ConfigError& e) {
       std::cerr << e.what() << "\n";
       failed = true;
@@ -79,7 +81,7 @@ void help(const Options& options) {
 
 }  // namespace
 
-void add_config(CLI::App& app) {
+void add_config(CLI::App& app, const ConfigCheck& further) {
   CLI::App* config = app.add_subcommand("config", "Show, check, compare and explain configs");
   config->require_subcommand(1);
   config->footer("Example: mgm config show configs/stage2/vicuna_7b.yaml --set train.seed=1");
@@ -100,7 +102,7 @@ void add_config(CLI::App& app) {
   many->add_option("FILE", options->files, "YAML files")->required();
   add_sets(many, *options);
   many->footer("Example: mgm config check configs/stage*/*.yaml");
-  many->callback([options] { check(*options); });
+  many->callback([options, further] { check(*options, further); });
 
   CLI::App* two = config->add_subcommand(
       "diff", "Compare two configs, or one with the defaults; the exit code is 0 either way");
