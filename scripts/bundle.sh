@@ -16,7 +16,7 @@ while [ $# -gt 0 ]; do
     --out) out=$2; shift ;;
     --tests) tests=1 ;;
     --sdk) sdk=1 ;;
-    *) sed -n '2,10p' "$0"; exit 2 ;;
+    *) sed -n '2,9p' "$0"; exit 2 ;;
   esac
   shift
 done
@@ -52,7 +52,7 @@ if ! grep -qs "^__version__ = '2\.11\.0" "$torch/version.py"; then
   echo "mgm needs torch 2.11.0: set MGM_TORCH to its folder (found: '${torch:-none}')" >&2
   exit 1
 fi
-export LD_LIBRARY_PATH=$torch/lib:$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+export LD_LIBRARY_PATH=$torch/lib:$here/lib:$torch/../nvidia/cu13/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 exec "$here/libexec/$(basename "$0")" "$@"
 WRAPPER
   chmod +x "$out/bin/$name"

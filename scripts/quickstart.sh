@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 scripts/setup.sh "$@"
 scripts/build.sh release mgm
 mgm=build/release/bin/mgm
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} # waiting threads leave the cores to whatever else runs
 $mgm train configs/tiny/stage1.yaml
 $mgm train configs/tiny/stage2.yaml
 $mgm export runs/tiny/stage2 --out runs/tiny/model --replace

@@ -23,7 +23,7 @@ for arg in "$@"; do
     --cpu) variant=cpu ;;
     --cuda) variant=cuda ;;
     --oracles) oracles=1 ;;
-    *) sed -n '2,13p' "$0"; exit 2 ;;
+    *) sed -n '2,11p' "$0"; exit 2 ;;
   esac
 done
 if [ "$variant" = cuda ] && ! command -v nvcc >/dev/null; then

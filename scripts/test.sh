@@ -26,6 +26,8 @@ if [ $full = 1 ]; then
     ctest --test-dir build/asan --output-on-failure --parallel "$(nproc)" -L 'unit|config|grad'
   for fuzzer in image json yaml checkpoint gguf tokenizer; do
     tests/fuzz/build.sh "$fuzzer"
-    "build/fuzz/${fuzzer}_fuzz" -max_total_time="${MGM_FUZZ_SECONDS:-300}" "tests/fuzz/corpus/$fuzzer"
+    mkdir -p "build/fuzz/corpus/$fuzzer" # new inputs go to the first folder, crashes beside it
+    "build/fuzz/${fuzzer}_fuzz" -max_total_time="${MGM_FUZZ_SECONDS:-300}" -artifact_prefix=build/fuzz/ \
+      "build/fuzz/corpus/$fuzzer" "tests/fuzz/corpus/$fuzzer"
   done
 fi

@@ -132,6 +132,7 @@ void add_checkpoint(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("checkpoint", "List, verify and compare training checkpoints");
   command->require_subcommand(1);
+  command->footer("Example: mgm checkpoint ls runs/tiny/stage2");
 
   CLI::App* ls = command->add_subcommand("ls", "The checkpoints of a run, oldest first");
   ls->add_option("RUN_DIR", args->a, "Run folder")->required();

@@ -3,6 +3,11 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <functional>
+
+namespace mgm {
+struct ResolvedConfig;
+}  // namespace mgm
 
 namespace mgm::cli {
 
@@ -12,10 +17,13 @@ struct Exit {
   int code;
 };
 
+// What `config check` asks of a stage beyond its own rules; throws ConfigError.
+using ConfigCheck = std::function<void(const ResolvedConfig&)>;
+
 void add_blame(CLI::App& app);
 void add_chat(CLI::App& app);
-void add_checkpoint(CLI::App& app);  // checkpoint ls|verify|diff
-void add_config(CLI::App& app);      // config show|check|diff|help
+void add_checkpoint(CLI::App& app);                          // checkpoint ls|verify|diff
+void add_config(CLI::App& app, const ConfigCheck& further);  // config show|check|diff|help
 void add_convert(CLI::App& app);
 void add_data(CLI::App& app);  // data check|show
 void add_doctor(CLI::App& app);

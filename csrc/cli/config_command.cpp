@@ -14,8 +14,8 @@ namespace mgm::cli {
 namespace {
 
 struct Options {
-  std::vector<std::string> files, sets;
-  std::string other, key;
+  std::vector<std::string> files, sets;  // files: of `check` alone
+  std::string file, other, key;
   bool plain = false, markdown = false;
 };
 
@@ -26,16 +26,18 @@ void add_sets(CLI::App* app, Options& options) {
 }
 
 void show(const Options& options) {
-  std::cout << to_yaml(read_run_configs(options.files.at(0), options.sets), !options.plain);
+  std::cout << to_yaml(read_run_configs(options.file, options.sets), !options.plain);
 }
 
 // Prints the problems of all files before it fails.
-void check(const Options& options) {
+void check(const Options& options, const ConfigCheck& further) {
   bool failed = false;
   for (const std::string& file : options.files) {
     try {
-      const size_t stages = read_run_configs(file, options.sets).size();
-      std::cout << file << ": ok" << (stages > 1 ? cat(" (", stages, " stages)") : "") << "\n";
+      const std::vector<ResolvedConfig> stages = read_run_configs(file, options.sets);
+      for (const ResolvedConfig& stage : stages) further(stage);
+      std::cout << file << ": ok" << (stages.size() > 1 ? cat(" (", stages.size(), " stages)") : "")
+                << "\n";
     } catch (const ConfigError& e) {
       std::cerr << e.what() << "\n";
       failed = true;
@@ -55,12 +57,12 @@ void print_differences(const RunConfig& a, const RunConfig& b) {
 
 void differences(const Options& options) {
   const std::vector<ResolvedConfig> b =
-      read_run_configs(options.other.empty() ? options.files.at(0) : options.other, options.sets);
+      read_run_configs(options.other.empty() ? options.file : options.other, options.sets);
   std::vector<ResolvedConfig> a(b.size());  // the defaults
-  if (!options.other.empty()) a = read_run_configs(options.files.at(0), {});
+  if (!options.other.empty()) a = read_run_configs(options.file, {});
   if (a.size() != b.size()) {
-    throw ConfigError(options.files.at(0), " has ", a.size(), " stages and ", options.other, " ",
-                      b.size(), "; only runs of as many stages can be compared");
+    throw ConfigError(options.file, " has ", a.size(), " stages and ", options.other, " ", b.size(),
+                      "; only runs of as many stages can be compared");
   }
   if (options.other.empty()) {
     RunConfig defaults;
@@ -79,7 +81,7 @@ void help(const Options& options) {
 
 }  // namespace
 
-void add_config(CLI::App& app) {
+void add_config(CLI::App& app, const ConfigCheck& further) {
   CLI::App* config = app.add_subcommand("config", "Show, check, compare and explain configs");
   config->require_subcommand(1);
   config->footer("Example: mgm config show configs/stage2/vicuna_7b.yaml --set train.seed=1");
@@ -87,9 +89,7 @@ void add_config(CLI::App& app) {
 
   CLI::App* one = config->add_subcommand(
       "show", "Print every value a config resolves to, and where it was written");
-  one->add_option("FILE", options->files, "a YAML file or a built-in preset")
-      ->required()
-      ->expected(1);
+  one->add_option("FILE", options->file, "a YAML file or a built-in preset")->required();
   one->add_flag("--plain", options->plain, "values only");
   add_sets(one, *options);
   one->footer(
@@ -102,11 +102,11 @@ void add_config(CLI::App& app) {
   many->add_option("FILE", options->files, "YAML files")->required();
   add_sets(many, *options);
   many->footer("Example: mgm config check configs/stage*/*.yaml");
-  many->callback([options] { check(*options); });
+  many->callback([options, further] { check(*options, further); });
 
   CLI::App* two = config->add_subcommand(
       "diff", "Compare two configs, or one with the defaults; the exit code is 0 either way");
-  two->add_option("A", options->files, "a YAML file")->required()->expected(1);
+  two->add_option("A", options->file, "a YAML file")->required();
   two->add_option("B", options->other, "another one; without it A is compared with the defaults");
   add_sets(two, *options);
   two->footer(

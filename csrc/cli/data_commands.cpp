@@ -117,11 +117,12 @@ void add_config_options(CLI::App& command, Options& options) {
 
 void add_data(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* data = app.add_subcommand("data", "look at training data");
+  CLI::App* data = app.add_subcommand("data", "Look at training data");
   data->require_subcommand(1);
+  data->footer("Example: mgm data check configs/tiny/stage2.yaml");
 
   CLI::App* checker = data->add_subcommand(
-      "check", "build every sample: counts, lengths, every defect with file and sample id");
+      "check", "Build every sample: counts, lengths, every defect with file and sample id");
   add_config_options(*checker, *options);
   checker->add_flag("--json", options->json, "print JSON");
   checker->footer(
@@ -130,7 +131,7 @@ void add_data(CLI::App& app) {
   checker->callback([options] { check(*options); });
 
   CLI::App* shower = data->add_subcommand(
-      "show", "one sample: rendered text with supervised tokens marked, ids, image geometry");
+      "show", "One sample: rendered text with supervised tokens marked, ids, image geometry");
   add_config_options(*shower, *options);
   shower->add_option("--index", options->index, "the sample, counted from 0")->required();
   shower->add_option("--stage", options->stage, "of a file with several stages, counted from 1");

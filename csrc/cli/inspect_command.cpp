@@ -74,7 +74,7 @@ void add_inspect(CLI::App& app) {
   command->add_flag("--json", args->json, "One JSON object");
   command->footer(
       "Reads headers of weights only, and the tokenizer where a chat template is to be compared.\n"
-      " Exit code 4: nothing that can be read is there.\n"
+      "Exit code 4: nothing that can be read is there.\n"
       "Example: mgm inspect runs/tiny/model --tensors");
   command->callback([args] {
     const Inspection found = inspect_weights(args->path);

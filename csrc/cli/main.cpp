@@ -8,8 +8,22 @@
 #include "base/error.h"
 #include "base/version.h"
 #include "cli/commands.h"
+#include "text/conversation.h"
+#include "train/build.h"
 
 namespace {
+
+// What needs the names of the model's parameters, or the table of templates.
+void check_stage(const mgm::ResolvedConfig& stage) {
+  const mgm::RunConfig& config = stage.config;
+  try {
+    mgm::load_template(config.text.template_name);
+  } catch (const mgm::ConfigError& e) {
+    mgm::throw_problems(stage, {{"text.template", e.what()}});
+  }
+  // `arch: auto` has its sizes in a directory that is not opened here.
+  if (config.model.llm.arch != mgm::LlmArch::kAuto) mgm::describe_model(stage);
+}
 
 int run(int argc, char** argv) {
   CLI::App app{"mgm: trains, finetunes, evaluates and runs Mini-Gemini vision-language models"};
@@ -21,7 +35,7 @@ int run(int argc, char** argv) {
   mgm::cli::add_blame(app);
   mgm::cli::add_replay(app);
   mgm::cli::add_data(app);
-  mgm::cli::add_config(app);
+  mgm::cli::add_config(app, check_stage);
   mgm::cli::add_export(app);
   mgm::cli::add_checkpoint(app);
   mgm::cli::add_inspect(app);

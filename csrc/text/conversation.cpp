@@ -140,7 +140,7 @@ ConversationTemplate load_template(const std::string& name) {
     try {
       table = parse_table(read_file(path), path);
     } catch (const DataError& e) {
-      throw ConfigError("text.template: ", e.what());
+      throw ConfigError(e.what());
     }
     row_name = name.substr(colon + 6);
   } else {
@@ -150,7 +150,7 @@ ConversationTemplate load_template(const std::string& name) {
     return read_row(row->key, row->value);
   const std::vector<std::string> names = names_of(table);
   const std::string near = closest(row_name, names);
-  throw ConfigError("text.template: no template '", row_name, "'",
+  throw ConfigError("no template '", row_name, "'",
                     near.empty() ? "" : cat("; did you mean '", near, "'?"),
                     " Known: ", join(names, ", "), "; or FILE.yaml:NAME");
 }

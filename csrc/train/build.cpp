@@ -71,6 +71,18 @@ ModelParts describe_model(const ResolvedConfig& resolved) {
   return parts;
 }
 
+namespace {
+
+ConversationTemplate conversation_template(const ResolvedConfig& resolved) {
+  try {
+    return load_template(resolved.config.text.template_name);
+  } catch (const ConfigError& e) {
+    throw_problems(resolved, {{"text.template", e.what()}});
+  }
+}
+
+}  // namespace
+
 DataParts open_data(const ResolvedConfig& resolved) {
   const RunConfig& config = resolved.config;
   if (config.data.sources.empty()) {
@@ -79,7 +91,7 @@ DataParts open_data(const ResolvedConfig& resolved) {
   DataParts parts;
   parts.tokenizer = load_tokenizer(tokenizer_path(config));
   const std::string warning = chat_template_warning(
-      tokenizer_path(config), load_template(config.text.template_name), *parts.tokenizer);
+      tokenizer_path(config), conversation_template(resolved), *parts.tokenizer);
   if (!warning.empty()) log::warn(warning + "; text.template takes another format");
   parts.index = std::make_unique<AnnotationIndex>(config.data.sources);
   parts.builder = std::make_unique<SampleBuilder>(config, *parts.index, *parts.tokenizer);

@@ -3,6 +3,7 @@
 tests/config_cases/NAME/: config.yaml, perhaps sets.txt (one --set per line), and expected.txt, the whole of
 standard error. MGM_UPDATE=1 rewrites expected.txt; read the difference before committing it.
 """
+import functools
 import os
 import pathlib
 import re
@@ -68,3 +69,33 @@ def test_origins_are_shown():
     text = mgm("config", "show", "configs/stage2/vicuna_7b_hd.yaml", "--set", "train.seed=9").stdout
     assert re.search(r"seed: 9 +# --set train.seed=9", text), text
     assert "# base/hd" in text or "base/hd.yaml" in text
+
+
+def test_difference_of_two_configs():
+    normal, hd = "configs/stage2/vicuna_7b.yaml", "configs/stage2/vicuna_7b_hd.yaml"
+    lines = mgm("config", "diff", normal, hd).stdout.splitlines()
+    assert "image.hr_size: 768 -> 1536" in lines and not any(line.startswith("optimizer.lr:") for line in lines)
+    assert mgm("config", "diff", normal, normal).stdout == "no difference\n"
+    assert mgm("config", "diff", normal, normal, "--set", "train.seed=9").stdout == "train.seed: 42 -> 9\n"
+    assert "model.llm.hidden_size: 4096 -> 128\n" in mgm("config", "diff", "configs/tiny/stage1.yaml").stdout
+
+
+@functools.cache
+def help_of(*command):
+    return mgm(*command, "--help").stdout
+
+
+def commands(*parents):
+    """Every command and sub-command below, as the help lists them."""
+    listed = re.search(r"^Subcommands:\n((?:  .+\n)+)", help_of(*parents), re.M)
+    for line in listed[1].splitlines() if listed else ():
+        if name := re.match(r"  (\w+)", line):
+            yield (*parents, name[1])
+            yield from commands(*parents, name[1])
+
+
+def test_every_command_has_help_with_an_example():
+    found = list(commands())
+    assert {("train",), ("config", "diff"), ("data", "show"), ("render",), ("checkpoint", "ls")} <= set(found)
+    missing = [command for command in found if not re.search(r"Examples?:\s+.*\bmgm ", help_of(*command))]
+    assert not missing

@@ -174,6 +174,20 @@ def test_second_run_on_a_live_folder_is_refused(tmp_path):
     first.wait()
 
 
+def test_metrics_can_be_followed(tmp_path):
+    """Every finished step is a whole line of the file, long before a checkpoint."""
+    run = tmp_path / "run"
+    process = subprocess.Popen([MGM, "train", STAGE1, *options(run, train__max_steps=500, checkpoint__every_steps=0)],
+                               cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if "step 4/" in line:
+            break
+    text = (run / "metrics.jsonl").read_text()
+    process.kill()
+    process.wait()
+    assert text.endswith("\n") and text.count("\n") >= 3
+
+
 @pytest.mark.parametrize("damage", ["cut", "altered", "missing"])
 def test_damaged_checkpoint_is_named_and_an_older_one_offered(whole, tmp_path, damage):
     run = tmp_path / "run"

@@ -8,9 +8,11 @@
 //
 // sources: csrc/base/strings.cpp csrc/base/json.cpp csrc/base/fs.cpp csrc/base/log.cpp
 //
+// sources: csrc/text/gguf_*.cpp csrc/formats/gguf*.cpp csrc/formats/dtype.cpp
+//
 // flags: -DSPDLOG_COMPILED_LIB -DSPDLOG_FMT_EXTERNAL -lspdlog -lfmt -lpcre2-8 -lutf8proc
 //
-// flags: -lsentencepiece
+// flags: -lsentencepiece -lxxhash
 #include <unistd.h>
 
 #include <cstdlib>

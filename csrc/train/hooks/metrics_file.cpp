@@ -21,6 +21,7 @@ MetricsFile::MetricsFile(const fs::path& path, int64_t offset) : path_(path), of
   if (!file_ || ::ftruncate(::fileno(file_), offset) != 0) {
     throw InternalError(path.string(), ": cannot open for appending: ", std::strerror(errno));
   }
+  std::setvbuf(file_, nullptr, _IONBF, 0);  // who follows the file sees whole lines, at once
 }
 
 MetricsFile::~MetricsFile() {
@@ -41,7 +42,10 @@ void MetricsFile::on_step(const StepReport& r) {
   if (!r.updated) line["updated"] = false;  // numbers that are not finite are null in JSON
   const std::string text = line.dump() + "\n";
   if (std::fwrite(text.data(), 1, text.size(), file_) != text.size()) {
-    throw InternalError(path_.string(), ": cannot write: ", std::strerror(errno));
+    const int reason = errno;
+    const bool whole = ::ftruncate(::fileno(file_), offset_) == 0;  // what fitted may be there
+    throw InternalError(path_.string(), ": cannot write: ", std::strerror(reason),
+                        whole ? "" : "; its last line is cut");
   }
   offset_ += static_cast<int64_t>(text.size());
 }
