@@ -13,6 +13,7 @@ for arg in "$@"; do
     *) sed -n '2,4p' "$0"; exit 2 ;;
   esac
 done
+[ $full = 0 ] || command -v clang++ >/dev/null || { echo "test.sh --full builds fuzzers with clang++: apt-get install clang" >&2; exit 1; }
 scripts/setup.sh --oracles "${setup_args[@]}"
 scripts/fetch_test_images.sh
 scripts/fetch_models.sh

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/fs.h"
 #include "checkpoint/gguf_source.h"
+#include "config/writer.h"
 
 namespace mgm {
 namespace {
@@ -16,10 +17,41 @@ fs::path gguf_or_config(const fs::path& path) {
   return !fs::exists(config) && ggufs.size() == 1 ? ggufs.front() : config;
 }
 
+fs::path backbone_path(const ModelConfig& model) {
+  return model.path.empty() ? model.llm.path : model.path;
+}
+
+// What shapes do not tell (the base of the rotation, an epsilon, a window) would train as a model
+// that nobody published. What is the trainer's to choose is left out, and what both say in other
+// words. Directories that are not there are named when they are opened.
+void check_same_backbone(const ResolvedConfig& stage) {
+  const ModelConfig& model = stage.config.model;
+  const fs::path file = backbone_path(model) / "config.json";
+  if (model.init != ModelInit::kPretrained || !fs::exists(file)) return;
+  RunConfig published = stage.config;
+  const LlmConfig& ours = model.llm;
+  LlmConfig& theirs = published.model.llm;
+  read_llm_config(read_json(file), file.string(), theirs);
+  theirs.activation = ours.activation;
+  theirs.router_aux_loss = ours.router_aux_loss;
+  theirs.max_positions = ours.max_positions;
+  if (ours.layer_types.empty()) theirs.layer_types.clear();
+  const int64_t head_dim = theirs.hidden_size / theirs.num_heads;
+  if (ours.head_dim == 0 && theirs.head_dim == head_dim) theirs.head_dim = 0;
+  if (ours.query_scalar == 0 && theirs.query_scalar == double(head_dim)) theirs.query_scalar = 0;
+  std::vector<ConfigProblem> problems;
+  for (const ConfigDifference& d : diff(stage.config, published)) {
+    problems.push_back(
+        {d.key, cat("is ", d.a.value_or("not there"), ", but ", file.string(), " has ",
+                    d.b.value_or("none"), "; write that, or take model.llm.arch: auto")});
+  }
+  if (!problems.empty()) throw_problems(stage, problems);
+}
+
 }  // namespace
 
 void read_backbone(ModelConfig& model) {
-  const fs::path path = model.path.empty() ? model.llm.path : model.path;
+  const fs::path path = backbone_path(model);
   if (path.empty()) {
     throw ConfigError("arch: auto reads the sizes from the directory of the language model; set ",
                       "model.llm.path, or a named arch and its sizes");
@@ -32,7 +64,9 @@ void read_backbone(ModelConfig& model) {
 
 std::vector<ResolvedConfig> read_training_configs(const std::string& path,
                                                   const std::vector<std::string>& sets) {
-  return read_run_configs(path, sets, read_backbone);
+  std::vector<ResolvedConfig> stages = read_run_configs(path, sets, read_backbone);
+  for (const ResolvedConfig& stage : stages) check_same_backbone(stage);
+  return stages;
 }
 
 }  // namespace mgm

@@ -10,7 +10,9 @@ namespace mgm {
 // path is set, CheckpointError naming the file on anything read_llm_config (hf_config.h) refuses.
 void read_backbone(ModelConfig& model);
 
-// read_run_configs (config/reader.h) with read_backbone.
+// read_run_configs (config/reader.h) with read_backbone. Throws ConfigError with every place where
+// a stage that starts from published weights says something else of the language model than the
+// config.json beside them.
 std::vector<ResolvedConfig> read_training_configs(const std::string& path,
                                                   const std::vector<std::string>& sets);
 

@@ -18,7 +18,7 @@ namespace {
 struct ReportArgs {
   ModelArgs model;
   std::vector<std::string> runs;
-  std::string heldin, heldout, images, out;
+  std::string heldin, heldout, images, out, note;
   int64_t print = 6;
 };
 
@@ -85,9 +85,6 @@ void print_accuracies(const std::vector<QuestionSet>& sets) {
                       100 * set.plain.all.share(), 100 * set.permuted.all.share(),
                       100 * set.zero_hr.all.share(), static_cast<long long>(set.plain.all.total));
   }
-  std::cout
-      << "\nA tiny model trained on about ninety pictures memorises; with random frozen "
-         "encoders high\nresolution brings no measured benefit. Held-out answers are guesses.\n";
 }
 
 void report(const ReportArgs& args) {
@@ -101,6 +98,8 @@ void report(const ReportArgs& args) {
   }
   for (const QuestionSet& set : out.sets) print_answers(set);
   print_accuracies(out.sets);
+  if (!args.note.empty()) std::cout << "\n" << args.note << "\n";
+  out.note = args.note;
   out.attention = draw_all(model, out.sets.front());
   const ImageGeometry& g = model.model->geometry();
   out.model_summary =
@@ -126,6 +125,7 @@ void add_report(CLI::App& app) {
   command->add_option("--heldout", args->heldout, "LLaVA JSON about pictures never trained on");
   command->add_option("--images", args->images, "Folder of the pictures")->required();
   command->add_option("--out", args->out, "HTML file to write")->required();
+  command->add_option("--note", args->note, "What readers should know of this run; printed too");
   command->add_option("--print", args->print, "Held-in answers to show")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -7,6 +7,7 @@
 #include "cli/commands.h"
 #include "cli/plan_options.h"
 #include "cli/rank_process.h"
+#include "train/build.h"
 #include "train/run.h"
 
 namespace mgm::cli {
@@ -22,7 +23,10 @@ struct TrainArgs {
 void train(const TrainArgs& args) {
   const std::vector<ResolvedConfig> stages = read_training_configs(args.config, args.sets);
   Meeting meeting;
-  if (!args.plan.wanted()) meeting = meet_ranks(stages.front().config.dist.timeout_s.start);
+  if (!args.plan.wanted()) {
+    for (const ResolvedConfig& stage : stages) check_inputs_exist(stage);
+    meeting = meet_ranks(stages.front().config.dist.timeout_s.start);
+  }
   for (size_t i = 0; i < stages.size(); ++i) {
     if (stages.size() > 1) {
       log::info(cat("stage ", i + 1, " of ", stages.size(), ": ", stages[i].config.run.dir));

@@ -172,13 +172,7 @@ std::string report_page(const Report& report) {
   out += kStyle;
   out += "</style></head><body><h1>Mini-Gemini, two stages</h1><p class=\"soft\">" +
          html_escape(report.model_summary) + "</p>";
-  out +=
-      "<p>A tiny model trained on about ninety pictures <strong>memorises</strong> them; it does "
-      "not "
-      "understand pictures it has not seen. Its two vision encoders are random and frozen, so that "
-      "high resolution brings no measured benefit here. What the run shows is that the pictures "
-      "are "
-      "used: with another picture in its place, the answers fail.</p>";
+  if (!report.note.empty()) out += "<p>" + html_escape(report.note) + "</p>";
   out += "<h2>Exact answers</h2>" + accuracies(report.sets);
   out += "<h2>Training</h2>" + charts(report.runs);
   for (const QuestionSet& set : report.sets) {

@@ -33,6 +33,7 @@ struct Report {
   std::vector<QuestionSet> sets;
   std::vector<AttentionPicture> attention;
   std::string model_summary;
+  std::string note;  // plain text; empty: none
 };
 
 std::string report_page(const Report& report);

@@ -71,6 +71,34 @@ ModelParts describe_model(const ResolvedConfig& resolved) {
   return parts;
 }
 
+void check_inputs_exist(const ResolvedConfig& resolved) {
+  const ModelConfig& model = resolved.config.model;
+  std::vector<std::pair<std::string, std::string>> paths = {
+      {"text.tokenizer", resolved.config.text.tokenizer},
+      {"model.adapter.path", model.adapter.path}};
+  if (model.init == ModelInit::kPretrained && !model.path.empty()) {
+    paths.emplace_back("model.path", model.path);
+  } else if (model.init == ModelInit::kPretrained) {
+    paths.emplace_back("model.llm.path", model.llm.path);
+    paths.emplace_back("model.vision_tower.path", model.vision_tower.path);
+    if (model.hr_encoder != HrEncoder::kNone) {
+      paths.emplace_back("model.convnext.path", model.convnext.path);
+    }
+  }
+  const std::vector<DataSource>& sources = resolved.config.data.sources;
+  for (size_t i = 0; i < sources.size(); ++i) {
+    paths.emplace_back(cat("data.sources[", i, "].annotations"), sources[i].annotations);
+    paths.emplace_back(cat("data.sources[", i, "].images"), sources[i].images);
+  }
+  std::vector<ConfigProblem> problems;
+  for (const auto& [key, path] : paths) {
+    if (path.empty() || fs::exists(path)) continue;
+    problems.push_back(
+        {key, cat(path, ": no such file or folder, seen from ", fs::current_path().string())});
+  }
+  if (!problems.empty()) throw_problems(resolved, problems);
+}
+
 namespace {
 
 ConversationTemplate conversation_template(const ResolvedConfig& resolved) {

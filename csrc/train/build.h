@@ -26,6 +26,10 @@ struct ModelParts {
 // nothing.
 ModelParts describe_model(const ResolvedConfig& resolved);
 
+// Throws ConfigError with the place of every path in the config where nothing is, so that a run
+// ends before it has begun. What an earlier stage writes (model.projector.path) is not looked for.
+void check_inputs_exist(const ResolvedConfig& resolved);
+
 struct DataParts {
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<AnnotationIndex> index;

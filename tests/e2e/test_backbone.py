@@ -83,6 +83,22 @@ def test_what_contradicts_the_directory_is_named(dirs, tmp_path):
     assert f"{config}:" in error
 
 
+def test_a_named_arch_is_held_against_the_directory(dirs, tmp_path):
+    """Nothing of this shows in the weights' shapes."""
+    config = recipe(tmp_path, dirs / "mistral")
+    mgm("train", config, "--set", "train.max_steps=1")
+    same = [("run.dir", tmp_path / "named"), ("model.llm", f"{{arch: mistral, path: {dirs / 'mistral'}, vocab_size: 1024, hidden_size: 40, "
+            "intermediate_size: 52, num_layers: 3, num_heads: 4, num_kv_heads: 2, head_dim: 16, max_positions: 700, norm_eps: 1e-6, "
+            "rope_theta: 50000, sliding_window: 32, activation: gelu}")]
+    mgm("train", config, *sets(dict(same)), "--set", "train.max_steps=1", "--set", "text.max_length=256")
+    for key, value, theirs in (("rope_theta", 10000, 50000), ("norm_eps", 0.01, "1e-06"), ("sliding_window", 0, 32), ("arch", "llama", "mistral")):
+        error = mgm("train", config, *sets(dict(same)), "--set", f"model.llm.{key}={value}", code=2).stderr
+        assert f"model.llm.{key}: is {value}, but {dirs / 'mistral'}/config.json has {theirs}; write that, or take model.llm.arch: auto" in error, error
+    (tmp_path / "mistral").mkdir()
+    (tmp_path / "mistral/config.json").write_text('{"a":')
+    assert "config.json" in mgm("train", config, *sets(dict(same)), "--set", f"model.llm.path={tmp_path / 'mistral'}", check=False).stderr
+
+
 def test_rules_see_the_sizes_read(dirs, tmp_path):
     error = mgm("train", recipe(tmp_path, dirs / "qwen3"), "--plan", "--set", "text.max_length=4096", code=2).stderr
     assert "4096 is above model.llm.max_positions 1024" in error

@@ -10,6 +10,8 @@ import threading
 import time
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from mgm_binary import FULL, MGM, ROOT, mgm, peak_anonymous, sets
 
@@ -203,7 +205,6 @@ def test_saves_in_the_background_change_nothing(whole, tmp_path):
 
 
 def test_stage1_of_several_ranks_leaves_a_projector_file(whole, whole2):
-    torch = pytest.importorskip("torch")
     one = torch.load(whole / "mm_projector.bin", weights_only=True)
     two = torch.load(whole2 / "mm_projector.bin", weights_only=True)
     assert one.keys() == two.keys() and len(one) > 20
@@ -264,7 +265,6 @@ def test_export_of_frozen_weights_needs_none_either(large, libraries, tmp_path):
                                   model__path=str(tmp_path / "base"), **LARGE))
     peak = peak_anonymous("export", run, "--out", out, "--max-shard-size", "150MB")
     assert len(check_memory(peak, libraries, out, "frozen")) == 3
-    load = pytest.importorskip("safetensors.torch").load_file
     before, after = ({name: value for path in sorted(folder.glob("*.safetensors")) for name, value in load(path).items()}
                      for folder in (tmp_path / "base", out))
     same = [name for name in before if not name.startswith(("model.mm_projector", "model.vlm_uni"))]

@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import pytest
+import torch
 
 from mgm_binary import FULL, MGM, ROOT, metrics, mgm, sets
 
@@ -267,7 +268,6 @@ def test_config_of_another_width_than_the_weights(whole, tmp_path):
 
 
 def test_nan_in_a_weight_file_is_refused_by_name(whole, tmp_path):
-    torch = pytest.importorskip("torch")
     content = torch.load(whole / "mm_projector.bin", weights_only=True)
     content["model.mm_projector.0.weight"][1, 2] = float("nan")
     torch.save(content, tmp_path / "nan.bin")
@@ -278,6 +278,14 @@ def test_nan_in_a_weight_file_is_refused_by_name(whole, tmp_path):
 def test_indivisible_batches_name_legal_sizes(tmp_path):
     error = train(tmp_path / "run", train__micro_batch=3, code=2).stderr
     assert "micro_batch" in error and ("2" in error and "4" in error)
+
+
+def test_paths_where_nothing_is_are_named_with_their_places(tmp_path):
+    error = mgm("train", "configs/stage1/vicuna_7b.yaml", "--set", f"run.dir={tmp_path / 'run'}", code=2).stderr
+    for key in ("model.llm.path", "model.vision_tower.path", "model.convnext.path", "data.sources[0].annotations"):
+        assert f"{key}: " in error, error
+    assert f"no such file or folder, seen from {ROOT}" in error and "configs/" in error.splitlines()[0]
+    assert not (tmp_path / "run").exists()
 
 
 def test_rule_without_a_match_names_its_place(tmp_path):
