@@ -71,7 +71,7 @@ class Writer:
         """Saves it as images/NAME.webp."""
         path = self.out / "images" / f"{name}.webp"
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.image.save(path, format="WEBP", quality=75, method=4)
+        picture.image.save(path, format="WEBP", quality=70, method=4)
         sources = [(self.packages[source], path) for source, path in picture.sources]
         said = [f"{package['package']} {package['version']}: {path}" for package, path in sources]
         self.licences.append([f"{name}.webp", "; ".join(said), "; ".join(sorted({p["licence"] for p, _ in sources}))])

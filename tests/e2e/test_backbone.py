@@ -91,7 +91,7 @@ def test_a_named_arch_is_held_against_the_directory(dirs, tmp_path):
             "intermediate_size: 52, num_layers: 3, num_heads: 4, num_kv_heads: 2, head_dim: 16, max_positions: 700, norm_eps: 1e-6, "
             "rope_theta: 50000, sliding_window: 32, activation: gelu}")]
     mgm("train", config, *sets(dict(same)), "--set", "train.max_steps=1", "--set", "text.max_length=256")
-    for key, value, theirs in (("rope_theta", 10000, 50000), ("norm_eps", 0.01, "1e-06"), ("sliding_window", 0, 32), ("arch", "llama", "mistral")):
+    for key, value, theirs in (("rope_theta", 10000, 50000), ("norm_eps", 0.01, "1.0e-06"), ("sliding_window", 0, 32), ("arch", "llama", "mistral")):
         error = mgm("train", config, *sets(dict(same)), "--set", f"model.llm.{key}={value}", code=2).stderr
         assert f"model.llm.{key}: is {value}, but {dirs / 'mistral'}/config.json has {theirs}; write that, or take model.llm.arch: auto" in error, error
     (tmp_path / "mistral").mkdir()
