@@ -40,6 +40,17 @@ class PngReader {
     check_size(width(), height(), "PNG", name_);
   }
 
+  // libpng unpacks what lies behind the last row too, a thousand times its size in zeros: more than
+  // rows can need, stored as they are with the largest overhead in use, is a bomb.
+  void check_packed_size(std::string_view bytes) const {
+    constexpr int64_t kSlack = 1 << 16;
+    const auto rows = height() * (static_cast<int64_t>(png_get_rowbytes(png_, info_)) + 16);
+    const int64_t packed = packed_bytes(bytes), limit = rows + rows / 8 + kSlack;
+    if (packed <= limit) return;
+    throw DataError(name_, ": broken PNG: ", packed, " bytes of packed pixels, but ", width(),
+                    " x ", height(), " pixels take at most ", limit);
+  }
+
   int64_t width() const { return png_get_image_width(png_, info_); }
   int64_t height() const { return png_get_image_height(png_, info_); }
   int colour() const { return png_get_color_type(png_, info_); }
@@ -79,6 +90,17 @@ class PngReader {
   }
 
  private:
+  // Of all IDAT chunks: length, type, data and checksum each.
+  static int64_t packed_bytes(std::string_view bytes) {
+    constexpr size_t kSignature = 8, kAround = 12;
+    int64_t total = 0;
+    for (size_t at = kSignature; at + kAround <= bytes.size();) {
+      const auto length = png_get_uint_32(reinterpret_cast<png_const_bytep>(bytes.data()) + at);
+      if (bytes.substr(at + 4, 4) == "IDAT") total += length;
+      at += kAround + length;
+    }
+    return total;
+  }
   [[noreturn]] static void on_error(png_structp png, png_const_charp message) {
     auto* self = static_cast<PngReader*>(png_get_error_ptr(png));
     std::strncpy(self->message_, message, sizeof self->message_ - 1);
@@ -152,6 +174,7 @@ ImageInfo probe_png(std::string_view bytes, const std::string& source) {
 RgbImage decode_png(std::string_view bytes, const std::string& source) {
   PngReader reader(bytes, source);
   reader.read_header();
+  reader.check_packed_size(bytes);
   RgbImage image(reader.width(), reader.height());
   const bool indexed = reader.colour() == PNG_COLOR_TYPE_PALETTE;
   const int64_t raw = indexed ? 1 : reader.is_grey16() ? 2 : 3;

@@ -46,7 +46,7 @@ GOOD = {  # odd, but fine
     "a JPEG with a PNG name": ("jpeg_inside.png", lambda: picture(40, 30, "JPEG")),
     "one pixel": ("one.png", lambda: picture(1, 1, "PNG")),
     "1 x 5000": ("high.png", lambda: picture(1, 5000, "PNG")),
-    "64 MB packed behind the pixels": ("bomb.png", lambda: png(8, 8, grey_rows(1 << 20, 64))),  # never unpacked
+    "60 MB packed behind the pixels": ("bomb.png", lambda: png(8, 8, grey_rows(1 << 20, 60))),  # unpacked and forgotten
     "5000 x 1": ("wide.jpg", lambda: picture(5000, 1, "JPEG")),
 }
 BROKEN = {  # what it is: file, content, words of the message
@@ -57,6 +57,7 @@ BROKEN = {  # what it is: file, content, words of the message
     "no picture": ("text.jpg", lambda: b"<html>404</html>", "broken image"),
     "20,000 x 20,000": ("huge.png", lambda: png(20000, 20000, grey_rows(20000, 20000)), "20000 x 20000"),
     "bomb: 60,000 x 60,000 promised": ("claim.png", lambda: png(60000, 60000, grey_rows(8, 8)), "60000 x 60000"),
+    "bomb: 300 MB behind the pixels": ("behind.png", lambda: png(8, 8, grey_rows(1 << 20, 300)), "bytes of packed pixels, but 8 x 8 pixels take at most"),
     "missing file": ("gone.png", None, "missing image"),
 }
 
