@@ -265,7 +265,7 @@ def test_export_of_frozen_weights_needs_none_either(large, libraries, tmp_path):
                                   model__path=str(tmp_path / "base"), **LARGE))
     peak = peak_anonymous("export", run, "--out", out, "--max-shard-size", "150MB")
     assert len(check_memory(peak, libraries, out, "frozen")) == 3
-    before, after = ({name: value for path in sorted(folder.glob("*.safetensors")) for name, value in load(path).items()}
+    before, after = ({name: value for path in sorted(folder.glob("*.safetensors")) for name, value in load_file(path).items()}
                      for folder in (tmp_path / "base", out))
     same = [name for name in before if not name.startswith(("model.mm_projector", "model.vlm_uni"))]
     assert before.keys() == after.keys() and len(same) > 100
