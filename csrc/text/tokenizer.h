@@ -25,7 +25,7 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
 
   // With BOS and EOS where the tokenizer adds them. Special tokens written in the text become their
-  // ids. Invalid UTF-8 becomes U+FFFD.
+  // ids. Invalid UTF-8 becomes U+FFFD first; the places are those of the text with it.
   virtual std::vector<TokenSpan> encode_spans(std::string_view text) const = 0;
   std::vector<int32_t> encode(std::string_view text) const;
 
