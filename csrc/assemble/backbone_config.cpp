@@ -1,5 +1,7 @@
 #include "assemble/backbone_config.h"
 
+#include <algorithm>
+
 #include "assemble/hf_config.h"
 #include "base/error.h"
 #include "base/fs.h"
@@ -36,7 +38,7 @@ void check_same_backbone(const ResolvedConfig& stage) {
   theirs.router_aux_loss = ours.router_aux_loss;
   theirs.max_positions = ours.max_positions;
   if (ours.layer_types.empty()) theirs.layer_types.clear();
-  const int64_t head_dim = theirs.hidden_size / theirs.num_heads;
+  const int64_t head_dim = theirs.hidden_size / std::max<int64_t>(1, theirs.num_heads);
   if (ours.head_dim == 0 && theirs.head_dim == head_dim) theirs.head_dim = 0;
   if (ours.query_scalar == 0 && theirs.query_scalar == double(head_dim)) theirs.query_scalar = 0;
   std::vector<ConfigProblem> problems;

@@ -8,21 +8,15 @@
 #include "base/error.h"
 #include "base/version.h"
 #include "cli/commands.h"
-#include "text/conversation.h"
 #include "train/build.h"
 
 namespace {
 
 // What needs the names of the model's parameters, or the table of templates.
 void check_stage(const mgm::ResolvedConfig& stage) {
-  const mgm::RunConfig& config = stage.config;
-  try {
-    mgm::load_template(config.text.template_name);
-  } catch (const mgm::ConfigError& e) {
-    mgm::throw_problems(stage, {{"text.template", e.what()}});
-  }
+  mgm::conversation_template(stage);
   // `arch: auto` has its sizes in a directory that is not opened here.
-  if (config.model.llm.arch != mgm::LlmArch::kAuto) mgm::describe_model(stage);
+  if (stage.config.model.llm.arch != mgm::LlmArch::kAuto) mgm::describe_model(stage);
 }
 
 int run(int argc, char** argv) {

@@ -75,11 +75,13 @@ Watch::~Watch() {
   if (ranks_.is_first()) wait_for_others();
 }
 
-// The first rank serves the store: it leaves last.
+// The first rank serves the store: it leaves last, but for ranks that are gone. With these it would
+// outlast the grace of who ends it, and what it has to say of them with it.
 void Watch::wait_for_others() {
   const double until = now_s() + settings_.silence_s;
   try {
     for (int rank = 0; rank < ranks_.size(); ++rank) {
+      if (seen_[static_cast<size_t>(rank)].gone) continue;
       while (!store_->has(done_key(rank)) && now_s() < until) {
         std::this_thread::sleep_for(std::chrono::milliseconds(20));
       }
@@ -144,6 +146,7 @@ void Watch::look_at_beats() {
       continue;
     }
     if (now - seen.since < settings_.silence_s || store_->has(done_key(rank))) continue;
+    seen.gone = true;
     const FlightRecord last = flight_record(parse_json(seen.beat, "heartbeat").at("record"));
     const std::string collective =
         last.collectives.empty() ? "no collective" : last.collectives.back().label;

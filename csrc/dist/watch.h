@@ -93,6 +93,7 @@ class Watch {
   struct Seen {
     std::string beat;
     double since = 0;
+    bool gone = false;  // silent for too long
   };
   std::vector<Seen> seen_;  // first rank: of every rank
   int64_t beats_ = 0;

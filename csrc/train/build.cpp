@@ -99,8 +99,6 @@ void check_inputs_exist(const ResolvedConfig& resolved) {
   if (!problems.empty()) throw_problems(resolved, problems);
 }
 
-namespace {
-
 ConversationTemplate conversation_template(const ResolvedConfig& resolved) {
   try {
     return load_template(resolved.config.text.template_name);
@@ -108,8 +106,6 @@ ConversationTemplate conversation_template(const ResolvedConfig& resolved) {
     throw_problems(resolved, {{"text.template", e.what()}});
   }
 }
-
-}  // namespace
 
 DataParts open_data(const ResolvedConfig& resolved) {
   const RunConfig& config = resolved.config;

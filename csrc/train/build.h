@@ -10,6 +10,7 @@
 #include "dist/process_group.h"
 #include "model/mini_gemini.h"
 #include "optim/lr_schedule.h"
+#include "text/conversation.h"
 #include "text/tokenizer.h"
 #include "train/device.h"
 #include "train/train_module.h"
@@ -29,6 +30,9 @@ ModelParts describe_model(const ResolvedConfig& resolved);
 // Throws ConfigError with the place of every path in the config where nothing is, so that a run
 // ends before it has begun. What an earlier stage writes (model.projector.path) is not looked for.
 void check_inputs_exist(const ResolvedConfig& resolved);
+
+// The chat format of text.template; throws ConfigError with the key's place.
+ConversationTemplate conversation_template(const ResolvedConfig& resolved);
 
 struct DataParts {
   std::unique_ptr<Tokenizer> tokenizer;

@@ -194,6 +194,9 @@ def test_killed_rank_is_named_and_all_start_again_from_the_newest_checkpoint(two
     code, errors = interrupt(run, "step 5/", kill, "--restarts", "1")
     assert code == 0, errors
     assert f"pid {victims[0]}) was killed by SIGKILL" in errors and "restart 1 of 1" in errors
+    # The other rank has its say, with the last thing that is known, before the grace is over.
+    assert re.search(r"rank 1 on \S+ has given no sign of life .* at step \d+, phase \w+, last collective: '", errors), errors
+    assert "--grace" not in errors
     assert (run / "metrics.jsonl").read_bytes() == (two_ranks / "metrics.jsonl").read_bytes()
 
 
