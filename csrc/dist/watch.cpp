@@ -31,6 +31,12 @@ double limit_of(const DistTimeouts& limits, Phase phase) {
   return phase == Phase::kStart ? limits.start : phase == Phase::kStep ? limits.step : limits.save;
 }
 
+// Where a rank was, for a sentence about it.
+std::string place_of(const FlightRecord& r) {
+  return cat("step ", r.step, ", phase ", r.phase, ", last collective: '",
+             r.collectives.empty() ? "no collective" : r.collectives.back().label, "'");
+}
+
 std::string beat_key(int rank) { return cat("beat/", rank); }
 std::string done_key(int rank) { return cat("done/", rank); }
 constexpr const char* kFailed = "failed";
@@ -148,13 +154,9 @@ void Watch::look_at_beats() {
     if (now - seen.since < settings_.silence_s || store_->has(done_key(rank))) continue;
     seen.gone = true;
     const FlightRecord last = flight_record(parse_json(seen.beat, "heartbeat").at("record"));
-    const std::string collective =
-        last.collectives.empty() ? "no collective" : last.collectives.back().label;
     report({cat("rank ", rank, " on ", last.host, " has given no sign of life for ",
                 strf("%.0f", now - seen.since),
-                " s: killed, or its host or network is gone. It "
-                "was at step ",
-                last.step, ", phase ", last.phase, ", last collective: '", collective, "'"),
+                " s: killed, or its host or network is gone. It was at ", place_of(last)),
             static_cast<int>(ExitCode::kDist), rank});
     return;
   }
@@ -266,12 +268,12 @@ std::exception_ptr Watch::failed(std::exception_ptr error) {
   } catch (const std::exception& e) {
     cause = e.what();
   }
+  mine.sentence = settled ? cause
+                          : cat("rank ", ranks_.rank(), " on ", host_, " failed at ",
+                                place_of(record("")), ": ", cause);
   {
     const std::lock_guard lock(mutex_);
     given_up_ = true;  // the watching thread does not end the process under us
-    mine.sentence = settled ? cause
-                            : cat("rank ", ranks_.rank(), " on ", host_, " failed at step ", step_,
-                                  ", phase ", name_of(phase_), ": ", cause);
   }
   wake_.notify_all();
   thread_.join();

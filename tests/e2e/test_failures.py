@@ -1,6 +1,8 @@
 """Several ranks as processes over Gloo: whatever happens to one ends all, with one sentence and the right code."""
 import json
+import pathlib
 import re
+import resource
 import signal
 import time
 
@@ -68,6 +70,19 @@ def test_a_bad_sample_on_one_rank_ends_all_with_its_name(tmp_path):
     assert [rank.returncode for rank in ranks] == [3, 3, 3], errors
     assert sum("not_there.png" in error for error in errors) >= 1
     assert "not_there.png" in mgm("blame", str(run)).stdout.splitlines()[0]
+
+
+def test_a_rank_without_memory_ends_all_with_what_it_wanted(tmp_path):
+    run = tmp_path / "run"
+    ranks = start(run, 2)
+    wait_for_steps(run, ranks, 3)
+    held = int(re.search(r"VmData:\s+(\d+)", pathlib.Path(f"/proc/{ranks[1].pid}/status").read_text())[1]) * 1024
+    resource.prlimit(ranks[1].pid, resource.RLIMIT_DATA, (held // 2, held // 2))
+    errors = ends(ranks, 60)
+    assert [rank.returncode for rank in ranks] == [1, 1], errors
+    assert re.search(r"rank 1 on \S+ failed at step \d+, phase step, last collective: '.+': .*can't allocate memory: "
+                     r"you tried to allocate \d+ bytes", errors[0]), errors
+    assert re.search(r"rank 1 on \S+ failed", mgm("blame", str(run)).stdout)
 
 
 def test_sigterm_to_one_rank_saves_and_stops_all(tmp_path):
