@@ -156,6 +156,9 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
   log::set_quiet(!first);
   log::add_file((dir / "logs" / cat("rank_", ranks.rank(), ".log")).string());
 
+  // Refuses a batch that the ranks cannot share; reading large weights takes minutes.
+  micro_batches_per_rank(config.train.global_batch, config.train.micro_batch,
+                         leaf_micro_batches(config), ranks.size());
   RunIdentity identity = identify(data, device);
   check_inputs_agree(ranks, config, identity, parts, device);
   const std::optional<TrainCheckpoint> checkpoint =

@@ -72,6 +72,16 @@ def test_a_bad_sample_on_one_rank_ends_all_with_its_name(tmp_path):
     assert "not_there.png" in mgm("blame", str(run)).stdout.splitlines()[0]
 
 
+def test_a_batch_that_ranks_cannot_share_is_refused_before_weights_are_made(tmp_path):
+    run = tmp_path / "run"
+    ranks = start(run, 2, train__micro_batch=12)
+    errors = ends(ranks, 60)
+    assert [rank.returncode for rank in ranks] == [2, 2], errors
+    for text in errors:
+        assert "train.global_batch 12 does not divide into 2 ranks with train.micro_batch 12; nearest global batches: 24" in text
+    assert "weights:" not in (run / "logs/rank_0.log").read_text()
+
+
 def test_a_rank_without_memory_ends_all_with_what_it_wanted(tmp_path):
     run = tmp_path / "run"
     ranks = start(run, 2)
