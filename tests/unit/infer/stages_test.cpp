@@ -1,0 +1,68 @@
+// A decoder in stages on different devices. The meta device stands for the second one: it computes
+// nothing, but refuses tensors of another device.
+#include <gtest/gtest.h>
+
+#include "infer/row_decoder.h"
+#include "unit/infer/tiny_chat.h"
+
+namespace mgm {
+namespace {
+
+void five_blocks(RunConfig& config) { config.model.llm.num_layers = 5; }
+
+TEST(Stages, SayWhereParametersBelong) {
+  for (const bool tied : {false, true}) {
+    RunConfig config = tiny_config();
+    five_blocks(config);
+    config.model.llm.tie_embeddings = tied;
+    Decoder decoder(config.model.llm);
+    for (const Param* param : decoder.params()) {
+      EXPECT_EQ(decoder.device_of(param->spec.group, at::kMeta), at::kMeta);
+    }
+    decoder.split({{0, at::kCPU}, {3, at::kMeta}});
+    for (int i = 0; i < 5; ++i) {
+      const at::Device device = i < 3 ? at::kCPU : at::kMeta;
+      EXPECT_EQ(decoder.device_of(cat("model.layers.", i), at::kCPU), device) << i;
+      EXPECT_EQ(decoder.device_of(cat("model.layers.", i, ".experts"), at::kCPU), device) << i;
+    }
+    EXPECT_EQ(decoder.device_of("model.layers.30", at::kCPU), at::kCPU);
+    EXPECT_EQ(decoder.device_of("model.embed_tokens", at::kCPU), at::kCPU);
+    EXPECT_EQ(decoder.device_of("lm_head", at::kCPU), tied ? at::kCPU : at::kMeta);
+  }
+}
+
+TEST(Stages, HaveToBeStages) {
+  const auto split = [](std::vector<DecoderStage> stages) {
+    RunConfig config = tiny_config();
+    five_blocks(config);
+    Decoder(config.model.llm).split(std::move(stages));
+  };
+  EXPECT_NO_THROW(split({{0, at::kCPU}, {4, at::kCPU}}));
+  EXPECT_THROW(split({}), InternalError);
+  EXPECT_THROW(split({{1, at::kCPU}}), InternalError);
+  EXPECT_THROW(split({{0, at::kCPU}, {0, at::kCPU}}), InternalError);
+  EXPECT_THROW(split({{0, at::kCPU}, {5, at::kCPU}}), InternalError);
+}
+
+TEST(Stages, EverythingABlockNeedsIsOnItsDevice) {
+  const TinyChat chat(at::kDouble, five_blocks);  // in float the kernel would attend, on no meta
+  const MiniGemini& model = *chat.loaded.model;
+  chat.loaded.model->split_decoder({{0, at::kCPU}, {2, at::kMeta}});
+  for (Param* param : model.params()) {
+    param->value = param->value.to(model.decoder().device_of(param->spec.group, at::kCPU));
+  }
+  EXPECT_EQ(model.decoder().head_device(), at::kMeta);
+  EXPECT_EQ(model.device(), at::kCPU);
+  RowDecoder rows(model.decoder(), 3, 60, at::kDouble);
+  const Batch batch = pack({tiny_sample(model, 1, 1, 9)}, 0, 0);
+  EXPECT_EQ(rows.add(model.embed(batch, kPlain), batch, kPlain).device(), at::kMeta);
+  rows.fork(3);
+  rows.put(0, at::tensor({int64_t{4}, int64_t{5}, int64_t{6}}));
+  EXPECT_EQ(rows.step(kPlain).device(), at::kMeta);
+  rows.reorder({2, 0, 0}, rows.length(0) - 1);
+  rows.remove(0);
+  EXPECT_EQ(rows.step(kPlain).sizes(), at::IntArrayRef({2, kRows}));
+}
+
+}  // namespace
+}  // namespace mgm
