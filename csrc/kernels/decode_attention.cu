@@ -115,6 +115,52 @@ __device__ inline void accumulate(const Pack<T> (&v)[UNROLL], const bool (&there
   }
 }
 
+// The query of each head, scaled; zeros for heads and channels that are not there.
+template <class T, int HEADS>
+__device__ inline void load_query(const DecodeAttention<T>& a, int64_t first_head, int heads,
+                                  int channel, float (&q)[HEADS][kVec]) {
+#pragma unroll
+  for (int h = 0; h < HEADS; ++h) {
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) q[h][i] = 0;
+    if (h >= heads || channel >= a.width) continue;
+    widen(load_pack(a.q + (first_head + h) * a.width + channel), q[h]);
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) q[h][i] *= a.scale;
+  }
+}
+
+// What the threads of a block have when all keys are done.
+template <int LANES, int HEADS>
+struct SlotSums {
+  static constexpr int kSlots = kThreads / LANES;
+  float top[HEADS][kSlots], total[HEADS][kSlots], sum[HEADS][kSlots][LANES * kVec];
+};
+
+// Adds them up, slot by slot, and writes the result of the block.
+template <class T, int LANES, int HEADS>
+__device__ inline void write_sums(const DecodeAttention<T>& a, const SlotSums<LANES, HEADS>& slots,
+                                  int64_t first_head, int heads, int64_t split) {
+  const int width = static_cast<int>(a.width);
+  for (int i = threadIdx.x; i < heads * width; i += kThreads) {
+    const int h = i / width, c = i % width;
+    float top = -INFINITY, total = 0, sum = 0;
+    for (int s = 0; s < slots.kSlots; ++s) top = fmaxf(top, slots.top[h][s]);
+    for (int s = 0; s < slots.kSlots; ++s) {
+      const float weight = weight_under(slots.top[h][s], top);
+      total += slots.total[h][s] * weight;
+      sum += slots.sum[h][s][c] * weight;
+    }
+    if (a.splits == 1) {
+      store<1>(Floats<1>{{sum / total}}, a.out + (first_head + h) * a.width + c);
+      continue;
+    }
+    const int64_t part = (first_head + h) * a.splits + split;
+    a.partial[part * a.width + c] = sum;
+    if (c == 0) a.stats[2 * part] = top, a.stats[2 * part + 1] = total;
+  }
+}
+
 // A block serves a split of a row for up to HEADS query heads of one key head. LANES lanes hold a
 // key, kVec channels each (those behind the width idle); kThreads / LANES keys are under way side
 // by side, each with its own running sums, which are added up in a fixed order at the end.
@@ -122,31 +168,20 @@ template <class T, int LANES, int HEADS>
 __global__ void __launch_bounds__(kThreads) decode_kernel(const DecodeAttention<T> a) {
   constexpr int kSlots = kThreads / LANES;
   constexpr int kUnroll = sizeof(T) == 2 ? 4 : 2;
-  constexpr int kChannels = LANES * kVec;
   static_assert(LANES <= kWarp && kWarp % LANES == 0);
-  __shared__ float tops[HEADS][kSlots], totals[HEADS][kSlots], sums[HEADS][kSlots][kChannels];
-
+  __shared__ SlotSums<LANES, HEADS> slots;
   const int64_t row = blockIdx.z, split = blockIdx.x;
   const KeyRange keys = keys_of_split(seen_keys(a.positions[row], a.window), a.splits, split);
   if (keys.begin >= keys.end) return;  // of the whole block
   const int64_t group = a.heads / a.kv_heads, parts = (group + HEADS - 1) / HEADS;
   const int64_t kv_head = blockIdx.y / parts, part = blockIdx.y % parts;
-  const int64_t first_head = kv_head * group + part * HEADS;
+  const int64_t first_head = row * a.heads + kv_head * group + part * HEADS;  // of all rows' heads
   const int heads = static_cast<int>(min(int64_t{HEADS}, group - part * HEADS));
   const int slot = threadIdx.x / LANES, channel = threadIdx.x % LANES * kVec;
   const bool used = channel < a.width;
 
   float q[HEADS][kVec];
-#pragma unroll
-  for (int h = 0; h < HEADS; ++h) {
-#pragma unroll
-    for (int i = 0; i < kVec; ++i) q[h][i] = 0;
-    if (used && h < heads) {
-      widen(load_pack(a.q + (row * a.heads + first_head + h) * a.width + channel), q[h]);
-#pragma unroll
-      for (int i = 0; i < kVec; ++i) q[h][i] *= a.scale;
-    }
-  }
+  load_query(a, first_head, heads, channel, q);
   const int64_t stride = a.kv_heads * a.width;
   const int64_t origin = row * a.capacity * stride + kv_head * a.width + channel;
   Running<HEADS> running;
@@ -172,33 +207,13 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(const DecodeAttention<
 
 #pragma unroll
   for (int h = 0; h < HEADS; ++h) {
-    tops[h][slot] = running.top[h];  // the same in every lane of the slot
-    totals[h][slot] = running.total[h];
+    slots.top[h][slot] = running.top[h];  // the same in every lane of the slot
+    slots.total[h][slot] = running.total[h];
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) sums[h][slot][channel + i] = running.sum[h][i];
+    for (int i = 0; i < kVec; ++i) slots.sum[h][slot][channel + i] = running.sum[h][i];
   }
   __syncthreads();
-  const int width = static_cast<int>(a.width);
-  for (int i = threadIdx.x; i < heads * width; i += kThreads) {
-    const int h = i / width, c = i % width;
-    float top = -INFINITY, total = 0, sum = 0;
-    for (int s = 0; s < kSlots; ++s) top = fmaxf(top, tops[h][s]);
-    for (int s = 0; s < kSlots; ++s) {
-      const float weight = weight_under(tops[h][s], top);
-      total += totals[h][s] * weight;
-      sum += sums[h][s][c] * weight;
-    }
-    const int64_t head = row * a.heads + first_head + h;
-    if (a.splits == 1) {
-      store<1>(Floats<1>{{sum / total}}, a.out + head * a.width + c);
-    } else {
-      a.partial[(head * a.splits + split) * a.width + c] = sum;
-      if (c == 0) {
-        a.stats[(head * a.splits + split) * 2] = top;
-        a.stats[(head * a.splits + split) * 2 + 1] = total;
-      }
-    }
-  }
+  write_sums(a, slots, first_head, heads, split);
 }
 
 // A block adds up the splits of one head of a row that have keys.
