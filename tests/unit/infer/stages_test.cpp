@@ -2,7 +2,6 @@
 // nothing, but refuses tensors of another device.
 #include <gtest/gtest.h>
 
-#include "infer/row_decoder.h"
 #include "unit/infer/tiny_chat.h"
 
 namespace mgm {
@@ -53,15 +52,17 @@ TEST(Stages, EverythingABlockNeedsIsOnItsDevice) {
   }
   EXPECT_EQ(model.decoder().head_device(), at::kMeta);
   EXPECT_EQ(model.device(), at::kCPU);
-  RowDecoder rows(model.decoder(), 3, 60, at::kDouble);
   const Batch batch = pack({tiny_sample(model, 1, 1, 9)}, 0, 0);
-  EXPECT_EQ(rows.add(model.embed(batch, kPlain), batch, kPlain).device(), at::kMeta);
-  rows.fork(3);
-  rows.put(0, at::tensor({int64_t{4}, int64_t{5}, int64_t{6}}));
-  EXPECT_EQ(rows.step(kPlain).device(), at::kMeta);
-  rows.reorder({2, 0, 0}, rows.length(0) - 1);
-  rows.remove(0);
-  EXPECT_EQ(rows.step(kPlain).sizes(), at::IntArrayRef({2, kRows}));
+  const at::Tensor hidden = model.hidden(batch, kPlain);
+  EXPECT_EQ(hidden.device(), at::kMeta);
+  EXPECT_EQ(model.decoder().logits(hidden, kPlain).device(), at::kMeta);
+  const KvCache cache = model.decoder().make_cache(3, 60, at::kDouble);
+  for (size_t i = 0; i < 5; ++i) {
+    for (const auto* layers : {&cache.keys, &cache.values, &cache.cos, &cache.sin}) {
+      EXPECT_EQ((*layers)[i].device(), i < 2 ? at::kCPU : at::kMeta) << i;
+    }
+  }
+  EXPECT_EQ(cache.capacity(), 60);
 }
 
 }  // namespace
