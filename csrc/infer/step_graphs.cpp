@@ -8,7 +8,9 @@
 #include "config/llm_arch.h"
 #include "ops/decode_attention.h"
 #ifdef MGM_WITH_CUDA
+#include <ATen/core/CachingHostAllocator.h>
 #include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/util/Exception.h>
@@ -30,29 +32,40 @@ class GraphStep final : public RecordedStep {
   at::Tensor logits;  // in the graph's memory
 };
 
-// What is launched while it lives becomes the graph. A capture that an error interrupts is ended
-// too: the allocator would go on handing out the graph's memory.
+// What is launched on the current stream while it lives becomes the graph.
 class Capture {
  public:
-  Capture(at::cuda::CUDAGraph& graph, at::cuda::MempoolId_t pool) : graph_(graph) {
+  Capture(at::cuda::CUDAGraph& graph, at::cuda::MempoolId_t pool) : graph_(graph), pool_(pool) {
     graph_.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
   }
   void finish() {
     open_ = false;
     graph_.capture_end();
   }
+  // After an error: capture_end() says again what interrupted the capture, and then leaves the
+  // allocators as they are, which would go on asking the graph whose memory to hand out.
   ~Capture() {
     if (!open_) return;
-    try {
-      graph_.capture_end();
-    } catch (const std::exception&) {  // it says again what interrupted it
-    }
+    attempt([this] { graph_.capture_end(); });
+    attempt([this] {
+      c10::cuda::CUDACachingAllocator::endAllocateToPool(c10::cuda::current_device(), pool_);
+    });
+    attempt([this] { at::getHostAllocator(at::kCUDA)->end_allocate_to_pool(pool_); });
   }
   Capture(const Capture&) = delete;
   Capture& operator=(const Capture&) = delete;
 
  private:
+  template <class F>
+  static void attempt(const F& f) {
+    try {
+      f();
+    } catch (const std::exception&) {  // what interrupted the capture is already on its way
+    }
+  }
+
   at::cuda::CUDAGraph& graph_;
+  at::cuda::MempoolId_t pool_;
   bool open_ = true;
 };
 
