@@ -134,18 +134,21 @@ Places find_places(const fs::path& dir, const ModelLoadOptions& options) {
 // One tensor after another goes where it belongs, packed where the model holds it so. Weights that
 // stay on the CPU in their own type are the mapped file's pages: no copy is made, and processes on
 // one host share them.
-LoadReport bind_weights(const std::vector<Param*>& params, const TensorSource& source,
-                        const ModelLoadOptions& options) {
+LoadReport bind_weights(const MiniGemini& model, const TensorSource& source,
+                        at::Device first_device, at::ScalarType dtype) {
   LoadOptions load;
-  load.dtype = options.dtype;
-  WeightPacker packer(options.device, options.dtype);
-  return load_weights(params, source, load, [&](Param& param, int64_t first, const at::Tensor& v) {
-    if (param.spec.format != WeightFormat::kDense) {
-      packer.add(param, first, v);
-    } else {
-      param.value = v.to(options.device, options.dtype);
-    }
-  });
+  load.dtype = dtype;
+  WeightPacker packer(first_device, dtype);
+  return load_weights(
+      model.params(), source, load, [&](Param& param, int64_t first, const at::Tensor& v) {
+        const at::Device device = model.decoder().device_of(param.spec.group, first_device);
+        if (param.spec.format != WeightFormat::kDense) {
+          packer.move_to(device);
+          packer.add(param, first, v);
+        } else {
+          param.value = v.to(device, dtype);
+        }
+      });
 }
 
 // Bytes of the packed weights, in words; "" without any.
@@ -200,8 +203,9 @@ LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
   loaded.stop_ids = read_stop_ids(dir, json, loaded.tokenizer->vocab_size());
   const SourcePtr source = open_weights(base, dir, adapter, description);
   const std::vector<Param*> params = loaded.model->params();
+  const at::Device device = options.place ? options.place(loaded) : options.device;
   const Timer timer;
-  const LoadReport report = bind_weights(params, *source, options);
+  const LoadReport report = bind_weights(*loaded.model, *source, device, options.dtype);
   log::info(cat("model: ", report.loaded, " tensors, ", human_bytes(double(report.bytes)), " from ",
                 source->description(), packed_text(params, options.dtype),
                 strf(" in %.2f s", timer.seconds())));
