@@ -131,17 +131,44 @@ Places find_places(const fs::path& dir, const ModelLoadOptions& options) {
   return {adapter_base(dir), dir};
 }
 
+// Memory for a matrix of all experts of a block, of which `param` is one's: on a GPU they are one
+// product where they lie together (ops/grouped_linear.h).
+class ExpertPlaces {
+ public:
+  ExpertPlaces(int64_t experts, at::TensorOptions options) : experts_(experts), options_(options) {}
+  at::Tensor place(const ParamSpec& spec) {
+    std::string matrix = spec.name;
+    const std::string number = cat(".experts.", spec.expert, ".");
+    matrix.replace(matrix.find(number), number.size(), ".experts.*.");
+    at::Tensor& all = slabs_[matrix];
+    if (!all.defined()) {
+      std::vector<int64_t> shape = spec.shape;
+      shape.insert(shape.begin(), experts_);
+      all = at::empty(shape, options_);
+    }
+    return all[spec.expert];
+  }
+
+ private:
+  int64_t experts_;
+  at::TensorOptions options_;
+  std::map<std::string, at::Tensor> slabs_;
+};
+
 // One tensor after another goes where it belongs, packed where the model holds it so. Weights that
 // stay on the CPU in their own type are the mapped file's pages: no copy is made, and processes on
 // one host share them.
-LoadReport bind_weights(const std::vector<Param*>& params, const TensorSource& source,
-                        const ModelLoadOptions& options) {
+LoadReport bind_weights(const std::vector<Param*>& params, int64_t experts,
+                        const TensorSource& source, const ModelLoadOptions& options) {
   LoadOptions load;
   load.dtype = options.dtype;
   WeightPacker packer(options.device, options.dtype);
+  ExpertPlaces places(experts, at::TensorOptions(options.device).dtype(options.dtype));
   return load_weights(params, source, load, [&](Param& param, int64_t first, const at::Tensor& v) {
     if (param.spec.format != WeightFormat::kDense) {
       packer.add(param, first, v);
+    } else if (param.spec.expert >= 0 && options.device.is_cuda()) {
+      param.value = places.place(param.spec).copy_(v);
     } else {
       param.value = v.to(options.device, options.dtype);
     }
@@ -201,7 +228,8 @@ LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
   const SourcePtr source = open_weights(base, dir, adapter, description);
   const std::vector<Param*> params = loaded.model->params();
   const Timer timer;
-  const LoadReport report = bind_weights(params, *source, options);
+  const LoadReport report =
+      bind_weights(params, description.model.llm.num_experts, *source, options);
   log::info(cat("model: ", report.loaded, " tensors, ", human_bytes(double(report.bytes)), " from ",
                 source->description(), packed_text(params, options.dtype),
                 strf(" in %.2f s", timer.seconds())));

@@ -20,7 +20,9 @@ struct RouterLoad {
 
 class Decoder : public Module {
  public:
-  explicit Decoder(const LlmConfig& config, const AdapterConfig& adapter = {});
+  // `experts_apart`: model/decoder_block.h.
+  explicit Decoder(const LlmConfig& config, const AdapterConfig& adapter = {},
+                   bool experts_apart = false);
 
   // int64 ids [T] -> [T, H]. Rows with a negative id (image markers) get the embedding of id 0; the
   // caller overwrites them.
