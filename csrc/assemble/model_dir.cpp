@@ -131,6 +131,29 @@ Places find_places(const fs::path& dir, const ModelLoadOptions& options) {
   return {adapter_base(dir), dir};
 }
 
+// Memory for a matrix of all experts of a block, of which `param` is one's: on a GPU they are one
+// product where they lie together (ops/grouped_linear.h).
+class ExpertPlaces {
+ public:
+  explicit ExpertPlaces(int64_t experts) : experts_(experts) {}
+  at::Tensor place(const ParamSpec& spec, const at::TensorOptions& options) {
+    std::string matrix = spec.name;
+    const std::string number = cat(".experts.", spec.expert, ".");
+    matrix.replace(matrix.find(number), number.size(), ".experts.*.");
+    at::Tensor& all = slabs_[matrix];
+    if (!all.defined()) {
+      std::vector<int64_t> shape = spec.shape;
+      shape.insert(shape.begin(), experts_);
+      all = at::empty(shape, options);
+    }
+    return all[spec.expert];
+  }
+
+ private:
+  int64_t experts_;
+  std::map<std::string, at::Tensor> slabs_;
+};
+
 // One tensor after another goes where it belongs, packed where the model holds it so. Weights that
 // stay on the CPU in their own type are the mapped file's pages: no copy is made, and processes on
 // one host share them.
@@ -139,12 +162,15 @@ LoadReport bind_weights(const MiniGemini& model, const TensorSource& source,
   LoadOptions load;
   load.dtype = dtype;
   WeightPacker packer(first_device, dtype);
+  ExpertPlaces places(model.decoder().config().num_experts);
   return load_weights(
       model.params(), source, load, [&](Param& param, int64_t first, const at::Tensor& v) {
         const at::Device device = model.decoder().device_of(param.spec.group, first_device);
         if (param.spec.format != WeightFormat::kDense) {
           packer.move_to(device);
           packer.add(param, first, v);
+        } else if (param.spec.expert >= 0 && device.is_cuda()) {
+          param.value = places.place(param.spec, v.options().device(device).dtype(dtype)).copy_(v);
         } else {
           param.value = v.to(device, dtype);
         }

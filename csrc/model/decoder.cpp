@@ -43,7 +43,7 @@ SeqInfo on_device(const SeqInfo& seq, at::Device device) {
 
 }  // namespace
 
-Decoder::Decoder(const LlmConfig& config, const AdapterConfig& adapter)
+Decoder::Decoder(const LlmConfig& config, const AdapterConfig& adapter, bool experts_apart)
     : Module("model", "model.embed_tokens"),
       config_(config),
       drops_(adapter.kind != AdapterKind::kNone && adapter.dropout > 0) {
@@ -51,11 +51,13 @@ Decoder::Decoder(const LlmConfig& config, const AdapterConfig& adapter)
   embed_ = &add<Embedding>("model.embed_tokens", group(), config.vocab_size, width,
                            matrix_init(config, width));
   for (int64_t i = 0; i < config.num_layers; ++i) {
-    blocks_.push_back(&add<DecoderBlock>(child_name("layers." + std::to_string(i)), config, i));
+    blocks_.push_back(
+        &add<DecoderBlock>(child_name("layers." + std::to_string(i)), config, i, experts_apart));
     blocks_.back()->list_linears(linears_);
   }
   for (Linear* linear : linears_) linear->hold_as(format_of(config.quantize));
   add_adapters(adapter, linears_);
+  for (DecoderBlock* block : blocks_) block->number_experts();
   // A tied head keeps its norm with the embedding: one group, live from first use to last backward.
   head_group_ = config.tie_embeddings ? group() : "lm_head";
   norm_ = &add<RmsNorm>("model.norm", head_group_, width, config.norm_eps,
@@ -71,7 +73,10 @@ Decoder::Decoder(const LlmConfig& config, const AdapterConfig& adapter)
 
 void Decoder::list_uses(std::vector<GroupUse>& out) const {
   out.push_back({group(), /*vision=*/false, /*source=*/true});
-  for (const DecoderBlock* block : blocks_) out.push_back({block->group()});
+  for (const DecoderBlock* block : blocks_) {
+    out.push_back({block->group()});
+    if (block->experts_group()) out.push_back({*block->experts_group()});
+  }
   out.push_back({head_group_});
 }
 
@@ -166,10 +171,7 @@ at::Tensor Decoder::run_blocks(size_t first, size_t end, at::Tensor x_TH,
       if (cache) return cache->attend(i, q, k, v, scale, window, cap);
       return ops::attention(q, k, v, seq, /*causal=*/true, scale, window, cap);
     };
-    const auto body = [=](const Tensors& in) {
-      return block->forward(in[0], rotary, attend, draws);
-    };
-    const Tensors out = ctx.runner.run(block->group(), {x_TH}, body);
+    const Tensors out = block->run(x_TH, rotary, attend, draws, ctx);
     x_TH = out[0];
     if (load && out.size() > 1) {
       load->sums_2E = load->sums_2E.defined() ? load->sums_2E + out[1] : out[1];

@@ -26,7 +26,9 @@ struct RouterLoad {
 
 class Decoder : public Module {
  public:
-  explicit Decoder(const LlmConfig& config, const AdapterConfig& adapter = {});
+  // `experts_apart`: model/decoder_block.h.
+  explicit Decoder(const LlmConfig& config, const AdapterConfig& adapter = {},
+                   bool experts_apart = false);
   const LlmConfig& config() const { return config_; }
 
   // Spreads the blocks over devices, for inference: blocks() moves what it computes from one stage

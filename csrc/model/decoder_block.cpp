@@ -2,9 +2,12 @@
 
 #include <ATen/ATen.h>
 
+#include "base/error.h"
+
 namespace mgm {
 
-DecoderBlock::DecoderBlock(const std::string& prefix, const LlmConfig& c, int64_t layer)
+DecoderBlock::DecoderBlock(const std::string& prefix, const LlmConfig& c, int64_t layer,
+                           bool experts_apart)
     : Module(prefix, prefix),
       heads_(c.num_heads),
       kv_heads_(c.num_kv_heads),
@@ -33,7 +36,9 @@ DecoderBlock::DecoderBlock(const std::string& prefix, const LlmConfig& c, int64_
     k_norm_ = norm("self_attn.k_norm", head_dim_);
   }
   if (traits.experts) {
-    experts_ = &add<ExpertMlps>(child_name("block_sparse_moe"), group(), c);
+    experts_apart_ = experts_apart;
+    experts_ = &add<ExpertMlps>(child_name("block_sparse_moe"), group(),
+                                experts_apart ? group() + ".experts" : group(), c);
   } else {
     mlp_ = &add<GatedMlp>(child_name("mlp"), group(), c,
                           GatedMlp::Names{"gate_proj", "up_proj", "down_proj"});
@@ -69,8 +74,8 @@ DecoderBlock::Heads DecoderBlock::project(const at::Tensor& h_TH, const RowDraws
   return {parts[0], parts[1], parts[2]};
 }
 
-Tensors DecoderBlock::forward(const at::Tensor& x_TH, const Rotary& rotary, const Attend& attend,
-                              const RowDraws& draws) const {
+at::Tensor DecoderBlock::attention_half(const at::Tensor& x_TH, const Rotary& rotary,
+                                        const Attend& attend, const RowDraws& draws) const {
   Heads heads = project((*norm1_)(x_TH), draws);
   if (q_norm_) {
     heads.q = (*q_norm_)(heads.q);
@@ -79,7 +84,12 @@ Tensors DecoderBlock::forward(const at::Tensor& x_TH, const Rotary& rotary, cons
   const at::Tensor attended =
       attend(rotate(heads.q, rotary), rotate(heads.k, rotary), heads.v).flatten(1);
   const at::Tensor a = (*o_)(attended, draws);
-  const at::Tensor x = x_TH + (post_attention_ ? (*post_attention_)(a) : a);
+  return x_TH + (post_attention_ ? (*post_attention_)(a) : a);
+}
+
+Tensors DecoderBlock::whole(const at::Tensor& x_TH, const Rotary& rotary, const Attend& attend,
+                            const RowDraws& draws) const {
+  const at::Tensor x = attention_half(x_TH, rotary, attend, draws);
   const at::Tensor h = (*norm2_)(x);
   if (experts_) {
     const ExpertMlps::Output out = (*experts_)(h, draws);
@@ -88,6 +98,66 @@ Tensors DecoderBlock::forward(const at::Tensor& x_TH, const Rotary& rotary, cons
   }
   const at::Tensor m = (*mlp_)(h, draws);
   return {x + (post_mlp_ ? (*post_mlp_)(m) : m)};
+}
+
+Tensors DecoderBlock::run(const at::Tensor& x_TH, const Rotary& rotary, const Attend& attend,
+                          const RowDraws& draws, const ForwardContext& ctx) const {
+  if (experts_apart_) return run_apart(x_TH, rotary, attend, draws, ctx);
+  return ctx.runner.run(group(), {x_TH}, [=, this](const Tensors& in) {
+    return whole(in[0], rotary, attend, draws);
+  });
+}
+
+// Lane by lane, each as if it were alone.
+at::Tensor DecoderBlock::compute_arrived(const at::Tensor& rows, const RowDraws& draws,
+                                         const std::vector<std::vector<int64_t>>& counts,
+                                         ExpertDispatch& dispatch) const {
+  const int64_t first = dispatch.share().first;
+  std::vector<at::Tensor> results;
+  int64_t begin = 0;
+  for (size_t lane = 0; lane < counts.size(); ++lane) {
+    dispatch.enter_lane(experts_->experts_group(), static_cast<int64_t>(lane));
+    const at::Tensor visits = at::tensor(counts[lane], at::kLong);
+    const int64_t n = visits.sum().item<int64_t>();
+    const at::Tensor part = rows.narrow(0, begin, n);
+    results.push_back(experts_->compute(part, draws.narrow(begin, n), first, visits,
+                                        experts_->path(part, first, visits.size(0))));
+    begin += n;
+  }
+  return results.size() == 1 ? results[0] : at::cat(results);
+}
+
+// Two runs, of the block and of the experts, with the ways of the rows between them: what
+// recomputes a run sends nothing again.
+Tensors DecoderBlock::run_apart(const at::Tensor& x_TH, const Rotary& rotary, const Attend& attend,
+                                const RowDraws& draws, const ForwardContext& ctx) const {
+  MGM_CHECK(ctx.experts, "the experts of ", group(), " lie apart, and nothing leads to them");
+  ExpertDispatch& dispatch = *ctx.experts;
+  const Tensors routed = ctx.runner.run(group(), {x_TH}, [=, this](const Tensors& in) -> Tensors {
+    const at::Tensor x = attention_half(in[0], rotary, attend, draws);
+    const ExpertMlps::Routed r = experts_->route((*norm2_)(x));
+    return {x, r.rows_RH, r.weight_Tk, r.load_2E, r.visitor_R, r.back_R, r.visits_E};
+  });
+  const RowDraws visitors = draws.select(routed[4]);
+  const at::Tensor extra =
+      visitors.active()
+          ? at::stack({visitors.counters.sample, visitors.counters.position}, /*dim=*/1)
+          : at::Tensor();
+  const std::string& experts_group = experts_->experts_group();
+  const ExpertDispatch::Arrived arrived = dispatch.send(experts_group, routed[1], extra, routed[6]);
+  RowDraws theirs;
+  if (arrived.extra.defined()) {
+    theirs = {{arrived.extra.select(1, 0).contiguous(), arrived.extra.select(1, 1).contiguous()},
+              draws.key};
+  }
+  const auto body = [this, theirs, counts = arrived.counts, &dispatch](const Tensors& in) {
+    return Tensors{compute_arrived(in[0], theirs, counts, dispatch)};
+  };
+  const Tensors results = ctx.runner.run(experts_group, {arrived.rows}, body);
+  const at::Tensor y = experts_->combine(dispatch.send_back(experts_group, arrived, results[0]),
+                                         routed[5], routed[2]);
+  if (wants_load_) return {routed[0] + y, routed[3]};
+  return {routed[0] + y};
 }
 
 }  // namespace mgm

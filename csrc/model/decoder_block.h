@@ -11,12 +11,16 @@
 #include "model/feed_forward.h"
 #include "model/rotary.h"
 #include "nn/block_runner.h"
+#include "nn/expert_dispatch.h"
 
 namespace mgm {
 
 class DecoderBlock : public Module {
  public:
-  DecoderBlock(const std::string& prefix, const LlmConfig& config, int64_t layer);
+  // `experts_apart`: its experts have a group of their own and are reached through
+  // ForwardContext::experts, because they do not all lie here.
+  DecoderBlock(const std::string& prefix, const LlmConfig& config, int64_t layer,
+               bool experts_apart);
 
   // Rotated q [T, A, D] and k, and v [T, K, D] -> [T, A, D].
   using Attend =
@@ -24,22 +28,40 @@ class DecoderBlock : public Module {
 
   // {[T, H]}, and with a router loss the experts' load fp32 [2, E] (ExpertMlps::Output). `draws`:
   // of the rows, for the dropout of adapters.
-  Tensors forward(const at::Tensor& x_TH, const Rotary& rotary, const Attend& attend,
-                  const RowDraws& draws) const;
+  Tensors run(const at::Tensor& x_TH, const Rotary& rotary, const Attend& attend,
+              const RowDraws& draws, const ForwardContext& ctx) const;
 
   // Its linears without the router, in order.
   void list_linears(std::vector<Linear*>& out) const;
 
   int64_t window() const { return window_; }  // 0: none
+  // Of its experts where they lie apart; else null.
+  const std::string* experts_group() const {
+    return experts_apart_ ? &experts_->experts_group() : nullptr;
+  }
+  // When all parameters are declared.
+  void number_experts() {
+    if (experts_) experts_->number_experts();
+  }
 
  private:
   struct Heads {
     at::Tensor q, k, v;
   };
   Heads project(const at::Tensor& h_TH, const RowDraws& draws) const;
+  // x + attention(norm(x)).
+  at::Tensor attention_half(const at::Tensor& x_TH, const Rotary& rotary, const Attend& attend,
+                            const RowDraws& draws) const;
+  Tensors whole(const at::Tensor& x_TH, const Rotary& rotary, const Attend& attend,
+                const RowDraws& draws) const;
+  Tensors run_apart(const at::Tensor& x_TH, const Rotary& rotary, const Attend& attend,
+                    const RowDraws& draws, const ForwardContext& ctx) const;
+  at::Tensor compute_arrived(const at::Tensor& rows, const RowDraws& draws,
+                             const std::vector<std::vector<int64_t>>& counts,
+                             ExpertDispatch& dispatch) const;
 
   int64_t heads_, kv_heads_, head_dim_, window_;
-  bool wants_load_;
+  bool wants_load_, experts_apart_ = false;
   Linear *q_ = nullptr, *k_ = nullptr, *v_ = nullptr, *qkv_ = nullptr, *o_ = nullptr;
   RmsNorm *q_norm_ = nullptr, *k_norm_ = nullptr;
   RmsNorm *norm1_, *norm2_;

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "config/llm_arch.h"
+#include "ops/grouped_linear.h"
 
 namespace mgm {
 namespace {
@@ -54,12 +55,23 @@ void GatedMlp::list_linears(std::vector<Linear*>& out) const {
   }
 }
 
-ExpertMlps::ExpertMlps(const std::string& prefix, const std::string& group, const LlmConfig& c)
+std::vector<at::Tensor> GatedMlp::plain_weights() const {
+  if (gate_up_) return {};
+  std::vector<at::Tensor> out;
+  for (const Linear* linear : {gate_, up_, down_}) {
+    if (!linear->plain()) return {};
+    out.push_back(linear->weight().value);
+  }
+  return out;
+}
+
+ExpertMlps::ExpertMlps(const std::string& prefix, const std::string& group,
+                       const std::string& experts_group, const LlmConfig& c)
     : Module(prefix, group), visits_(c.experts_per_token) {
   gate_ = &add<Linear>(child_name("gate"), group, c.hidden_size, c.num_experts, false,
                        linear_inits(c, c.hidden_size));
   for (int64_t e = 0; e < c.num_experts; ++e) {
-    experts_.push_back(&add<GatedMlp>(child_name(cat("experts.", e)), group, c,
+    experts_.push_back(&add<GatedMlp>(child_name(cat("experts.", e)), experts_group, c,
                                       GatedMlp::Names{"w1", "w3", "w2"}));
   }
 }
@@ -68,37 +80,87 @@ void ExpertMlps::list_linears(std::vector<Linear*>& out) const {
   for (const GatedMlp* expert : experts_) expert->list_linears(out);
 }
 
-ExpertMlps::Output ExpertMlps::operator()(const at::Tensor& x_TH, const RowDraws& draws) const {
-  const auto experts = static_cast<int64_t>(experts_.size());
+void ExpertMlps::number_experts() {
+  for (size_t e = 0; e < experts_.size(); ++e) {
+    for (Param* param : experts_[e]->params()) param->spec.expert = static_cast<int64_t>(e);
+  }
+}
+
+ExpertMlps::Routed ExpertMlps::route(const at::Tensor& x_TH) const {
   const at::Tensor logits_TE = (*gate_)(x_TH);
   const auto wide = x_TH.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const at::Tensor probabilities_TE = at::softmax(logits_TE, -1, wide);
   const auto [top_Tk, expert_Tk] = probabilities_TE.topk(visits_, -1);
-  const at::Tensor weight_Tk = (top_Tk / top_Tk.sum(-1, /*keepdim=*/true)).to(x_TH.scalar_type());
-
-  // Visits sorted by expert; `back` leads from a visit to its place in that order.
+  Routed out;
+  out.weight_Tk = (top_Tk / top_Tk.sum(-1, /*keepdim=*/true)).to(x_TH.scalar_type());
   const at::Tensor visits = expert_Tk.flatten();
   const at::Tensor order = at::argsort(visits, /*stable=*/true);
-  const at::Tensor back =
-      at::empty_like(order).scatter_(0, order, at::arange(order.size(0), order.options()));
-  const at::Tensor visits_E = at::bincount(visits, /*weights=*/{}, experts);
-  const at::Tensor counts = visits_E.cpu();
-  const at::Tensor visitor = at::floor_divide(order, at::Scalar(visits_));
-  const at::Tensor rows = x_TH.index_select(0, visitor);
-  const RowDraws row_draws = draws.select(visitor);
+  out.back_R = at::empty_like(order).scatter_(0, order, at::arange(order.size(0), order.options()));
+  // Not bincount: the host would wait for the largest.
+  out.visits_E = (visits.unsqueeze(-1) == at::arange(count(), visits.options())).sum(0);
+  out.visitor_R = at::floor_divide(order, at::Scalar(visits_));
+  out.rows_RH = x_TH.index_select(0, out.visitor_R);
+  out.load_2E = at::stack({probabilities_TE.sum(0), out.visits_E.to(wide)});
+  return out;
+}
+
+// [gate, up, down][expert]; empty where an expert is more than that.
+std::vector<std::vector<at::Tensor>> ExpertMlps::plain_weights(int64_t first, int64_t n) const {
+  std::vector<std::vector<at::Tensor>> out(3);
+  for (int64_t e = first; e < first + n; ++e) {
+    const std::vector<at::Tensor> weights = experts_[static_cast<size_t>(e)]->plain_weights();
+    if (weights.empty()) return {};
+    for (size_t i = 0; i < weights.size(); ++i) out[i].push_back(weights[i]);
+  }
+  return out;
+}
+
+ExpertPath ExpertMlps::path(const at::Tensor& rows_RH, int64_t first, int64_t n) const {
+  if (!rows_RH.is_cuda()) return ExpertPath::kLoop;
+  const auto weights = plain_weights(first, n);
+  if (weights.empty()) return ExpertPath::kLoop;
+  for (const std::vector<at::Tensor>& matrix : weights) {
+    if (!ops::has_grouped_kernel(rows_RH, matrix)) return ExpertPath::kLoop;
+  }
+  return ExpertPath::kGrouped;
+}
+
+at::Tensor ExpertMlps::compute(const at::Tensor& rows_RH, const RowDraws& draws, int64_t first,
+                               const at::Tensor& visits_n, ExpertPath path) const {
+  if (path == ExpertPath::kGrouped) {
+    const auto weights = plain_weights(first, visits_n.size(0));
+    const at::Tensor ends = visits_n.cumsum(0).to(rows_RH.device(), at::kInt);
+    const auto product = [&](const at::Tensor& x, size_t matrix) {
+      return ops::grouped_linear(x, weights[matrix], ends);
+    };
+    const Activation activation = experts_.front()->activation();
+    return product(activate(activation, product(rows_RH, 0)) * product(rows_RH, 1), 2);
+  }
+  const at::Tensor counts = visits_n.cpu();
   std::vector<at::Tensor> results;
   int64_t begin = 0;
-  for (int64_t e = 0; e < experts; ++e) {
-    const int64_t count = counts.const_data_ptr<int64_t>()[e];
+  for (int64_t i = 0; i < counts.size(0); ++i) {
+    const int64_t rows = counts.const_data_ptr<int64_t>()[i];
     // Run without visitors too: its weights then have gradients, which are zero.
-    results.push_back((*experts_[static_cast<size_t>(e)])(rows.narrow(0, begin, count),
-                                                          row_draws.narrow(begin, count)));
-    begin += count;
+    results.push_back((*experts_[static_cast<size_t>(first + i)])(rows_RH.narrow(0, begin, rows),
+                                                                  draws.narrow(begin, rows)));
+    begin += rows;
   }
+  return at::cat(results);
+}
+
+at::Tensor ExpertMlps::combine(const at::Tensor& results_RH, const at::Tensor& back_R,
+                               const at::Tensor& weight_Tk) const {
   const at::Tensor visited_TkH =
-      at::cat(results).index_select(0, back).view({x_TH.size(0), visits_, x_TH.size(1)});
-  return {(visited_TkH * weight_Tk.unsqueeze(-1)).sum(1),
-          at::stack({probabilities_TE.sum(0), visits_E.to(wide)})};
+      results_RH.index_select(0, back_R).view({weight_Tk.size(0), visits_, results_RH.size(1)});
+  return (visited_TkH * weight_Tk.unsqueeze(-1)).sum(1);
+}
+
+ExpertMlps::Output ExpertMlps::operator()(const at::Tensor& x_TH, const RowDraws& draws) const {
+  const Routed r = route(x_TH);
+  const at::Tensor results =
+      compute(r.rows_RH, draws.select(r.visitor_R), 0, r.visits_E, path(r.rows_RH, 0, count()));
+  return {combine(results, r.back_R, r.weight_Tk), r.load_2E};
 }
 
 }  // namespace mgm

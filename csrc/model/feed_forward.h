@@ -27,6 +27,10 @@ class GatedMlp : public Module {
            const Names& names);
   at::Tensor operator()(const at::Tensor& x_TH, const RowDraws& draws) const;
   void list_linears(std::vector<Linear*>& out) const;
+  // gate, up and down; only where they are three matrices and no more: not fused, no bias, no
+  // adapter, not packed. Else empty.
+  std::vector<at::Tensor> plain_weights() const;
+  Activation activation() const { return activation_; }
 
  private:
   Activation activation_;
@@ -35,12 +39,17 @@ class GatedMlp : public Module {
   Linear* down_;
 };
 
+// How the products of experts are computed: expert by expert, for which the host waits for the
+// number of rows of each, or all experts in one grouped product, for which it does not.
+enum class ExpertPath { kLoop, kGrouped };
+
 // Every token visits the k experts its router finds likeliest; their results are weighted by the
-// router's probabilities, renormalised to 1. Experts nobody visits get zero gradients. On a GPU the
-// host waits once per call, for the number of visits of each expert.
+// router's probabilities, renormalised to 1. Experts nobody visits get zero gradients.
 class ExpertMlps : public Module {
  public:
-  ExpertMlps(const std::string& prefix, const std::string& group, const LlmConfig& config);
+  // The experts' parameters are in `experts_group`, the router's in `group`.
+  ExpertMlps(const std::string& prefix, const std::string& group, const std::string& experts_group,
+             const LlmConfig& config);
 
   struct Output {
     at::Tensor y_TH;
@@ -48,9 +57,37 @@ class ExpertMlps : public Module {
     at::Tensor load_2E;
   };
   Output operator()(const at::Tensor& x_TH, const RowDraws& draws) const;
+
+  // Its parts, for experts that do not all lie here. R = T k visits, sorted by expert.
+  struct Routed {
+    at::Tensor rows_RH;    // x of each visit
+    at::Tensor visitor_R;  // its row of x
+    at::Tensor back_R;     // place of visit t k + i among the sorted
+    at::Tensor weight_Tk;  // of its result
+    at::Tensor visits_E;   // int64
+    at::Tensor load_2E;
+  };
+  Routed route(const at::Tensor& x_TH) const;
+  // Results of experts [first, first + n) for rows sorted by expert; visits int64 [n], on the rows'
+  // device or the host.
+  at::Tensor compute(const at::Tensor& rows_RH, const RowDraws& draws, int64_t first,
+                     const at::Tensor& visits_n, ExpertPath path) const;
+  // The grouped product where the rows are bf16 on a GPU and all experts [first, first + n) are
+  // three plain matrices each, of widths and places that its kernel takes (ops/grouped_linear.h);
+  // else, with adapters, packed weights, fp32 or on the CPU, the loop.
+  ExpertPath path(const at::Tensor& rows_RH, int64_t first, int64_t n) const;
+  at::Tensor combine(const at::Tensor& results_RH, const at::Tensor& back_R,
+                     const at::Tensor& weight_Tk) const;
+
   void list_linears(std::vector<Linear*>& out) const;  // the experts' own, not the router
+  // Tells the experts' parameters which of them they belong to; when all are declared.
+  void number_experts();
+  int64_t count() const { return static_cast<int64_t>(experts_.size()); }
+  const std::string& experts_group() const { return experts_.front()->group(); }
 
  private:
+  std::vector<std::vector<at::Tensor>> plain_weights(int64_t first, int64_t n) const;
+
   int64_t visits_;  // k
   Linear* gate_;
   std::vector<GatedMlp*> experts_;

@@ -30,9 +30,9 @@ at::Tensor encoder_order(const at::Tensor& views, const ImageGeometry& geometry)
 
 }  // namespace
 
-MiniGemini::MiniGemini(const ModelConfig& model, const ImageConfig& image)
+MiniGemini::MiniGemini(const ModelConfig& model, const ImageConfig& image, bool experts_apart)
     : model_(model), image_(image), geometry_(require_geometry(model, image)) {
-  decoder_ = std::make_unique<Decoder>(model.llm, model.adapter);
+  decoder_ = std::make_unique<Decoder>(model.llm, model.adapter, experts_apart);
   clip_ =
       std::make_unique<ClipVit>("model.vision_tower.vision_tower.vision_model", model.vision_tower);
   const int64_t lr_width = model.vision_tower.hidden_size;

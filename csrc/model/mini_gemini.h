@@ -20,8 +20,9 @@ namespace mgm {
 
 class MiniGemini {
  public:
-  // Throws ConfigError if the geometry is illegal.
-  MiniGemini(const ModelConfig& model, const ImageConfig& image);
+  // Throws ConfigError if the geometry is illegal. `experts_apart`: the language model's experts do
+  // not all lie here (model/decoder_block.h).
+  MiniGemini(const ModelConfig& model, const ImageConfig& image, bool experts_apart = false);
 
   std::vector<Param*> params() const;  // in published order; storage is bound by the caller
   // Every group that a training forward with images uses, in the order it does.

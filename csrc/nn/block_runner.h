@@ -33,6 +33,8 @@ class DirectRunner : public BlockRunner {
   }
 };
 
+class ExpertDispatch;  // nn/expert_dispatch.h
+
 // What a forward pass is told besides its data.
 struct ForwardContext {
   BlockRunner& runner;
@@ -41,6 +43,7 @@ struct ForwardContext {
   int64_t step = 0;
   bool zero_hr = false;  // ablation of a trained model: the HR maps are zeros
   std::map<std::string, at::Tensor>* trace = nullptr;  // collects intermediates by name if set
+  ExpertDispatch* experts = nullptr;                   // where a model was made with experts apart
 
   void record(const char* name, const at::Tensor& value) const {
     if (trace) (*trace)[name] = value.detach();

@@ -51,6 +51,8 @@ class Linear : public Module {
   at::Tensor operator()(const at::Tensor& x, const RowDraws& draws = {}) const;
   const Param& weight() const { return weight_; }
   const Param& bias() const { return *bias_; }
+  // No more than a dense matrix.
+  bool plain() const { return !bias_ && !lora_ && !weight_.packed.defined(); }
   const std::optional<Lora>& lora() const { return lora_; }
   const Param& lora_a() const { return *lora_a_; }  // both only with lora()
   const Param& lora_b() const { return *lora_b_; }

@@ -30,6 +30,7 @@ struct ParamSpec {
   bool decay = true;  // false for biases and norm weights: no weight decay
   // Another than dense: a frozen matrix that Param::packed holds, in no store.
   WeightFormat format = WeightFormat::kDense;
+  int64_t expert = -1;  // the one of its block's experts that it belongs to; -1: none
 
   int64_t numel() const {
     int64_t n = 1;

@@ -1,0 +1,121 @@
+#include "ops/grouped_linear.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "base/error.h"
+
+namespace mgm::ops {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+constexpr int64_t kAlign = 8;  // bf16 elements in 16 bytes
+
+// Calls body(expert, first row, rows) for every expert.
+template <class Body>
+void for_experts(const at::Tensor& ends, const Body& body) {
+  const int32_t* end = ends.const_data_ptr<int32_t>();
+  int64_t begin = 0;
+  for (int64_t e = 0; e < ends.size(0); ++e) {
+    body(e, begin, end[e] - begin);
+    begin = end[e];
+  }
+}
+
+// x [R, K] by expert times w [E, K, N]: [R, N].
+at::Tensor rows_product(const at::Tensor& x, const at::Tensor& w_EKN, const at::Tensor& ends) {
+  if (x.is_cuda() && x.size(0) > 0) return at::_grouped_mm(x, w_EKN, ends);
+  at::Tensor out = at::empty({x.size(0), w_EKN.size(2)}, x.options());
+  if (x.size(0) == 0) return out;
+  for_experts(ends, [&](int64_t e, int64_t begin, int64_t rows) {
+    at::Tensor part = out.narrow(0, begin, rows);
+    at::mm_out(part, x.narrow(0, begin, rows), w_EKN[e]);
+  });
+  return out;
+}
+
+// Per expert the transpose of a [R, N] times x [R, K], over its rows: [E, N, K]. An expert without
+// rows has zeros; of the layouts of at::_grouped_mm this one, transposed times row-major, allows
+// it.
+at::Tensor weight_product(const at::Tensor& a, const at::Tensor& x, const at::Tensor& ends) {
+  if (x.size(0) == 0) return at::zeros({ends.size(0), a.size(1), x.size(1)}, x.options());
+  if (x.is_cuda()) return at::_grouped_mm(a.t(), x, ends);
+  at::Tensor out = at::empty({ends.size(0), a.size(1), x.size(1)}, x.options());
+  for_experts(ends, [&](int64_t e, int64_t begin, int64_t rows) {
+    at::Tensor part = out[e];
+    at::mm_out(part, a.narrow(0, begin, rows).t(), x.narrow(0, begin, rows));
+  });
+  return out;
+}
+
+struct GroupedLinear : torch::autograd::Function<GroupedLinear> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_any, const at::Tensor& ends,
+                            at::TensorList weights) {
+    const at::Tensor x = x_any.contiguous();
+    // Needed for the gradients of each other alone. The view of the weights is made again in
+    // backward: recomputation hands saved leaves over, and where parameters come and go their
+    // storage is filled by then.
+    const bool weights_train = weights.front().requires_grad();  // all or none: one storage
+    variable_list saved = {ends, weights_train ? x : at::Tensor()};
+    if (x_any.requires_grad()) saved.insert(saved.end(), weights.begin(), weights.end());
+    ctx->save_for_backward(saved);
+    ctx->saved_data["weights_train"] = weights_train;
+    return rows_product(x, stacked_view(weights.vec()).transpose(1, 2), ends);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor &ends = saved[0], &x = saved[1];
+    const at::Tensor d_out = gradients[0].contiguous();  // the kernel takes no stride of 0
+    variable_list out(2 + static_cast<size_t>(ends.size(0)));
+    if (saved.size() > 2) {
+      out[0] = rows_product(d_out, stacked_view({saved.begin() + 2, saved.end()}), ends);
+    }
+    if (ctx->saved_data["weights_train"].toBool()) {
+      const at::Tensor d_weights = weight_product(d_out, x, ends);
+      for (int64_t e = 0; e < ends.size(0); ++e) out[size_t(2 + e)] = d_weights[e];
+    }
+    return out;
+  }
+};
+
+}  // namespace
+
+at::Tensor stacked_view(const std::vector<at::Tensor>& weights) {
+  const at::Tensor& first = weights.front();
+  const auto offset = [&](size_t i) { return weights[i].storage_offset(); };
+  const int64_t stride = weights.size() > 1 ? offset(1) - offset(0) : first.numel();
+  if (first.dim() != 2 || stride < first.numel()) return {};
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const at::Tensor& w = weights[i];
+    if (!w.is_contiguous() || w.sizes() != first.sizes() || w.dtype() != first.dtype() ||
+        w.storage().unsafeGetStorageImpl() != first.storage().unsafeGetStorageImpl() ||
+        offset(i) != offset(0) + static_cast<int64_t>(i) * stride) {
+      return {};
+    }
+  }
+  return first.detach().as_strided(
+      {static_cast<int64_t>(weights.size()), first.size(0), first.size(1)},
+      {stride, first.size(1), 1});
+}
+
+bool has_grouped_kernel(const at::Tensor& x, const std::vector<at::Tensor>& weights) {
+  if (!x.is_cuda() || x.scalar_type() != at::kBFloat16 || weights.empty()) return false;
+  if (!weights.front().is_cuda() || weights.front().scalar_type() != at::kBFloat16) return false;
+  const at::Tensor stacked = stacked_view(weights);
+  return stacked.defined() && stacked.size(1) % kAlign == 0 && stacked.size(2) % kAlign == 0 &&
+         stacked.stride(0) % kAlign == 0 && stacked.storage_offset() % kAlign == 0;
+}
+
+at::Tensor grouped_linear(const at::Tensor& x, const std::vector<at::Tensor>& weights,
+                          const at::Tensor& ends) {
+  MGM_CHECK(x.dim() == 2 && ends.dim() == 1 && ends.scalar_type() == at::kInt &&
+                ends.device() == x.device() && ends.size(0) == static_cast<int64_t>(weights.size()),
+            "grouped product of rows ", x.sizes(), ", ", weights.size(), " weights and ends ",
+            ends.sizes());
+  return GroupedLinear::apply(x, ends, at::TensorList(weights));
+}
+
+}  // namespace mgm::ops
