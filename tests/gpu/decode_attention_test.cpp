@@ -35,7 +35,7 @@ class DecodeAttentionGpu : public GpuTest {
     };
     const at::Tensor gpu = run(at::Device(at::kCUDA, 0)), cpu = run(at::kCPU);
     EXPECT_EQ(gpu.scalar_type(), dtype);
-    EXPECT_TRUE(near_l2(gpu, cpu, dtype == at::kFloat ? 1e-6 : 3e-3))
+    EXPECT_TRUE(near_l2(gpu, cpu, dtype == at::kFloat ? 5e-6 : 3e-3))
         << dtype << ", " << rows << " rows of up to " << capacity << ", " << heads << '/'
         << kv_heads << " heads of " << width << ", window " << window << ", cap " << softcap;
     EXPECT_TRUE(at::equal(run(at::Device(at::kCUDA, 0)), gpu)) << "not the same bits again";

@@ -291,7 +291,7 @@ def report(args):
           "machine |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
     cells = [json.loads(path.read_text()) for path in args.out.glob(f"{args.shape}.b*.p*.json")]
-    for cell in sorted(cells, key=lambda c: (c["batch"], c["eager"], c["mgm"].get("context_per_step", 0))):
+    for cell in sorted(cells, key=lambda c: (c["batch"], c.get("eager", False), c["mgm"].get("context_per_step", 0))):
         own, other = cell["mgm"], cell.get("transformers", {})
         if "tokens_s" not in own:
             print(f"| {cell['shape']} | {cell['batch']} | | | error | | | | | | {cell['device']} |")
@@ -299,7 +299,7 @@ def report(args):
         theirs = f"{other['tokens_s']:,.1f}" if "tokens_s" in other else "error" if other else "not run"
         ratio = f"{own['tokens_s'] / other['tokens_s']:.2f}" if "tokens_s" in other else ""
         print(f"| {cell['shape']} | {cell['batch']} | {own['context_per_step'] / cell['batch']:.0f} | "
-              f"{100 * own['graph_steps']:.0f} % | {own['tokens_s']:,.1f} | "
+              f"{100 * own.get('graph_steps', 0):.0f} % | {own['tokens_s']:,.1f} | "
               f"{cell['limit_tokens_s']:,.1f} | {100 * own['tokens_s'] / cell['limit_tokens_s']:.0f} % | {own['step_ms']:.2f} | "
               f"{theirs} | {ratio} | {cell['device']}, {cell['bandwidth_gbs']:,.0f} GB/s |")
 
