@@ -122,7 +122,7 @@ std::string unrecordable(const Decoder& decoder, at::ScalarType dtype) {
   const LlmConfig& config = decoder.config();
   const int64_t width = head_width(config);
   if (config.num_experts > 0) {
-    return "the host counts the visits of its experts in every layer";
+    return "the host may have to count the visits of its experts";
   }
   if (decoder.stages().size() > 1) return "its layers lie on several devices";
   if (!ops::decode_attention_takes(at::Device(at::kCUDA), dtype, width)) {
