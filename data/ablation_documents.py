@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from ablation_scenes import SIDE, Picture, Turn
 
-SIZES = (12, 18, 28, 48)  # pixels from the top to the bottom of a line's box, about the size of the type
+SIZES = (10, 15, 23, 36)  # pixels from the top to the bottom of a line's box, about the size of the type
 FRAMES = {"red": (214, 32, 32), "green": (22, 150, 60), "blue": (36, 84, 214)}
 WORD = re.compile(r"[A-Za-z]{3,12}")
 FRAME_GAP, MARGIN = 3, 8  # pixels

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ablation_scenes import SIDE, Picture, Turn
 
-SIZES = (4, 8, 16, 32)  # pixels: a region's size is the square root of its area, at least this, below twice this
+SIZES = (3, 6, 12, 24)  # pixels: a region's size is the square root of its area, at least this, below twice this
 COLOURS = {"red": (220, 24, 24), "blue": (24, 70, 224)}
 ROWS, COLUMNS = ("north", "", "south"), ("west", "", "east")
 BORDER = 0.04  # of a side: regions this near to the line between two answers are left out

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Builds the data of the HR ablation: scenes with an object, a number and dots; framed words in document crops; places
-on maps; captions of drawings. Everything that is graded comes in four sizes.
+on maps; captions of drawings. Everything that is graded comes in four sizes. Mosaics of many things are for training.
 
     data/build_ablation.py --out DIR              all of it
     data/build_ablation.py --out DIR --share 0.01 a small one, to look at
     data/build_ablation.py --sheet F.png          one picture of every task and size
 
-Writes DIR/align.json (captions, stage 1), train.json and heldout.json (questions, stage 2; a held-out record is one
-question and also has "task" and "size"), images/, and licences.csv with the package, file and licence behind every
+Writes DIR/pretrain.json (lists of what mosaics and scenes show, stage 0), align.json (captions, stage 1), train.json and
+heldout.json (questions, stage 2; a held-out record is one question and also has "task" and "size"), images/, and licences.csv with the package, file and licence behind every
 picture. What is held out: photographs behind scenes, manuals, countries, titles of drawings, and some drawings of known
 titles. The same seed gives the same bytes under the same Pillow, librsvg and poppler; the hash of all is printed.
 
@@ -37,13 +37,15 @@ import embedded_pictures
 from ablation_scenes import Picture, Turn
 
 DATA = Path(__file__).resolve().parent
-# Pictures of scenes and of things alone; questions of every size of documents and maps, at least.
-COUNTS = {"train": {"scenes": 14080, "things": 15000, "documents": 700, "maps": 300},
+# Pictures of scenes and mosaics; questions of every size of documents and maps, at least.
+COUNTS = {"train": {"scenes": 16384, "mosaics": 32000, "documents": 500, "maps": 300},
           "heldout": {"scenes": 384, "documents": 100, "maps": 100}}
-PHOTO_SIDE = 1200
+PHOTO_SIDE = 400  # of photographs behind things, which are softened; pixels
 NEW_TITLES = 0.1  # share of the drawings' titles that are held out
 KNOWN_TITLES = 0.35  # share of the other titles with several drawings of which one is held out
 HELDOUT_COUNTRIES = 0.2
+ASKED = 3  # one mosaic in so many is asked about in stage 2, which is about scenes; all are listed in stage 0
+MOST_TURNS = 4  # of a record of stage 2
 CAPTION_QUESTION = "What does the picture show?"
 
 
@@ -65,7 +67,7 @@ class Writer:
     def __init__(self, out, packages):
         self.out, self.packages = out, packages
         self.licences = []
-        self.records = {"align": [], "train": [], "heldout": []}
+        self.records = {"pretrain": [], "align": [], "train": [], "heldout": []}
 
     def picture(self, name, picture):
         """Saves it as images/NAME.webp."""
@@ -77,11 +79,12 @@ class Writer:
         self.licences.append([f"{name}.webp", "; ".join(said), "; ".join(sorted({p["licence"] for p, _ in sources}))])
 
     def train(self, name, picture, rng):
-        """A record of all questions in random order for stage 2, one of the caption for stage 1."""
-        turns = rng.sample(picture.turns, len(picture.turns))
+        """A record of the questions in random order, of many some."""
+        turns = rng.sample(picture.turns, min(MOST_TURNS, len(picture.turns)))
         self.records["train"].append(record(name, name, [(turn.question, turn.answer) for turn in turns]))
-        if picture.caption:
-            self.records["align"].append(record(name, name, [("", picture.caption)]))
+
+    def caption(self, split, name, picture):
+        self.records[split].append(record(name, name, [("", picture.caption)]))
 
     def heldout(self, name, picture):
         """A record of every question."""
@@ -118,6 +121,8 @@ class Sources:
     def __init__(self, manifest, roots, folder):
         self.manifest, self.roots, self.folder = manifest, roots, folder
         self.cutouts = {label: ablation_captions.cutout(roots["stamps"] / path) for label, path in manifest["objects"].items()}
+        for cutout in self.cutouts.values():
+            cutout.thumbnail((ablation_scenes.SIDE, ablation_scenes.SIDE))
 
     def backgrounds(self, split):
         return {name: photo(self.roots["backgrounds"] / name) for name in self.manifest["backgrounds"][split]}
@@ -148,23 +153,31 @@ def scenes(writer, split, count, sources, seed):
         rng = random.Random(f"{seed} {split} scene {i}")
         # Every size equally often, in every combination.
         sizes = {task: values[i // 4**k % 4] for k, (task, values) in enumerate(ablation_scenes.SIZES.items())}
-        picture = ablation_scenes.scene(rng, sizes, backgrounds, sources.cutouts)
-        add_drawn(writer, split, f"{split}/scene_{i:05}", picture, sources, rng)
+        picture = with_files(ablation_scenes.scene(rng, sizes, backgrounds, sources.cutouts), sources)
+        name = f"{split}/scene_{i:05}"
+        writer.add(split, name, picture, rng)
+        if split == "train":
+            writer.caption("pretrain", name, picture)
+            writer.caption("align", name, picture)
 
 
-def things(writer, split, count, sources, seed):
+def mosaics(writer, split, count, sources, seed):
     backgrounds = sources.backgrounds(split)
     for i in range(count):
-        rng = random.Random(f"{seed} {split} thing {i}")
-        task = tuple(ablation_scenes.SIZES)[i % len(ablation_scenes.SIZES)]
-        picture = ablation_scenes.alone(rng, task, backgrounds, sources.cutouts)
-        add_drawn(writer, split, f"{split}/thing_{i:05}", picture, sources, rng)
+        rng = random.Random(f"{seed} {split} mosaic {i}")
+        grid = ablation_scenes.GRIDS[i % len(ablation_scenes.GRIDS)]
+        picture = with_files(ablation_scenes.mosaic(rng, grid, backgrounds, sources.cutouts), sources)
+        name = f"{split}/mosaic_{i:05}"
+        writer.picture(name, picture)
+        writer.caption("pretrain", name, picture)
+        if i // len(ablation_scenes.GRIDS) % ASKED == 0:
+            writer.train(name, picture, rng)
 
 
-def add_drawn(writer, split, name, picture, sources, rng):
-    """Adds a picture of known things; of a stamp the source is its file."""
+def with_files(picture, sources):
+    """Of a stamp the source is its file."""
     picture.sources = [(source, sources.manifest["objects"].get(key, key)) for source, key in picture.sources]
-    writer.add(split, name, picture, rng)
+    return picture
 
 
 def until(writer, split, name, count, seed, make):
@@ -196,7 +209,7 @@ def maps(writer, split, count, sources, seed):
               lambda rng, size=size: ablation_maps.map_question(rng, size, sources.roots["maps"], found[size]))
 
 
-MAKERS = {"scenes": scenes, "things": things, "documents": documents, "maps": maps}
+MAKERS = {"scenes": scenes, "mosaics": mosaics, "documents": documents, "maps": maps}
 
 
 def caption_group(drawing, labels, chosen, objects):
@@ -240,6 +253,7 @@ def captions(writer, share, sources, seed):
         picture = Picture(None, [Turn("captions", group, CAPTION_QUESTION, drawing.caption)], caption=drawing.caption)
         if group == "train":
             writer.train(name, picture, random.Random(0))
+            writer.caption("align", name, picture)
         else:
             writer.heldout(name, picture)
 
@@ -248,10 +262,11 @@ def contact_sheet(path, sources):
     """One picture of every task and size of the training data; scenes have a row for their three tasks."""
     rng = random.Random(0)
     backgrounds, opened, found = sources.backgrounds("train"), sources.documents("train"), sources.maps("train")
-    rows = [[], [], []]
+    rows = [[], [], [], []]
     for k in range(4):
         sizes = {task: values[k] for task, values in ablation_scenes.SIZES.items()}
         rows[0].append(ablation_scenes.scene(rng, sizes, backgrounds, sources.cutouts))
+        rows[3].append(ablation_scenes.mosaic(rng, ablation_scenes.GRIDS[k], backgrounds, sources.cutouts))
         crop = None
         while crop is None:
             crop = ablation_documents.document_crop(rng, ablation_documents.SIZES[k], opened)

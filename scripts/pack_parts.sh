@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Packs files and folders into one tar and cuts it into parts, for hosts that take files of limited size. The same
-# content gives the same parts.
+# Packs files and folders into one gzipped tar and cuts it into parts, for hosts that take files of limited size. The
+# same content gives the same parts.
 #
 #   scripts/pack_parts.sh PREFIX PATH...      PREFIX.part00, PREFIX.part01, ... and PREFIX.sha256
 #     MGM_PART_MIB=<n>                        size of a part (default 55)
 #
 # On the other host, in the folder of the parts:
-#   sha256sum -c NAME.sha256 && cat NAME.part?? | tar -x -C TARGET
+#   sha256sum -c NAME.sha256 && cat NAME.part?? | tar -xz -C TARGET
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '5,9p' "$0"; exit 2; }
 prefix=$1
@@ -19,7 +19,7 @@ for path in "$@"; do
   [ -e "$path" ] || { echo "pack_parts: $path is not there" >&2; exit 1; }
   inputs+=(-C "$(cd "$(dirname "$path")" && pwd)" "$(basename "$path")")
 done
-tar -c --format=gnu --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX "${inputs[@]}" |
+tar -c --format=gnu --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX "${inputs[@]}" | gzip -n |
   split -b "$size" -d -a 2 - "$prefix.part"
 (cd "$(dirname "$prefix")" && sha256sum "$(basename "$prefix")".part?? >"$(basename "$prefix").sha256")
 du -m --apparent-size "$prefix".part??

@@ -135,8 +135,8 @@ Places find_places(const fs::path& dir, const ModelLoadOptions& options) {
 // product where they lie together (ops/grouped_linear.h).
 class ExpertPlaces {
  public:
-  ExpertPlaces(int64_t experts, at::TensorOptions options) : experts_(experts), options_(options) {}
-  at::Tensor place(const ParamSpec& spec) {
+  explicit ExpertPlaces(int64_t experts) : experts_(experts) {}
+  at::Tensor place(const ParamSpec& spec, const at::TensorOptions& options) {
     std::string matrix = spec.name;
     const std::string number = cat(".experts.", spec.expert, ".");
     matrix.replace(matrix.find(number), number.size(), ".experts.*.");
@@ -144,35 +144,37 @@ class ExpertPlaces {
     if (!all.defined()) {
       std::vector<int64_t> shape = spec.shape;
       shape.insert(shape.begin(), experts_);
-      all = at::empty(shape, options_);
+      all = at::empty(shape, options);
     }
     return all[spec.expert];
   }
 
  private:
   int64_t experts_;
-  at::TensorOptions options_;
   std::map<std::string, at::Tensor> slabs_;
 };
 
 // One tensor after another goes where it belongs, packed where the model holds it so. Weights that
 // stay on the CPU in their own type are the mapped file's pages: no copy is made, and processes on
 // one host share them.
-LoadReport bind_weights(const std::vector<Param*>& params, int64_t experts,
-                        const TensorSource& source, const ModelLoadOptions& options) {
+LoadReport bind_weights(const MiniGemini& model, const TensorSource& source,
+                        at::Device first_device, at::ScalarType dtype) {
   LoadOptions load;
-  load.dtype = options.dtype;
-  WeightPacker packer(options.device, options.dtype);
-  ExpertPlaces places(experts, at::TensorOptions(options.device).dtype(options.dtype));
-  return load_weights(params, source, load, [&](Param& param, int64_t first, const at::Tensor& v) {
-    if (param.spec.format != WeightFormat::kDense) {
-      packer.add(param, first, v);
-    } else if (param.spec.expert >= 0 && options.device.is_cuda()) {
-      param.value = places.place(param.spec).copy_(v);
-    } else {
-      param.value = v.to(options.device, options.dtype);
-    }
-  });
+  load.dtype = dtype;
+  WeightPacker packer(first_device, dtype);
+  ExpertPlaces places(model.decoder().config().num_experts);
+  return load_weights(
+      model.params(), source, load, [&](Param& param, int64_t first, const at::Tensor& v) {
+        const at::Device device = model.decoder().device_of(param.spec.group, first_device);
+        if (param.spec.format != WeightFormat::kDense) {
+          packer.move_to(device);
+          packer.add(param, first, v);
+        } else if (param.spec.expert >= 0 && device.is_cuda()) {
+          param.value = places.place(param.spec, v.options().device(device).dtype(dtype)).copy_(v);
+        } else {
+          param.value = v.to(device, dtype);
+        }
+      });
 }
 
 // Bytes of the packed weights, in words; "" without any.
@@ -227,9 +229,9 @@ LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
   loaded.stop_ids = read_stop_ids(dir, json, loaded.tokenizer->vocab_size());
   const SourcePtr source = open_weights(base, dir, adapter, description);
   const std::vector<Param*> params = loaded.model->params();
+  const at::Device device = options.place ? options.place(loaded) : options.device;
   const Timer timer;
-  const LoadReport report =
-      bind_weights(params, description.model.llm.num_experts, *source, options);
+  const LoadReport report = bind_weights(*loaded.model, *source, device, options.dtype);
   log::info(cat("model: ", report.loaded, " tensors, ", human_bytes(double(report.bytes)), " from ",
                 source->description(), packed_text(params, options.dtype),
                 strf(" in %.2f s", timer.seconds())));

@@ -17,6 +17,8 @@
 
 namespace mgm {
 
+struct LoadedModel;
+
 struct ModelLoadOptions {
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;
@@ -24,6 +26,9 @@ struct ModelLoadOptions {
   std::optional<MiningKernel> mining;   // default: absorbed
   fs::path adapter;                     // a directory with a LoRA adapter on top; empty: none
   Quantize quantize = Quantize::kNone;  // how the linears of the decoder's blocks are held
+  // Called when everything but the weights is there. May spread the decoder over devices
+  // (MiniGemini::split_decoder); returns the first one. Empty: all goes to `device`.
+  std::function<at::Device(LoadedModel&)> place;
 };
 
 struct LoadedModel {

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "cli/commands.h"
+#include "cli/gpus.h"
 #include "cli/options.h"
 #include "infer/generator.h"
 #include "infer/prompt_file.h"
@@ -23,15 +24,19 @@ struct ChatArgs {
   std::string trim = "none";
   std::string batch, out, stats;
   int64_t batch_size = 8;
+  bool no_graphs = false;
+  std::string gpus = "auto";
 };
 
 // One conversation. What fails leaves it as it was.
 class Chat {
  public:
-  // With `trim`, a conversation that grows too long loses its oldest turns instead of being
+  // With --trim turns, a conversation that grows too long loses its oldest turns instead of being
   // refused.
-  Chat(const LoadedModel& model, const SamplingConfig& sampling, bool trim)
-      : model_(model), generator_(model, sampling), trim_(trim) {}
+  Chat(const LoadedModel& model, const ChatArgs& args)
+      : model_(model),
+        generator_(model, args.sampling, !args.no_graphs),
+        trim_(args.trim == "turns") {}
 
   // The picture joins the next question.
   void add_picture(const std::string& path) {
@@ -170,15 +175,24 @@ OrderedJson stats_json(const BatchStats& s) {
           {"steps", s.steps},
           {"step_tokens", s.step_tokens},
           {"context_tokens", s.context_tokens},
-          {"step_seconds", s.step_seconds}};
+          {"step_seconds", s.step_seconds},
+          {"graphs", s.graphs},
+          {"graph_steps", s.graph_steps}};
 }
 
 void answer_file(const ChatArgs& args) {
   const PromptFile questions = read_prompt_file(args.batch);
   OrderedAnswers answers(questions.ids, args.out);
-  const LoadedModel model = load_model(args.model.dir, load_options(args.model));
+  ModelLoadOptions options = load_options(args.model);
+  place_on_gpus(
+      args.gpus,
+      [&](const LoadedModel& unbound) {
+        return Generator::batch_load(unbound, args.sampling, questions.prompts, args.batch_size);
+      },
+      options);
+  const LoadedModel model = load_model(args.model.dir, options);
   const BatchStats stats =
-      Generator(model, args.sampling)
+      Generator(model, args.sampling, !args.no_graphs)
           .answer_batch(questions.prompts, args.batch_size,
                         [&](size_t number, const Answer& a) { answers.take(number, a); });
   answers.finish();
@@ -201,8 +215,12 @@ void run(const ChatArgs& args) {
         "--top-k and --top-p change nothing at --temperature 0: the likeliest token is taken");
   }
   if (!args.batch.empty()) return answer_file(args);
-  const LoadedModel model = load_model(args.model.dir, load_options(args.model));
-  Chat chat(model, args.sampling, args.trim == "turns");
+  ModelLoadOptions options = load_options(args.model);
+  place_on_gpus(
+      args.gpus, [&](const LoadedModel& unbound) { return Generator::chat_load(unbound, s); },
+      options);
+  const LoadedModel model = load_model(args.model.dir, options);
+  Chat chat(model, args);
   for (const std::string& path : args.images) chat.add_picture(path);
   if (args.prompt) {
     chat.ask(*args.prompt);
@@ -250,6 +268,7 @@ void add_chat(CLI::App& app) {
   auto args = std::make_shared<ChatArgs>();
   CLI::App* command = app.add_subcommand("chat", "Ask a model about pictures");
   add_model_options(*command, args->model);
+  add_gpus_option(*command, args->gpus);
   CLI::Option* image =
       command->add_option("--image", args->images, "Picture (repeatable)")->allow_extra_args(false);
   CLI::Option* prompt = command->add_option("--prompt", args->prompt,
@@ -280,6 +299,9 @@ void add_chat(CLI::App& app) {
       ->check(CLI::Range(0.01, 100.0))
       ->capture_default_str();
   add_beam_options(*command, args->sampling);
+  command->add_flag("--no-graphs", args->no_graphs,
+                    "On a GPU, launch the kernels of every step one by one instead of replaying "
+                    "recorded CUDA graphs; answers are the same");
   command->add_option("--seed", args->sampling.seed, "Of sampling")->capture_default_str();
   command->add_option("--max-new-tokens", args->sampling.max_new_tokens, "Longest answer")
       ->check(CLI::PositiveNumber)

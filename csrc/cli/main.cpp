@@ -1,11 +1,13 @@
 // mgm: trains, finetunes, evaluates and runs Mini-Gemini models.
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <iostream>
 
 #include "base/error.h"
+#include "base/strings.h"
 #include "base/version.h"
 #include "cli/commands.h"
 #include "train/build.h"
@@ -17,6 +19,17 @@ void check_stage(const mgm::ResolvedConfig& stage) {
   mgm::conversation_template(stage);
   // `arch: auto` has its sizes in a directory that is not opened here.
   if (stage.config.model.llm.arch != mgm::LlmArch::kAuto) mgm::describe_model(stage);
+}
+
+// CLI11 names no nearest command.
+void check_command(const CLI::App& app, const std::string& word) {
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands({})) names.push_back(command->get_name());
+  if (std::find(names.begin(), names.end(), word) != names.end()) return;
+  const std::string near = mgm::closest(word.substr(0, 80), names);
+  throw mgm::ConfigError(
+      "unknown command '", mgm::shown(word), "'",
+      near.empty() ? "; mgm --help lists them" : mgm::cat("; did you mean 'mgm ", near, "'?"));
 }
 
 int run(int argc, char** argv) {
@@ -40,6 +53,7 @@ int run(int argc, char** argv) {
   mgm::cli::add_preprocess(app);
   mgm::cli::add_tokenize(app);
   mgm::cli::add_render(app);
+  if (argc > 1 && argv[1][0] != '-') check_command(app, argv[1]);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 #include <set>
+#include <tuple>
 
 #include "base/error.h"
 #include "config/flatten.h"
@@ -21,6 +22,23 @@ using Kind = ConfigNode::Kind;
 std::string group_of(const std::string& key) {
   const std::string top = key.substr(0, key.find_first_of(".["));
   return top == "image" || top == "text" ? "model" : top;
+}
+
+// Whether one is the other or lies below it: "train" and "train.rules[0].match".
+bool overlap(const std::string& a, const std::string& b) {
+  const auto [outer, inner] = a.size() < b.size() ? std::tie(a, b) : std::tie(b, a);
+  return inner.compare(0, outer.size(), outer) == 0 &&
+         (inner.size() == outer.size() || inner[outer.size()] == '.' || inner[outer.size()] == '[');
+}
+
+// Whether a rule has looked at a value that could not be used. Its default was left behind, and the
+// rule would complain about something nobody wrote.
+bool is_doubtful(const ConfigProblem& problem, const std::set<std::string>& unusable) {
+  return std::any_of(unusable.begin(), unusable.end(), [&](const std::string& key) {
+    if (problem.reads.empty()) return group_of(problem.key) == group_of(key);
+    return std::any_of(problem.reads.begin(), problem.reads.end(),
+                       [&](const std::string& read) { return overlap(read, key); });
+  });
 }
 
 // Who brings values that nobody wrote, and what to do about a written one that differs.
@@ -103,12 +121,8 @@ ResolvedConfig resolve_tree(const ConfigNode& tree, const std::string& source, b
         out, issues);
   }
   if (!complete) return out;
-  // A value that could not be used left its default behind; rules that look at it would complain
-  // about something nobody wrote.
-  std::set<std::string> doubtful;
-  for (const std::string& key : unusable) doubtful.insert(group_of(key));
   for (const ConfigProblem& problem : problems) {
-    if (doubtful.count(group_of(problem.key))) continue;
+    if (is_doubtful(problem, unusable)) continue;
     issues.push_back({out.where(problem.key), problem.key, problem.message});
   }
   return out;

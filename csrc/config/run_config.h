@@ -301,6 +301,8 @@ struct RunConfig {
 struct ConfigProblem {
   std::string key;  // "image.hr_size"
   std::string message;
+  // The keys that the rule reads; empty: any of the key's section.
+  std::vector<std::string> reads = {};
 };
 
 // Rules that span fields (divisibility, geometry, shapes). Fills sizes that a named preset implies

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/timer.h"
 #include "data/pack.h"
 #include "infer/beam_search.h"
@@ -17,6 +18,14 @@ namespace {
 // Prompts enter in passes of at most this many tokens (or of one prompt), so that memory for their
 // activations does not grow with the batch.
 constexpr int64_t kPromptTokens = 8192;
+
+// What a call answers with.
+struct Setup {
+  const LoadedModel& model;
+  const SamplingConfig& sampling;
+  const std::vector<int32_t>& stop_ids;
+  StepRecorder* recorder;
+};
 
 struct Hooks {
   // Visual tokens [N, tokens, H] of the pictures of these prompts, in order; undefined for none.
@@ -32,9 +41,10 @@ int64_t longest(const std::vector<Prompt>& prompts) {
   return tokens;
 }
 
-RowDecoder make_rows(const LoadedModel& model, int64_t rows, const std::vector<Prompt>& prompts) {
-  const MiniGemini& m = *model.model;
-  return {m.decoder(), rows, longest(prompts), at::TensorOptions(m.device()).dtype(m.dtype())};
+RowDecoder make_rows(const Setup& setup, int64_t rows, const std::vector<Prompt>& prompts) {
+  const MiniGemini& m = *setup.model.model;
+  return {m.decoder(), rows, longest(prompts), at::TensorOptions(m.device()).dtype(m.dtype()),
+          setup.recorder};
 }
 
 // Prompts first .. first + count - 1 become rows; logits [count, V] of what follows them.
@@ -62,15 +72,14 @@ Answer finish(const Tokenizer& tokenizer, std::vector<int32_t> ids, bool stopped
 // The prompts of one call on their way through the rows of a cache.
 class BatchRun {
  public:
-  BatchRun(const LoadedModel& model, const SamplingConfig& sampling,
-           const std::vector<int32_t>& stop_ids, const std::vector<Prompt>& prompts, int64_t rows,
-           const Hooks& hooks)
-      : model_(model),
-        stop_ids_(stop_ids),
+  BatchRun(const Setup& setup, const std::vector<Prompt>& prompts, int64_t rows, const Hooks& hooks)
+      : model_(setup.model),
+        stop_ids_(setup.stop_ids),
         prompts_(prompts),
         hooks_(hooks),
-        rows_(make_rows(model, rows, prompts)),
-        sampler_(sampling, rows, model.tokenizer->vocab_size(), model.model->device()) {
+        rows_(make_rows(setup, rows, prompts)),
+        sampler_(setup.sampling, rows, model_.tokenizer->vocab_size(),
+                 model_.model->decoder().head_device()) {
     stats_.rows = rows;
     stats_.capacity = longest(prompts);
     stats_.cache_bytes = rows_.cache_bytes();
@@ -84,6 +93,8 @@ class BatchRun {
         step();
       }
     }
+    stats_.graphs = rows_.graphs().recorded();
+    stats_.graph_steps = rows_.graphs().replayed();
     return stats_;
   }
 
@@ -173,18 +184,18 @@ class BatchRun {
 };
 
 // One prompt after another, the rows of the cache being the beams of one.
-BatchStats run_beams(const LoadedModel& model, const SamplingConfig& sampling,
-                     const std::vector<int32_t>& stop_ids, const std::vector<Prompt>& prompts,
-                     const Hooks& hooks) {
+BatchStats run_beams(const Setup& setup, const std::vector<Prompt>& prompts, const Hooks& hooks) {
+  const LoadedModel& model = setup.model;
+  const SamplingConfig& sampling = setup.sampling;
   BeamConfig config;
   config.num_beams = sampling.num_beams;
   config.length_penalty = sampling.length_penalty;
   config.repetition_penalty = sampling.repetition_penalty;
-  config.stop_ids = stop_ids;
+  config.stop_ids = setup.stop_ids;
   config.vocabulary = model.tokenizer->vocab_size();
   DirectRunner runner;
   const ForwardContext ctx{runner};
-  RowDecoder rows = make_rows(model, config.num_beams, prompts);
+  RowDecoder rows = make_rows(setup, config.num_beams, prompts);
   BatchStats stats;
   stats.rows = config.num_beams;
   stats.capacity = longest(prompts);
@@ -208,21 +219,49 @@ BatchStats run_beams(const LoadedModel& model, const SamplingConfig& sampling,
         config.num_beams * (result.steps * prompt.length + result.steps * (result.steps + 1) / 2);
     hooks.on_answer(i, finish(*model.tokenizer, result.ids, result.stopped));
   }
+  stats.graphs = rows.graphs().recorded();
+  stats.graph_steps = rows.graphs().replayed();
   return stats;
 }
 
-BatchStats run_prompts(const LoadedModel& model, const SamplingConfig& sampling,
-                       const std::vector<int32_t>& stop_ids, const std::vector<Prompt>& prompts,
-                       int64_t batch_size, const Hooks& hooks) {
-  if (sampling.num_beams > 1) return run_beams(model, sampling, stop_ids, prompts, hooks);
-  const int64_t rows = std::min(batch_size, static_cast<int64_t>(prompts.size()));
-  return BatchRun(model, sampling, stop_ids, prompts, rows, hooks).run();
+// Sequences in the cache.
+int64_t cache_rows(const SamplingConfig& sampling, int64_t batch_size, size_t prompts) {
+  if (sampling.num_beams > 1) return sampling.num_beams;
+  return std::min(batch_size, static_cast<int64_t>(prompts));
+}
+
+std::vector<Prompt> encode_all(const PromptEncoder& encoder,
+                               const std::vector<BatchPrompt>& prompts) {
+  std::vector<Prompt> out;
+  for (const BatchPrompt& p : prompts) {
+    out.push_back(encoder.encode(p.turns, static_cast<int64_t>(p.images.size()), p.where));
+  }
+  return out;
+}
+
+BatchStats run_prompts(const Setup& setup, const std::vector<Prompt>& prompts, int64_t batch_size,
+                       const Hooks& hooks) {
+  if (setup.sampling.num_beams > 1) return run_beams(setup, prompts, hooks);
+  const int64_t rows = cache_rows(setup.sampling, batch_size, prompts.size());
+  return BatchRun(setup, prompts, rows, hooks).run();
+}
+
+// Null where steps are not to be recorded, or cannot be.
+std::unique_ptr<StepRecorder> recorder_for(const MiniGemini& model, bool wanted) {
+  if (!wanted || !model.device().is_cuda()) return nullptr;
+  const std::string why_not = unrecordable(model.decoder(), model.dtype());
+  if (why_not.empty()) return make_graph_recorder(model.device());
+  log::info("this model is decoded without CUDA graphs: " + why_not);
+  return nullptr;
 }
 
 }  // namespace
 
-Generator::Generator(const LoadedModel& model, const SamplingConfig& sampling)
-    : model_(model), sampling_(sampling), encoder_(model, sampling.max_new_tokens) {
+Generator::Generator(const LoadedModel& model, const SamplingConfig& sampling, bool graphs)
+    : model_(model),
+      sampling_(sampling),
+      encoder_(model, sampling.max_new_tokens),
+      recorder_(recorder_for(*model.model, graphs)) {
   check_sampling(sampling);
 }
 
@@ -240,7 +279,7 @@ Answer Generator::answer(const std::vector<Turn>& turns, const at::Tensor& visua
   hooks.visual = [&](size_t, size_t) { return visual_NTH; };
   if (on_text) hooks.on_token = [&](size_t, int32_t id) { hand_out(stream.push(id)); };
   hooks.on_answer = [&](size_t, const Answer& answer) { out = answer; };
-  run_prompts(model_, sampling_, encoder_.stop_ids(), prompts, 1, hooks);
+  run_prompts({model_, sampling_, encoder_.stop_ids(), recorder_.get()}, prompts, 1, hooks);
   hand_out(sampling_.num_beams > 1 ? out.text : stream.finish());
   return out;
 }
@@ -251,10 +290,7 @@ BatchStats Generator::answer_batch(
   MGM_CHECK(batch_size > 0, "a batch of ", batch_size);
   if (prompts.empty()) return {};
   const at::NoGradGuard no_grad;
-  std::vector<Prompt> encoded;
-  for (const BatchPrompt& p : prompts) {
-    encoded.push_back(encoder_.encode(p.turns, static_cast<int64_t>(p.images.size()), p.where));
-  }
+  const std::vector<Prompt> encoded = encode_all(encoder_, prompts);
   DirectRunner runner;
   Hooks hooks;
   hooks.visual = [&](size_t first, size_t count) {
@@ -271,7 +307,29 @@ BatchStats Generator::answer_batch(
     return encode_pictures(model_, pictures, ForwardContext{runner});
   };
   hooks.on_answer = on_answer;
-  return run_prompts(model_, sampling_, encoder_.stop_ids(), encoded, batch_size, hooks);
+  return run_prompts({model_, sampling_, encoder_.stop_ids(), recorder_.get()}, encoded, batch_size,
+                     hooks);
+}
+
+DecodeLoad Generator::batch_load(const LoadedModel& model, const SamplingConfig& sampling,
+                                 const std::vector<BatchPrompt>& prompts, int64_t batch_size) {
+  const std::vector<Prompt> encoded =
+      encode_all(PromptEncoder(model, sampling.max_new_tokens), prompts);
+  DecodeLoad out;
+  out.rows = cache_rows(sampling, batch_size, prompts.size());
+  out.capacity = longest(encoded);
+  int64_t all = 0, most = 0;
+  for (const Prompt& p : encoded) {
+    all += p.length;
+    most = std::max(most, p.length);
+  }
+  out.prompt_tokens = sampling.num_beams > 1 ? most : std::min(all, std::max(most, kPromptTokens));
+  return out;
+}
+
+DecodeLoad Generator::chat_load(const LoadedModel& model, const SamplingConfig& sampling) {
+  const int64_t context = model.description.model.llm.max_positions;
+  return {cache_rows(sampling, 1, 1), context, context};
 }
 
 }  // namespace mgm

@@ -4,11 +4,14 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "assemble/placement.h"
 #include "infer/prompt.h"
 #include "infer/sampler.h"
+#include "infer/step_graphs.h"
 
 namespace mgm {
 
@@ -35,13 +38,16 @@ struct BatchStats {
   int64_t step_tokens = 0;     // tokens of answers that they chose: all but the first of each
   int64_t context_tokens = 0;  // cached tokens that they attended to, all rows and steps together
   double step_seconds = 0;
+  int64_t graphs = 0;       // steps recorded as CUDA graphs, one per number of rows
+  int64_t graph_steps = 0;  // of the steps, those replayed from them
 };
 
 class Generator {
  public:
-  // `model` must outlive the generator. Throws ConfigError for an unknown template, and as
-  // check_sampling().
-  Generator(const LoadedModel& model, const SamplingConfig& sampling);
+  // `model` must outlive the generator. With `graphs`, steps on a GPU are recorded and replayed
+  // (infer/step_graphs.h), with the same results; a model whose steps cannot be is decoded without,
+  // as a message says. Throws ConfigError for an unknown template, and as check_sampling().
+  Generator(const LoadedModel& model, const SamplingConfig& sampling, bool graphs = true);
 
   // `turns` and the pictures' `visual_NTH` (encode_pictures) as PromptEncoder::encode takes them.
   // `on_text` receives the answer as it grows, with beam search at its end. Throws DataError as
@@ -62,10 +68,17 @@ class Generator {
       const std::vector<BatchPrompt>& prompts, int64_t batch_size,
       const std::function<void(size_t prompt, const Answer& answer)>& on_answer) const;
 
+  // What such a call holds at a time, and what answer() does of the longest conversation there can
+  // be. Need no weights. Throw as answer_batch() does before the first answer.
+  static DecodeLoad batch_load(const LoadedModel& model, const SamplingConfig& sampling,
+                               const std::vector<BatchPrompt>& prompts, int64_t batch_size);
+  static DecodeLoad chat_load(const LoadedModel& model, const SamplingConfig& sampling);
+
  private:
   const LoadedModel& model_;
   SamplingConfig sampling_;
   PromptEncoder encoder_;
+  std::unique_ptr<StepRecorder> recorder_;  // null: steps are not recorded
 };
 
 }  // namespace mgm

@@ -34,11 +34,12 @@ SeqInfo one_each(int64_t rows) {
 }  // namespace
 
 RowDecoder::RowDecoder(const Decoder& decoder, int64_t rows, int64_t capacity,
-                       at::TensorOptions options)
+                       at::TensorOptions options, StepRecorder* recorder)
     : decoder_(decoder),
       cache_(allocate(decoder, rows, capacity, options)),
       next_ids_(at::zeros({rows}, options.dtype(at::kLong))),
-      positions_(at::zeros({rows}, options.dtype(at::kLong))) {}
+      positions_(at::zeros({rows}, options.dtype(at::kLong))),
+      graphs_(recorder) {}
 
 at::Tensor RowDecoder::add(const at::Tensor& x_TH, const Batch& batch, const ForwardContext& ctx) {
   const int64_t count = batch.seq.segments();
@@ -63,6 +64,18 @@ void RowDecoder::put(int64_t first, const at::Tensor& ids_R) {
 }
 
 at::Tensor RowDecoder::step(const ForwardContext& ctx) {
+  const auto begin = cache_.lengths.begin(), end = begin + static_cast<std::ptrdiff_t>(size_);
+  const std::vector<int64_t> held(begin, end);
+  for (const int64_t length : held) {  // a replay checks nothing
+    MGM_CHECK(length < cache_.capacity(), "a row of ", cache_.capacity(), " tokens is full");
+  }
+  const at::Tensor logits_RV = graphs_.run(size_, [&] { return run_step(ctx); });
+  // Nor does it count.
+  std::transform(held.begin(), held.end(), begin, [](int64_t length) { return length + 1; });
+  return logits_RV;
+}
+
+at::Tensor RowDecoder::run_step(const ForwardContext& ctx) {
   const at::Tensor positions_R = positions_.narrow(0, 0, size_);
   const at::Tensor x_RH = decoder_.embed(next_ids_.narrow(0, 0, size_), ctx);
   const at::Tensor hidden_RH = decoder_.blocks(x_RH, positions_R, one_each(size_), ctx, {&cache_});
@@ -118,7 +131,7 @@ void RowDecoder::reorder(const std::vector<int64_t>& parents, int64_t from) {
   for (std::vector<at::Tensor>* layers : {&cache_.keys, &cache_.values}) {
     for (const at::Tensor& layer : *layers) {
       const at::Tensor held = layer.narrow(0, 0, size_).narrow(1, from, fresh);
-      held.copy_(held.index_select(0, rows));
+      held.copy_(held.index_select(0, rows.to(layer.device())));
     }
   }
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "ops/decode_attention.h"
 
 namespace mgm {
 namespace {
@@ -27,7 +28,7 @@ at::Tensor row_slots(const SeqInfo& seq, int64_t first, int64_t capacity, bool o
 
 CachedAttention::CachedAttention(const CacheRows& rows, const SeqInfo& seq,
                                  const at::Tensor& positions_T)
-    : cache_(*rows.cache), first_(rows.first), seq_(seq) {
+    : cache_(*rows.cache), first_(rows.first), seq_(seq), positions_T_(positions_T) {
   const int64_t count = seq.segments(), capacity = cache_.capacity();
   MGM_CHECK(first_ >= 0 && count > 0 && first_ + count <= cache_.rows(), "rows ", first_, " + ",
             count, " of a cache of ", cache_.rows());
@@ -49,6 +50,9 @@ CachedAttention::CachedAttention(const CacheRows& rows, const SeqInfo& seq,
             " rows that are not empty");
   slots_T_ = positions_T + row_slots(seq, first_, capacity, one_each, positions_T.device());
   if (kind_ != Kind::kStep) return;
+  const at::Tensor& keys = cache_.keys.front();
+  kernel_ = ops::decode_attention_takes(positions_T.device(), keys.scalar_type(), keys.size(3));
+  if (kernel_) return;
   lengths_.lengths_R = (positions_T + 1).to(at::kInt);
   if (positions_T.is_cuda()) {
     lengths_.cu_queries = at::arange(count + 1, lengths_.lengths_R.options());
@@ -67,9 +71,12 @@ at::Tensor CachedAttention::attend(size_t layer, const at::Tensor& q_TAD, const 
     case Kind::kPrompts:
       return ops::attention(q_TAD, k_TKD, v_TKD, seq_, /*causal=*/true, scale, window, softcap);
     case Kind::kStep: {
-      const int64_t count = seq_.segments();
-      return ops::attention_rows(q_TAD, keys.narrow(0, first_, count),
-                                 values.narrow(0, first_, count), lengths_, scale, window, softcap);
+      const at::Tensor k = keys.narrow(0, first_, seq_.segments());
+      const at::Tensor v = values.narrow(0, first_, seq_.segments());
+      if (kernel_) {
+        return ops::decode_attention(q_TAD, k, v, positions_T_, scale, window, softcap);
+      }
+      return ops::attention_rows(q_TAD, k, v, lengths_, scale, window, softcap);
     }
     case Kind::kContinuation:
       break;
@@ -80,9 +87,9 @@ at::Tensor CachedAttention::attend(size_t layer, const at::Tensor& q_TAD, const 
                                softcap);
 }
 
-void CachedAttention::advance() {
-  for (size_t i = 0; i + 1 < seq_.offsets.size(); ++i) {
-    cache_.lengths[static_cast<size_t>(first_) + i] += seq_.offsets[i + 1] - seq_.offsets[i];
+void advance_rows(const CacheRows& rows, const SeqInfo& seq) {
+  for (size_t i = 0; i + 1 < seq.offsets.size(); ++i) {
+    rows.cache->lengths[static_cast<size_t>(rows.first) + i] += seq.offsets[i + 1] - seq.offsets[i];
   }
 }
 

@@ -35,6 +35,12 @@ WeightFormat format_of(Quantize quantize) {
   return WeightFormat::kDense;
 }
 
+SeqInfo on_device(const SeqInfo& seq, at::Device device) {
+  SeqInfo out = seq;
+  if (out.cu_seqlens.defined()) out.cu_seqlens = out.cu_seqlens.to(device);
+  return out;
+}
+
 }  // namespace
 
 Decoder::Decoder(const LlmConfig& config, const AdapterConfig& adapter, bool experts_apart)
@@ -95,19 +101,70 @@ RowDraws Decoder::row_draws(const at::Tensor& positions_T, const SeqInfo& seq,
           rng_key(ctx.seed, cat("lora_dropout ", ctx.step))};
 }
 
+void Decoder::split(std::vector<DecoderStage> stages) {
+  MGM_CHECK(stages_.empty() && !stages.empty() && stages[0].first_block == 0, stages.size(),
+            " stages after ", stages_.size());
+  for (size_t s = 1; s < stages.size(); ++s) {
+    MGM_CHECK(stages[s - 1].first_block < stages[s].first_block &&
+                  stages[s].first_block < config_.num_layers,
+              "stage ", s, " begins with block ", stages[s].first_block, ", the one before with ",
+              stages[s - 1].first_block, ", of ", config_.num_layers);
+  }
+  stages_ = std::move(stages);
+}
+
+at::Device Decoder::device_of(const std::string& group, at::Device first) const {
+  if (stages_.empty()) return first;
+  if (!config_.tie_embeddings && group == head_group_) return stages_.back().device;
+  at::Device out = first;
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    const std::string& own = blocks_[i]->group();
+    if (group != own && group.rfind(own + ".", 0) != 0) continue;
+    for (const DecoderStage& stage : stages_) {
+      if (stage.first_block <= static_cast<int64_t>(i)) out = stage.device;
+    }
+  }
+  return out;
+}
+
 at::Tensor Decoder::blocks(at::Tensor x_TH, const at::Tensor& positions_T, const SeqInfo& seq,
                            const ForwardContext& ctx, const CacheRows& rows,
                            RouterLoad* load) const {
+  if (llm_traits(config_.arch).scale_embeddings) x_TH = scale_embeddings(x_TH);
+  if (stages_.empty()) {
+    x_TH = run_blocks(0, blocks_.size(), x_TH, positions_T, seq, ctx, rows, load);
+  }
+  for (size_t s = 0; s < stages_.size(); ++s) {
+    const auto first = static_cast<size_t>(stages_[s].first_block);
+    const size_t end =
+        s + 1 < stages_.size() ? static_cast<size_t>(stages_[s + 1].first_block) : blocks_.size();
+    const at::Device device = stages_[s].device;
+    x_TH = run_blocks(first, end, x_TH.to(device), positions_T.to(device), on_device(seq, device),
+                      ctx, rows, load);
+  }
+  if (rows.cache) advance_rows(rows, seq);
+  return x_TH;
+}
+
+at::Tensor Decoder::run_blocks(size_t first, size_t end, at::Tensor x_TH,
+                               const at::Tensor& positions_T, const SeqInfo& seq,
+                               const ForwardContext& ctx, const CacheRows& rows,
+                               RouterLoad* load) const {
   const double query =
       config_.query_scalar > 0 ? config_.query_scalar : double(head_width(config_));
   const double scale = 1.0 / std::sqrt(query), cap = config_.attention_softcap;
-  const Rotary rotary = make_rotary(config_, positions_T, x_TH.scalar_type());
-  const RowDraws draws = row_draws(positions_T, seq, ctx);
   std::optional<CachedAttention> cached;
-  if (rows.cache) cached.emplace(rows, seq, positions_T);
+  Rotary rotary;
+  if (rows.cache) {
+    cached.emplace(rows, seq, positions_T);
+    rotary = {rows.cache->cos[first].index_select(0, positions_T),
+              rows.cache->sin[first].index_select(0, positions_T)};
+  } else {
+    rotary = make_rotary(config_, positions_T, x_TH.scalar_type());
+  }
   const CachedAttention* cache = cached ? &*cached : nullptr;
-  if (llm_traits(config_.arch).scale_embeddings) x_TH = scale_embeddings(x_TH);
-  for (size_t i = 0; i < blocks_.size(); ++i) {
+  const RowDraws draws = row_draws(positions_T, seq, ctx);
+  for (size_t i = first; i < end; ++i) {
     const DecoderBlock* block = blocks_[i];
     const int64_t window = block->window();
     const auto attend = [=](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
@@ -121,7 +178,6 @@ at::Tensor Decoder::blocks(at::Tensor x_TH, const at::Tensor& positions_T, const
       load->rows += x_TH.size(0);
     }
   }
-  if (cached) cached->advance();
   return x_TH;
 }
 
@@ -139,7 +195,8 @@ at::Tensor Decoder::head(const at::Tensor& hidden_MH) const {
 }
 
 at::Tensor Decoder::logits(const at::Tensor& hidden_MH, const ForwardContext& ctx) const {
-  return ctx.runner.run(head_group_, {hidden_MH},
+  const at::Tensor here_MH = stages_.empty() ? hidden_MH : hidden_MH.to(head_device());
+  return ctx.runner.run(head_group_, {here_MH},
                         [this](const Tensors& in) -> Tensors { return {head(in[0])}; })[0];
 }
 
@@ -153,11 +210,20 @@ at::Tensor Decoder::loss_sum(const at::Tensor& hidden_MH, const at::Tensor& targ
 KvCache Decoder::make_cache(int64_t rows, int64_t capacity, at::TensorOptions options) const {
   KvCache cache;
   cache.lengths.assign(static_cast<size_t>(rows), 0);
-  for (int64_t i = 0; i < config_.num_layers; ++i) {
-    const std::vector<int64_t> shape = {rows, capacity, config_.num_kv_heads, head_width(config_)};
+  const std::vector<int64_t> shape = {rows, capacity, config_.num_kv_heads, head_width(config_)};
+  Rotary rotary;
+  for (const DecoderBlock* block : blocks_) {
+    const at::Device device = device_of(block->group(), options.device());
+    const at::TensorOptions here = options.device(device);
     // Not empty: a NaN behind a row's end would come through a mask.
-    cache.keys.push_back(at::zeros(shape, options));
-    cache.values.push_back(at::zeros(shape, options));
+    cache.keys.push_back(at::zeros(shape, here));
+    cache.values.push_back(at::zeros(shape, here));
+    if (!rotary.cos.defined() || rotary.cos.device() != device) {
+      rotary = make_rotary(config_, at::arange(capacity, here.dtype(at::kLong)),
+                           at::typeMetaToScalarType(options.dtype()));
+    }
+    cache.cos.push_back(rotary.cos);
+    cache.sin.push_back(rotary.sin);
   }
   return cache;
 }

@@ -12,6 +12,12 @@ namespace mgm {
 
 class DecoderBlock;
 
+// The blocks from this one on, up to the next stage's, lie on `device`.
+struct DecoderStage {
+  int64_t first_block = 0;
+  at::Device device = at::kCPU;
+};
+
 // How evenly the experts of all blocks were visited in one forward pass.
 struct RouterLoad {
   at::Tensor sums_2E;  // ExpertMlps::Output::load_2E of all blocks; undefined without a router loss
@@ -23,6 +29,18 @@ class Decoder : public Module {
   // `experts_apart`: model/decoder_block.h.
   explicit Decoder(const LlmConfig& config, const AdapterConfig& adapter = {},
                    bool experts_apart = false);
+  const LlmConfig& config() const { return config_; }
+
+  // Spreads the blocks over devices, for inference: blocks() moves what it computes from one stage
+  // to the next. The first stage begins with block 0. Once, before storage is bound, which is then
+  // to lie where device_of() says.
+  void split(std::vector<DecoderStage> stages);
+  const std::vector<DecoderStage>& stages() const { return stages_; }  // empty without split()
+
+  // Where the parameters of a group belong after split(): those of a block on its stage's device,
+  // an untied head on the last one's, all else on `first`.
+  at::Device device_of(const std::string& group, at::Device first) const;
+  at::Device head_device() const { return head_->value.device(); }  // of logits
 
   // int64 ids [T] -> [T, H]. Rows with a negative id (image markers) get the embedding of id 0; the
   // caller overwrites them.
@@ -52,11 +70,16 @@ class Decoder : public Module {
   // The linears of the blocks in order, routers left out: those that adapters may name.
   const std::vector<Linear*>& linears() const { return linears_; }
 
-  // An empty cache of `rows` sequences of at most `capacity` tokens each.
+  // An empty cache of `rows` sequences of at most `capacity` tokens each. After split() each
+  // layer's part lies on its block's device.
   KvCache make_cache(int64_t rows, int64_t capacity, at::TensorOptions options) const;
 
  private:
   at::Tensor head(const at::Tensor& hidden_MH) const;  // logits, fp32 at least
+  // Blocks first .. end - 1, of one device, where all of this lies.
+  at::Tensor run_blocks(size_t first, size_t end, at::Tensor x_TH, const at::Tensor& positions_T,
+                        const SeqInfo& seq, const ForwardContext& ctx, const CacheRows& rows,
+                        RouterLoad* load) const;
   RowDraws row_draws(const at::Tensor& positions_T, const SeqInfo& seq,
                      const ForwardContext& ctx) const;
 
@@ -64,6 +87,7 @@ class Decoder : public Module {
   bool drops_ = false;  // adapters with dropout
   Embedding* embed_;
   std::vector<DecoderBlock*> blocks_;
+  std::vector<DecoderStage> stages_;
   std::vector<Linear*> linears_;
   RmsNorm* norm_;
   const Param* head_;  // the embedding's weight when tied

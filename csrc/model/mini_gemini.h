@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 
 #include "config/image_geometry.h"
 #include "model/clip_vit.h"
@@ -30,8 +31,10 @@ class MiniGemini {
   const ImageConfig& image_config() const { return image_; }
   const ImageGeometry& geometry() const { return geometry_; }
   const Decoder& decoder() const { return *decoder_; }
+  // Decoder::split(). Everything that is not the decoder's lies on the device of its embeddings.
+  void split_decoder(std::vector<DecoderStage> stages) { decoder_->split(std::move(stages)); }
   at::ScalarType dtype() const;  // of the bound weights
-  at::Device device() const;
+  at::Device device() const;     // where pictures and token ids go
 
   // Visual tokens [N, tokens, H] of uint8 canvases [N, S, S, 3]; keys [N] for drop path.
   at::Tensor encode_images(const at::Tensor& canvases, const std::vector<uint64_t>& keys,

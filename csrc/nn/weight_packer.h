@@ -12,6 +12,9 @@ class WeightPacker {
   // The weights are rounded to `dtype` first, as if they were used dense.
   WeightPacker(at::Device device, at::ScalarType dtype) : device_(device), dtype_(dtype) {}
 
+  // Where parameters go from the next one on.
+  void move_to(at::Device device) { device_ = device; }
+
   // Elements [first, first + values.numel()) of a parameter, of any float dtype, in order. Sets
   // Param::packed with the last of them. Returns them rounded.
   at::Tensor add(Param& param, int64_t first, const at::Tensor& values);

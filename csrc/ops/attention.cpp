@@ -166,32 +166,37 @@ const SegmentOps kCudnnOps = {
 
 // Scores before the softmax, fp32 at least, capped but not masked.
 at::Tensor math_scores(const at::Tensor& q, const at::Tensor& k, double scale, double softcap) {
-  const at::Tensor raw = at::matmul(q, k.transpose(2, 3));
-  const at::Tensor s = (raw.scalar_type() == at::kDouble ? raw : raw.to(at::kFloat)) * scale;
-  return softcap > 0 ? (s / softcap).tanh() * softcap : s;
+  at::Tensor s = at::matmul(q, k.transpose(2, 3));
+  if (s.scalar_type() != at::kDouble) s = s.to(at::kFloat);
+  s.mul_(scale);
+  return softcap > 0 ? s.div_(softcap).tanh_().mul_(softcap) : s;
 }
 
-at::Tensor hide(const at::Tensor& scores, int64_t window) {
+// In place, like all of the math path: scores are the largest tensors there are.
+at::Tensor hide_(at::Tensor scores, int64_t window) {
   const at::Tensor seen = visible_keys(scores.size(2), scores.size(3), window, scores.options());
-  return scores.masked_fill(seen.logical_not(), -std::numeric_limits<double>::infinity());
+  return scores.masked_fill_(seen.logical_not(), -std::numeric_limits<double>::infinity());
 }
 
 const SegmentOps kMathOps = {
     [](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Call& c) -> Entry {
       at::Tensor s = math_scores(q, expand_heads(k, q.size(1)), c.scale, c.softcap);
-      if (c.causal) s = hide(s, c.window);
+      if (c.causal) s = hide_(s, c.window);
       const at::Tensor lse = s.logsumexp(-1, /*keepdim=*/true);
-      const at::Tensor p = (s - lse).exp().to(q.scalar_type());
+      const at::Tensor p = s.sub_(lse).exp_().to(q.scalar_type());
       return {at::matmul(p, expand_heads(v, q.size(1))), {lse}};
     },
     [](const at::Tensor& d_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
        const Entry& e, const Call& c) -> Gradients {
       const at::Tensor all_k = expand_heads(k, q.size(1)), all_v = expand_heads(v, q.size(1));
-      const at::Tensor s = math_scores(q, all_k, c.scale, c.softcap);
-      const at::Tensor p = ((c.causal ? hide(s, c.window) : s) - e.extra[0]).exp();
-      const at::Tensor dp = at::matmul(d_out, all_v.transpose(2, 3));
-      at::Tensor ds = p * (dp - (d_out * e.out).sum(-1, /*keepdim=*/true)) * c.scale;
-      if (c.softcap > 0) ds = ds * (1 - (s / c.softcap).square());  // of tanh
+      at::Tensor s = math_scores(q, all_k, c.scale, c.softcap);
+      at::Tensor p = c.softcap > 0 ? s.clone() : s;
+      if (c.causal) p = hide_(p, c.window);
+      p.sub_(e.extra[0]).exp_();
+      at::Tensor ds = at::matmul(d_out, all_v.transpose(2, 3));
+      ds.sub_((d_out * e.out).sum(-1, /*keepdim=*/true));
+      ds = (p * ds).mul_(c.scale);
+      if (c.softcap > 0) ds.mul_(s.div_(c.softcap).square_().neg_().add_(1));  // of tanh
       const at::Tensor ds_q = ds.to(q.scalar_type());
       return {at::matmul(ds_q, all_k), sum_groups(at::matmul(ds_q.transpose(2, 3), q), k.size(1)),
               sum_groups(at::matmul(p.to(q.scalar_type()).transpose(2, 3), d_out), k.size(1))};
@@ -349,7 +354,7 @@ at::Tensor attention_cached(const at::Tensor& q_MHD, const at::Tensor& k_NKD,
   const at::Tensor q = heads_first(q_MHD), k = heads_first(k_NKD.narrow(0, first, n)),
                    v = heads_first(v_NKD.narrow(0, first, n));
   if (softcap > 0) {
-    const at::Tensor s = hide(math_scores(q, expand_heads(k, q.size(1)), scale, softcap), window);
+    const at::Tensor s = hide_(math_scores(q, expand_heads(k, q.size(1)), scale, softcap), window);
     const at::Tensor p = at::softmax(s, -1).to(q.scalar_type());
     return rows_first(at::matmul(p, expand_heads(v, q.size(1))));
   }
@@ -414,7 +419,7 @@ at::Tensor attention_rows(const at::Tensor& q_RHD, const at::Tensor& k_RCKD,
   if (!even) mask = visible_in_rows(lengths.lengths_R, first, n, window);
   if (softcap > 0) {
     at::Tensor s = math_scores(q, expand_heads(k, q.size(1)), scale, softcap);
-    if (mask) s = s.masked_fill(mask->logical_not(), -std::numeric_limits<double>::infinity());
+    if (mask) s.masked_fill_(mask->logical_not(), -std::numeric_limits<double>::infinity());
     const at::Tensor p = at::softmax(s, -1).to(q.scalar_type());
     return at::matmul(p, expand_heads(v, q.size(1))).squeeze(2);
   }

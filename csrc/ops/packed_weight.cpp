@@ -34,7 +34,7 @@ int64_t parts(int64_t n, int64_t of) { return (n + of - 1) / of; }
 
 // body(T()) with the element type of `dtype`.
 template <class Body>
-void with_packed_element(at::ScalarType dtype, const Body& body) {
+void with_weight_element(at::ScalarType dtype, const Body& body) {
   switch (dtype) {
     case at::kFloat:
       return body(float());
@@ -152,7 +152,7 @@ PackedWeight pack_weight(const at::Tensor& weight_any, WeightFormat format) {
   out.format = format;
   out.out = weight.size(0);
   out.in = weight.size(1);
-  with_packed_element(weight.scalar_type(), [&](auto element) {
+  with_weight_element(weight.scalar_type(), [&](auto element) {
     using T = decltype(element);
     if (format == WeightFormat::kNf4) {
       pack_nf4<T>(weight, out);
@@ -166,7 +166,7 @@ PackedWeight pack_weight(const at::Tensor& weight_any, WeightFormat format) {
 at::Tensor unpack_weight(const PackedWeight& weight, at::ScalarType dtype) {
   const at::Tensor out =
       at::empty({weight.out, weight.in}, at::TensorOptions(weight.codes.device()).dtype(dtype));
-  with_packed_element(dtype, [&](auto element) { unpack<decltype(element)>(weight, out); });
+  with_weight_element(dtype, [&](auto element) { unpack<decltype(element)>(weight, out); });
   return out;
 }
 

@@ -19,9 +19,20 @@ namespace {
 
 bool gpus_are_masked() { return std::getenv("CUDA_VISIBLE_DEVICES") != nullptr; }
 
+}  // namespace
+
 int visible_gpus() { return at::hasCUDA() ? at::detail::getCUDAHooks().deviceCount() : 0; }
 
-}  // namespace
+void use_gpu([[maybe_unused]] at::Device device) {
+#ifdef MGM_WITH_CUDA
+  c10::cuda::set_device(device.index());
+#endif
+}
+
+uint64_t gpu_free_bytes(at::Device device) {
+  at::globalContext().lazyInitDevice(device.type());
+  return at::getDeviceAllocator(device.type())->getMemoryInfo(device.index()).first;
+}
 
 DeviceSetup setup_device(const TrainConfig& config, int local_rank, int local_world) {
   DeviceSetup setup;
@@ -41,9 +52,7 @@ DeviceSetup setup_device(const TrainConfig& config, int local_rank, int local_wo
                         " has no GPU: ", visible_gpus(), " visible; start one process per GPU");
     }
     setup.device = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(gpu));
-#ifdef MGM_WITH_CUDA
-    c10::cuda::set_device(static_cast<c10::DeviceIndex>(gpu));
-#endif
+    use_gpu(setup.device);
   }
   switch (config.dtype) {
     case DtypeKind::kAuto:

@@ -165,7 +165,8 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
       choose_checkpoint(resolved, identity, resume, ranks);
   const int64_t done = checkpoint ? checkpoint->step() : 0;
   const fs::path projector = dir / "mm_projector.bin";
-  const bool leaves_projector = !trains_llm(parts);
+  const bool leaves_projector =
+      !trains_llm(parts) || config.model.init == ModelInit::kRandom;  // pretraining of the towers
   if (checkpoint && done >= data.total_steps && (!leaves_projector || fs::exists(projector))) {
     log::info(cat(dir.string(), ": complete at step ", done, " of ", data.total_steps));
     return ExitCode::kOk;

@@ -162,12 +162,13 @@ std::string plan_report(const ResolvedConfig& resolved, const PlanRequest& reque
 }
 
 BatchShape shape_of(const Batch& batch) {
-  return {batch.seq.segments(), batch.seq.total(), batch.num_images(), batch.num_targets()};
+  return {batch.seq.segments(), batch.seq.total(), batch.num_images(), batch.num_targets(),
+          batch.seq.max_length};
 }
 
 BatchShape larger(const BatchShape& a, const BatchShape& b) {
   return {std::max(a.segments, b.segments), std::max(a.rows, b.rows), std::max(a.images, b.images),
-          std::max(a.targets, b.targets)};
+          std::max(a.targets, b.targets), std::max(a.longest, b.longest)};
 }
 
 double planned_peak(const RunConfig& config, const MiniGemini& model,

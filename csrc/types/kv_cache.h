@@ -12,7 +12,10 @@ namespace mgm {
 struct KvCache {
   std::vector<at::Tensor> keys;    // per layer [rows, capacity, kv heads, head width], rotated
   std::vector<at::Tensor> values;  // per layer, of the same shape
-  std::vector<int64_t> lengths;    // tokens held by each row
+  // What rotates position p of a layer: row p of [capacity, 1, rotated width]. Layers of one device
+  // share theirs.
+  std::vector<at::Tensor> cos, sin;
+  std::vector<int64_t> lengths;  // tokens held by each row
 
   int64_t rows() const { return static_cast<int64_t>(lengths.size()); }
   int64_t capacity() const { return keys.empty() ? 0 : keys[0].size(1); }  // tokens of a row

@@ -21,7 +21,10 @@ import run
 ARMS = [f"configs/ablation/small/{arm}.yaml" for arm in run.ARMS]
 TINY = {"model.vision_tower.hidden_size": 16, "model.vision_tower.intermediate_size": 32, "model.vision_tower.num_layers": 2,
         "model.vision_tower.num_heads": 2, "train.device": "cpu", "train.threads": 1, "train.max_steps": 2, "train.global_batch": 4,
-        "train.micro_batch": 2, "data.workers": 1, "stages[1].text.template": "v1"}
+        "train.micro_batch": 2, "data.workers": 1, "stages[2].text.template": "v1"}
+# The language model of stage 0, as wide as the one below.
+TINY |= {f"stages[0].model.llm.{key}": value for key, value in {"vocab_size": 1024, "hidden_size": 32, "intermediate_size": 48,
+                                                                "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}.items()}
 TINY_HR = {"model.convnext.depths": [1, 1, 1, 1], "model.convnext.dims": [8, 8, 16, 16]}
 
 
@@ -49,25 +52,25 @@ def data(tmp_path_factory):
         picture.save(folder / f"images/{i}.webp")
         records.append({"id": str(i), "image": f"{i}.webp", "task": "objects", "size": (14, 88)[i // 2 % 2], "conversations": [
             {"from": "human", "value": "<image>\nWhich colour?"}, {"from": "gpt", "value": ("red", "blue")[i % 2]}]})
-    for name, of in (("align", records[:8]), ("train", records[:8]), ("heldout", records[8:])):
+    for name, of in (("pretrain", records[:8]), ("align", records[:8]), ("train", records[:8]), ("heldout", records[8:])):
         (folder / f"{name}.json").write_text(json.dumps(of))
     return folder
 
 
 @pytest.mark.parametrize("config", ARMS)
 def test_what_an_arm_trains(config, llm):
-    """Everything but the language model in stage 1, everything in stage 2."""
-    text = mgm("train", config, "--plan", "--set", f"model.llm.path={llm}").stdout
+    """Everything in stages 0 and 2, everything but the language model in stage 1."""
+    text = mgm("train", config, "--plan", "--set", f"model.llm.path={llm}", "--set", f"stages[0].text.tokenizer={llm}").stdout
     tables = re.findall(r"^part +parameters +trained\n((?:.+\n)+)", text, re.M)
-    assert len(tables) == 2
+    assert len(tables) == 3
     for stage, table in enumerate(tables):
         rows = {name.strip(): (count, trained) for name, count, trained in
                 re.findall(r"^(\S.*?) +([\d,]+) +([\d,]+|frozen)$", table, re.M)}
         rows.pop("total")
         assert ("HR encoder (convnext)" in rows) == ("patch info mining" in rows) == ("hr_off" not in config)
         for name, (count, trained) in rows.items():
-            frozen = stage == 0 and name.startswith("llm")
-            assert trained == ("frozen" if frozen else count), f"stage {stage + 1}: {name}"
+            frozen = stage == 1 and name.startswith("llm")
+            assert trained == ("frozen" if frozen else count), f"stage {stage}: {name}"
 
 
 def test_arms_differ_in_one_thing():
@@ -83,9 +86,14 @@ def test_arms_differ_in_one_thing():
 
 
 def test_mining_maps_of_a_real_page(llm, data, tmp_path):
-    one = run.Run(run.argparse.Namespace(out=tmp_path, data=data, llm=llm, set=[f"{key}={value}" for key, value in (TINY | TINY_HR).items()]),
+    one = run.Run(run.argparse.Namespace(out=tmp_path, data=data, llm=llm, set=[f"{key}={value}" for key, value in (TINY | TINY_HR | {"stages[1].train.seed": 7}).items()]),
                   "hr_on", 1)
     mgm(*one.train_command())
+    # Stage 1 goes on from the towers of stage 0: two steps move no weight far, weights drawn from its own seed would be.
+    towers = [torch.load(one.folder / stage / "mm_projector.bin", weights_only=True) for stage in ("stage0", "stage1")]
+    assert towers[0].keys() == towers[1].keys() and any("vision_tower_aux" in name for name in towers[0])
+    fresh = max((a - b).abs().max().item() for name, a in towers[0].items() if (b := towers[1][name]).dim() > 1)
+    assert 0 < fresh < 0.01
     mgm("export", one.folder / "stage2", "--out", tmp_path / "model")
     page = tmp_path / "report.html"
     mgm("report", tmp_path / "model", "--heldin", data / "heldout.json", "--images", data / "images", "--out", page)

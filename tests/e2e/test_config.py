@@ -99,3 +99,8 @@ def test_every_command_has_help_with_an_example():
     assert {("train",), ("config", "diff"), ("data", "show"), ("render",), ("checkpoint", "ls")} <= set(found)
     missing = [command for command in found if not re.search(r"Examples?:\s+.*\bmgm ", help_of(*command))]
     assert not missing
+
+
+def test_an_unknown_command_is_named():
+    assert mgm("trian", "x.yaml", code=2).stderr == "unknown command 'trian'; did you mean 'mgm train'?\n"
+    assert mgm("frobnicate", code=2).stderr == "unknown command 'frobnicate'; mgm --help lists them\n"

@@ -87,6 +87,9 @@ def test_out_and_stats(model, tmp_path):
     found = json.loads(stats.read_text())
     assert (found["rows"], found["prompts"]) == (2, 5) and found["step_tokens"] <= 5 * 5
     assert found["steps"] > 0 and found["step_seconds"] > 0 and found["prompt_seconds"] > 0
+    assert (found["graphs"], found["graph_steps"]) == (0, 0)  # on a CPU
+    assert batch(model, questions, "--no-graphs", "--max-new-tokens", 6) == [json.loads(line) for line in
+                                                                          out.read_text().splitlines()]
 
 
 def test_a_seed_fixes_a_batch(model, tmp_path):
@@ -111,6 +114,12 @@ def test_refusals(model, tmp_path):
     (tmp_path / "half.png").write_bytes(APPLE.read_bytes()[:900])
     broken = write_questions(tmp_path, [("Hi", []), ("What?", [tmp_path / "half.png"])])
     refused(3, "chat", model, "--device", "cpu", "--batch", broken, says=["questions.jsonl:2", "half.png"])
+
+
+def test_gpus_that_cannot_be_used(model):
+    for gpus, says in [("0,1", ["--gpus 0,1", "CPU"]), ("0,x", ["'x'"]), ("", ["''"]), ("1,1", ["twice"]), ("-1", ["'-1'"])]:
+        refused(2, "chat", model, "--device", "cpu", "--prompt", "Hi", "--gpus", gpus, says=says)
+    assert chat(model, "--prompt", "Hi", "--gpus", "auto", "--max-new-tokens", 1).stdout
 
 
 # ---- beam search ------------------------------------------------------------------------------------------

@@ -201,7 +201,7 @@ def test_options_reach_the_plan():
     (other,) = plans("configs/stage2/vicuna_7b.yaml", "--world", 16, "--gpu-memory", "141GB", "--link", 300, "--network",
                      12.5, "--flops", 220, "--tokens", 1024, "--images", 0)
     assert (other["gpu_memory"], other["link"], other["network"], other["flops"]) == (141e9, 300e9, 12.5e9, 220e12)
-    assert other["memory_shape"] == {"samples": 8, "tokens": 8192, "images": 0, "targets": 8192}
+    assert other["memory_shape"] == {"samples": 8, "tokens": 8192, "images": 0, "targets": 8192, "longest": 1024}
     assert base["memory_shape"]["tokens"] == 8 * 2048 and base["time_shape"]["tokens"] == 8 * (576 + 320)
     text = mgm("train", "configs/stage2/vicuna_7b.yaml", "--plan", "--world", 16).stdout
     assert "16 ranks on 2 nodes of 8" in text and "cheapest that fits: " in text

@@ -1,6 +1,6 @@
 // Continues prompts with the language model of a Hugging Face directory, for
 // tests/parity/test_generation_parity.py.
-//   generate_probe DIR IN.safetensors OUT.safetensors ROWS
+//   generate_probe DIR IN.safetensors OUT.safetensors ROWS [cpu|cuda|cuda-graphs]
 //   generate_probe DIR IN.safetensors OUT.safetensors BEAMS LENGTH_PENALTY REPETITION_PENALTY
 // IN: ids int64 [T] and offsets int64 [P + 1] of P prompts, tokens int64 [1]: how many to add to
 // each at most, and for beam search stops int64 [S]. OUT: ids int64 [P, tokens], greedy, ROWS
@@ -29,12 +29,13 @@ struct Model {
   std::unique_ptr<Decoder> decoder;
 };
 
-Model load(const fs::path& dir) {
+Model load(const fs::path& dir, at::Device device = at::kCPU) {
   Model out;
   const fs::path path = dir / "config.json";
   read_llm_config(Json::parse(read_file(path)), path.string(), out.config);
   out.decoder = std::make_unique<Decoder>(out.config);
   load_weights(out.decoder->params(), *open_model_dir(dir), LoadOptions());
+  for (Param* param : out.decoder->params()) param->value = param->value.to(device);
   return out;
 }
 
@@ -54,13 +55,17 @@ std::vector<Sample> read_prompts(const TensorSource& in) {
 
 // Prompt p enters at step p / 2, so that rows of every age are decoded together.
 at::Tensor greedy(const Model& model, const std::vector<Sample>& prompts, int64_t tokens,
-                  int64_t rows) {
+                  int64_t rows, bool graphs) {
   size_t longest = 0;
   for (const Sample& p : prompts) longest = std::max(longest, p.ids.size());
   DirectRunner runner;
   const ForwardContext ctx{runner};
-  RowDecoder decoder(*model.decoder, rows, static_cast<int64_t>(longest) + tokens, at::kFloat);
-  RowSampler sampler(SamplingConfig(), rows, model.config.vocab_size, at::kCPU);
+  const at::Device device = model.decoder->head_device();
+  const bool recordable = unrecordable(*model.decoder, at::kFloat).empty();
+  const auto recorder = graphs && recordable ? make_graph_recorder(device) : nullptr;
+  RowDecoder decoder(*model.decoder, rows, static_cast<int64_t>(longest) + tokens,
+                     at::TensorOptions(device).dtype(at::kFloat), recorder.get());
+  RowSampler sampler(SamplingConfig(), rows, model.config.vocab_size, device);
   std::vector<std::vector<int64_t>> out(prompts.size());
   std::vector<size_t> active;
   const auto choose = [&](int64_t first, const at::Tensor& logits) {
@@ -88,11 +93,13 @@ at::Tensor greedy(const Model& model, const std::vector<Sample>& prompts, int64_
     }
     const auto before = static_cast<int64_t>(active.size() - entering.size());
     if (!entering.empty()) {
-      const Batch batch = pack(entering, 0, 0);
+      const Batch batch = pack(entering, 0, 0).to(device);
       choose(before, decoder.add(model.decoder->embed(batch.input_ids, ctx), batch, ctx));
     }
     if (!active.empty()) choose(0, decoder.step(ctx));
   }
+  MGM_CHECK((decoder.graphs().replayed() > 0) == (recorder != nullptr), decoder.graphs().replayed(),
+            " steps replayed");
   at::Tensor ids = at::empty({static_cast<int64_t>(prompts.size()), tokens}, at::kLong);
   for (size_t p = 0; p < prompts.size(); ++p) {
     ids[static_cast<int64_t>(p)].copy_(at::tensor(out[p], at::kLong));
@@ -124,13 +131,16 @@ std::map<std::string, at::Tensor> beams(const Model& model, const std::vector<Sa
 
 void run(const std::vector<std::string>& args) {
   const at::NoGradGuard no_grad;
-  const Model model = load(args[0]);
+  const std::string device = args.size() == 5 ? args[4] : "cpu";
+  const Model model = load(args[0], at::Device(split(device, '-')[0]));
   const SourcePtr in = open_safetensors(args[1]);
   const int64_t tokens = in->read("tokens").const_data_ptr<int64_t>()[0];
   const std::vector<Sample> prompts = read_prompts(*in);
   const int64_t rows = std::stoll(args[3]);
-  if (args.size() == 4) {
-    write_safetensors(args[2], {{"ids", greedy(model, prompts, tokens, rows)}});
+  if (args.size() < 6) {
+    at::globalContext().setAllowTF32CuBLAS(false);
+    const bool graphs = device == "cuda-graphs";
+    write_safetensors(args[2], {{"ids", greedy(model, prompts, tokens, rows, graphs)}});
     return;
   }
   BeamConfig config;
@@ -149,7 +159,7 @@ void run(const std::vector<std::string>& args) {
 }  // namespace mgm
 
 int main(int argc, char** argv) {
-  if (argc != 5 && argc != 7) return 2;
+  if (argc < 5 || argc > 7) return 2;
   try {
     mgm::run({argv + 1, argv + argc});
     return 0;

@@ -125,8 +125,9 @@ PlannedModel PlannedModel::with_decoder_recompute(RecomputePolicy policy) const 
 
 BatchShape even_shape(const PlannedModel& model, int64_t samples, int64_t tokens, int64_t images) {
   const int64_t visual = images * model.geometry.tokens();
-  return {samples, samples * std::max(tokens, visual + 1), samples * images,
-          samples * std::max<int64_t>(tokens - visual, 1)};
+  const int64_t length = std::max(tokens, visual + 1);
+  return {samples, samples * length, samples * images,
+          samples * std::max<int64_t>(tokens - visual, 1), length};
 }
 
 int64_t assumed_tokens(const PlannedModel& model) {

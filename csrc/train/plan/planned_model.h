@@ -76,6 +76,7 @@ struct BatchShape {
   int64_t rows = 0;      // tokens of all of them, visual tokens included
   int64_t images = 0;
   int64_t targets = 0;  // supervised tokens
+  int64_t longest = 0;  // tokens of the longest sample
 };
 
 // `samples` samples of `tokens` tokens each, `images` pictures in each; what is text is supervised.

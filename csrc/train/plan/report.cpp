@@ -209,7 +209,8 @@ OrderedJson shape_json(const BatchShape& shape) {
   return {{"samples", shape.segments},
           {"tokens", shape.rows},
           {"images", shape.images},
-          {"targets", shape.targets}};
+          {"targets", shape.targets},
+          {"longest", shape.longest}};
 }
 
 }  // namespace

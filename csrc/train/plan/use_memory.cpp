@@ -105,8 +105,14 @@ class Planner {
     // Inputs of linears are saved for what trains on them: the linears, or their adapters unless
     // dropout makes an input of its own for each.
     const double trained = use.base_trains() || (adapters && !drops) ? 1 : 0;
+    // What norms behind linears save: the linears' results.
+    const LlmTraits& traits = llm_traits(c.arch);
+    const double behind = (traits.qk_norm ? A + K : 0) + (traits.post_norms ? 2 * H : 0);
     // RMSNorm is one operation on CUDA; on the CPU its normalised rows are saved too.
-    const double norms = model_.on_cpu && use.base_trains() ? 2 * H : 0;
+    const double norms = model_.on_cpu && use.base_trains() ? 2 * H + behind : 0;
+    // Norms with 1 + w run in fp32, and save a copy of their input.
+    const bool widened = traits.unit_norm && e_ < kFp32;
+    const double normed = widened ? rows() * kFp32 * (2 * H + behind) : T * behind;
     const double low_rank =
         adapters ? T * (use.adapters.ranks + (drops ? use.adapters.inputs : 0)) : 0;
     // While a linear runs with an adapter: what is added to its result, and its dropped input.
@@ -115,14 +121,21 @@ class Planner {
     // x (the input, by the first norm); q, k, v and the attention's result; the row between both
     // halves (by the second norm); gate, silu(gate) and up. Weights that train add their inputs:
     // both norms' results and the product of the MLP.
-    const double saved =
-        T * (A + 2 * K + A + H + 3 * I + routed + norms + trained * (2 * H + I)) + lse + low_rank;
+    const double saved = T * (A + 2 * K + A + H + 3 * I + routed + norms + trained * (2 * H + I)) +
+                         normed + lse + low_rank;
     const double input = T * H;
     // A packed weight while it is dequantised.
     const double unpacked = double(use.largest_packed) * e_;
     // The sum at the end of a block: x, both norms' results, q, k, v, the row between, four of the
     // MLP's width, the MLP's result and the block's.
-    const double plain = T * (6 * H + A + 2 * K + 4 * I + routed) + beside + unpacked;
+    const double post = traits.post_norms ? 2 * H : 0;
+    const double sum = T * (6 * H + A + 2 * K + 4 * I + routed + post) + beside + unpacked;
+    // Capped scores of one sample, which no fused kernel makes: themselves and two more of the
+    // softmax, in backward three and the gradient in the model's dtype.
+    const double scores = c.attention_softcap > 0 ? double(c.num_heads) * double(shape_.longest) *
+                                                        double(shape_.longest)
+                                                  : 0;
+    const double plain = std::max(sum, T * (2 * H + 2 * A + 2 * K) + 3 * kFp32 * scores);
     // Backward of the MLP's product: its gradient and those of both factors, product still there
     // only where nothing saved it. Or of its last matrix, whose weight has a gradient of its own.
     // An adapter's dropped input is gone as soon as its linear's backward is.
@@ -137,7 +150,7 @@ class Planner {
     const double gone =
         T * ((3 + trained) * I + (1 + trained) * H + routed) + (drops ? dropped + 2 * T * H : 0);
     const double attention = -gone + T * (2 * H + A + A + 2 * K + (A > K ? 2 * A : 0)) +
-                             rows() * A * (model_.on_cpu ? 0 : kFp32);
+                             rows() * A * (model_.on_cpu ? 0 : kFp32) + scores * (3 * kFp32 + e_);
     return block(use, input, saved, plain, plain + T * A + lse,
                  std::max({product, weight, attention}), T * A + lse);
   }
@@ -177,8 +190,10 @@ class Planner {
     const double cast = e_ < kFp32 ? e_ : 0;  // in the model's dtype beside fp32
     const double normed = M * H * e_ * (1 + (model_.on_cpu ? 1 : 0));
     const double input = M * H * e_, trained = use.trains() ? 1 : 0;
-    const double saved = kFp32 * logits + trained * normed;
-    const double forward = input + normed + logits * (2 * kFp32 + cast);
+    // With a cap: the tanh is saved; logits, their quotient, the tanh and its multiple.
+    const bool capped = m_.llm.final_softcap > 0;
+    const double saved = kFp32 * logits * (capped ? 2 : 1) + trained * normed;
+    const double forward = input + normed + logits * ((capped ? 4 : 2) * kFp32 + cast);
     const double weight = double(m_.llm.vocab_size) * H * e_ * trained;
     // Gradients of the log-softmax and of the fp32 logits; later those of the cast and the weight,
     // when the softmax is gone.

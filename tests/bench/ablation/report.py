@@ -151,11 +151,12 @@ def markdown(entries, results):
         lines += ["", "Digits right at their place, per cent:", "", "| size | " + " | ".join(ARMS[arm] for arm in arms) + " |",
                   "|---|" + "---:|" * len(arms)]
         lines += [f"| {size_text(e)} | " + " | ".join(number("digits", e["characters"][arm]) for arm in arms) + " |" for e in digits]
-    lines += ["", "| arm | seeds | stage 1 loss | stage 2 loss | training, s | answers, s | answers cut |", "|---|---|---:|---:|---:|---:|---:|"]
+    lines += ["", "| arm | seeds | stage 0 loss | stage 1 loss | stage 2 loss | training, s | answers, s | answers cut |", "|---|---|---:|---:|---:|---:|---:|---:|"]
     for arm, by_seed in results.items():
         runs = list(by_seed.values())
         mean = lambda get: scoring.mean([get(run) for run in runs])
-        lines.append(f"| {ARMS[arm]} | {seeds[arm]} | {mean(lambda r: r['stages']['stage1']['loss']):.3f} | "
+        lines.append(f"| {ARMS[arm]} | {seeds[arm]} | {mean(lambda r: r['stages']['stage0']['loss']):.3f} | "
+                     f"{mean(lambda r: r['stages']['stage1']['loss']):.3f} | "
                      f"{mean(lambda r: r['stages']['stage2']['loss']):.3f} | {mean(lambda r: r['seconds']['train']):.0f} | "
                      f"{mean(lambda r: r['seconds']['answer']):.0f} | {mean(lambda r: r['cut']):.1f} |")
     return "\n".join(lines + ["", f"Machine: {', '.join(machines)}."]) + "\n"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The small HR ablation: three arms, some seeds, both stages each; answers to the held-out questions; a report.
+"""The small HR ablation: three arms, some seeds, three stages each; answers to the held-out questions; a report.
 
     tests/bench/ablation/run.py time                  # 40 steps of each stage: how long a run will take here
     tests/bench/ablation/run.py run                   # nine runs, as many at a time as there are GPUs
@@ -28,6 +28,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 MGM = pathlib.Path(os.environ.get("MGM_BUILD_DIR", ROOT / "build/release")) / "bin/mgm"
 CONFIGS = ROOT / "configs/ablation/small"
 ARMS = ("hr_on", "hr_upsampled", "hr_off")
+STAGES = ("stage0", "stage1", "stage2")
+ANNOTATIONS = ("pretrain.json", "align.json", "train.json")  # of the stages
 TIMED = 40  # steps of a stage that `time` runs
 BATCH = 64  # questions answered at a time
 SHOWN_MAPS = 6  # pictures that mgm report draws mining maps of
@@ -116,17 +118,20 @@ class Run:
         def source(name):
             return json.dumps([{"annotations": str(self.args.data / name), "images": str(self.args.data / "images")}])
 
-        values = {"model.llm.path": self.args.llm, "train.seed": self.seed, "stages[0].run.dir": self.folder / "stage1",
-                  "stages[1].run.dir": self.folder / "stage2", "stages[0].data.sources": source("align.json"),
-                  "stages[1].data.sources": source("train.json"),
-                  "stages[1].model.projector.path": self.folder / "stage1/mm_projector.bin"}
+        # Stage 0 has a language model of its own, with the tokenizer of the others'.
+        values = {"train.seed": self.seed, "stages[0].text.tokenizer": self.args.llm}
+        for i, (stage, name) in enumerate(zip(STAGES, ANNOTATIONS)):
+            values |= {f"stages[{i}].run.dir": self.folder / stage, f"stages[{i}].data.sources": source(name)}
+            if i > 0:
+                values |= {f"stages[{i}].model.llm.path": self.args.llm,
+                           f"stages[{i}].model.projector.path": self.folder / STAGES[i - 1] / "mm_projector.bin"}
         sets = [f"{key}={value}" for key, value in values.items()] + self.args.set + [f"{key}={value}" for key, value in more.items()]
         return ["train", CONFIGS / f"{self.arm}.yaml", *(word for text in sets for word in ("--set", text))]
 
     def steps(self):
-        """Of the two stages: their number of steps and the mean loss of the last fifty."""
+        """Of the stages: their number of steps and the mean loss of the last fifty."""
         out = {}
-        for stage in ("stage1", "stage2"):
+        for stage in STAGES:
             lines = (self.folder / stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
             losses = [json.loads(line)["loss"] for line in lines]
             out[stage] = {"steps": len(losses), "loss": sum(losses[-50:]) / len(losses[-50:])}
@@ -160,7 +165,7 @@ class Run:
             "set": self.args.set, "answers": {line["id"]: line["answer"] for line in lines},
             "cut": sum(not line["stopped"] for line in lines)}, indent=0))
         if not self.args.keep:
-            for stage in ("stage1", "stage2"):
+            for stage in STAGES:
                 shutil.rmtree(self.folder / stage / "checkpoints", ignore_errors=True)
         return seconds
 
@@ -271,14 +276,14 @@ def estimate(args):
     shown = subprocess.run([MGM, "config", "show", CONFIGS / "hr_on.yaml", "--plain", *sets], cwd=ROOT, capture_output=True,
                            text=True, check=True).stdout
     steps = [int(n) for n in re.findall(r"max_steps: (\d+)", shown)]
-    batch = int(re.search(r"global_batch: (\d+)", shown).group(1))
+    batches = [int(n) for n in re.findall(r"global_batch: (\d+)", shown)]
     one.spend("train", Clock(None), one.train_command(**{"train.max_steps": TIMED, "log.every_steps": 10}), gpus()[0])
     log = (one.folder / "log.txt").read_text(encoding="utf-8")
     rates = [float(rate) for rate in re.findall(rf"step {TIMED}/{TIMED} .*? ([\d.]+) img/s", log)]
     total = 0.0
-    for stage, count, rate in zip((1, 2), steps, rates, strict=True):
+    for stage, count, batch, rate in zip(STAGES, steps, batches, rates, strict=True):
         total += count * batch / rate
-        print(f"stage {stage}: {1000 * batch / rate:.0f} ms a step, {count} steps: {count * batch / rate:.0f} s")
+        print(f"{stage}: {1000 * batch / rate:.0f} ms a step, {count} steps: {count * batch / rate:.0f} s")
     print(f"a run: {total:.0f} s on {machine()}, and its start, export and answers")
     shutil.rmtree(one.folder)
     return 0

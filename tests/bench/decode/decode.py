@@ -6,7 +6,8 @@
 
 Weights are random and lie in OUT/model_SHAPE in the published layout, with towers too small to matter (--keep leaves
 them there). Each cell, one shape with one batch size, runs mgm and then transformers in a process of its own on the same
-device and writes OUT/<shape>.b<batch>.p<prompt>.json; a cell that exists is not run again, one with an error is. Both sides continue the
+device and writes OUT/<shape>.b<batch>.p<prompt>[.eager].json; a cell that exists is not run again, one with an error is.
+With --eager mgm launches its kernels one by one instead of replaying CUDA graphs. Both sides continue the
 same number of prompts of the same length greedily, twice, by few and by many tokens; the difference is what counts, so
 loading, prompts and first calls do not. The limit is bytes over bandwidth: a step reads every weight but the embedding
 once, and every row's cached keys and values; the bandwidth is that of copying in the same run, or --bandwidth in GB/s.
@@ -163,7 +164,7 @@ def run_mgm(args, model, batch):
         stats.unlink(missing_ok=True)
         call([MGM, "chat", model, "--device", args.device, "--dtype", "bf16" if args.dtype == torch.bfloat16 else "fp32",
               "--template", f"{BARE}:bare", "--batch", questions, "--batch-size", batch, "--max-new-tokens", new,
-              "--out", args.out / "answers.jsonl", "--stats", stats], args.timeout)
+              "--out", args.out / "answers.jsonl", "--stats", stats, *(["--no-graphs"] if args.eager else [])], args.timeout)
         found.append(json.loads(stats.read_text()))
         if found[-1]["step_tokens"] != batch * (new - 1):
             raise RuntimeError(f"answers ended early: {found[-1]}")
@@ -171,7 +172,8 @@ def run_mgm(args, model, batch):
     steps, seconds = many["steps"] - few["steps"], many["step_seconds"] - few["step_seconds"]
     return {"tokens_s": (many["step_tokens"] - few["step_tokens"]) / seconds, "step_ms": 1e3 * seconds / steps,
             "prompt_tokens": many["prompt_tokens"] // batch, "prompt_tokens_s": many["prompt_tokens"] / many["prompt_seconds"],
-            "context_per_step": (many["context_tokens"] - few["context_tokens"]) / steps, "cache_gb": many["cache_bytes"] / 1e9}
+            "context_per_step": (many["context_tokens"] - few["context_tokens"]) / steps, "cache_gb": many["cache_bytes"] / 1e9,
+            "graph_steps": (many["graph_steps"] - few["graph_steps"]) / steps}
 
 
 def synchronize(device):
@@ -269,9 +271,9 @@ def measure(args):
         torch.cuda.empty_cache()  # the two sides need the memory
     model = write_model(args)
     for batch in (int(n) for n in args.batch.split(",")):
-        path = args.out / f"{args.shape}.b{batch}.p{args.prompt}.json"
+        path = args.out / f"{args.shape}.b{batch}.p{args.prompt}{'.eager' if args.eager else ''}.json"
         cell = json.loads(path.read_text()) if path.exists() else {}
-        cell.update(shape=args.shape, batch=batch, new=args.new, device=machine(args.device), bandwidth_gbs=bandwidth / 1e9)
+        cell.update(shape=args.shape, batch=batch, new=args.new, eager=args.eager, device=machine(args.device), bandwidth_gbs=bandwidth / 1e9)
         if "tokens_s" not in cell.get("mgm", {}):
             cell["mgm"] = attempt(run_mgm, args, model, batch)
             if "tokens_s" in cell["mgm"]:
@@ -285,17 +287,19 @@ def measure(args):
 
 
 def report(args):
-    print("| model | batch | context | tokens/s | limit | of the limit | step, ms | transformers tokens/s | ratio | machine |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
+    print("| model | batch | context | steps from graphs | tokens/s | limit | of the limit | step, ms | transformers tokens/s | ratio | "
+          "machine |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
     cells = [json.loads(path.read_text()) for path in args.out.glob(f"{args.shape}.b*.p*.json")]
-    for cell in sorted(cells, key=lambda c: (c["batch"], c["mgm"].get("context_per_step", 0))):
+    for cell in sorted(cells, key=lambda c: (c["batch"], c.get("eager", False), c["mgm"].get("context_per_step", 0))):
         own, other = cell["mgm"], cell.get("transformers", {})
         if "tokens_s" not in own:
-            print(f"| {cell['shape']} | {cell['batch']} | | error | | | | | | {cell['device']} |")
+            print(f"| {cell['shape']} | {cell['batch']} | | | error | | | | | | {cell['device']} |")
             continue
         theirs = f"{other['tokens_s']:,.1f}" if "tokens_s" in other else "error" if other else "not run"
         ratio = f"{own['tokens_s'] / other['tokens_s']:.2f}" if "tokens_s" in other else ""
-        print(f"| {cell['shape']} | {cell['batch']} | {own['context_per_step'] / cell['batch']:.0f} | {own['tokens_s']:,.1f} | "
+        print(f"| {cell['shape']} | {cell['batch']} | {own['context_per_step'] / cell['batch']:.0f} | "
+              f"{100 * own.get('graph_steps', 0):.0f} % | {own['tokens_s']:,.1f} | "
               f"{cell['limit_tokens_s']:,.1f} | {100 * own['tokens_s'] / cell['limit_tokens_s']:.0f} % | {own['step_ms']:.2f} | "
               f"{theirs} | {ratio} | {cell['device']}, {cell['bandwidth_gbs']:,.0f} GB/s |")
 
@@ -309,6 +313,7 @@ def main():
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="fp32 on the CPU, bf16 on a GPU")
     parser.add_argument("--bandwidth", type=float, default=0, help="GB/s; 0: measured by copying")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="leave transformers out")
+    parser.add_argument("--eager", action="store_true", help="without CUDA graphs (mgm chat --no-graphs)")
     parser.add_argument("--keep", action="store_true", help="keep the weights for another call")
     parser.add_argument("--timeout", type=float, default=500, help="seconds one run of one side may take")
     parser.add_argument("--out", type=pathlib.Path, required=True)

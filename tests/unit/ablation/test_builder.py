@@ -24,7 +24,7 @@ import embedded_pictures
 TOOLS = [tool for tool in ("rsvg-convert", "pdftoppm", "pdftotext", "pdfinfo") if not shutil.which(tool)]
 pytestmark = pytest.mark.skipif(bool(TOOLS) or not pathlib.Path(ablation_scenes.FONT).exists(),
                                 reason=f"NOT RUN: needs {TOOLS or ablation_scenes.FONT} (librsvg2-bin, poppler-utils, fonts-dejavu-core)")
-COUNTS = {"train": {"scenes": 8, "things": 6, "documents": 3, "maps": 4},
+COUNTS = {"train": {"scenes": 8, "mosaics": 20, "documents": 3, "maps": 4},
           "heldout": {"scenes": 4, "documents": 2, "maps": 2}}
 PD = '<cc:license rdf:resource="http://web.resource.org/cc/PublicDomain"/>'
 COLOURS = [(10 + 20 * i, 250 - 20 * i, 60 + 15 * i) for i in range(12)]
@@ -154,7 +154,7 @@ def test_another_seed_gives_other_pictures(sources, built, tmp_path):
 def test_nothing_held_out_is_trained_on(built):
     out, records = built
     rows = licences(out)
-    trained, held = pictures(records["align"] + records["train"]), pictures(records["heldout"])
+    trained, held = pictures(records["pretrain"] + records["align"] + records["train"]), pictures(records["heldout"])
     assert trained and held and not trained & held
 
     def sources_of(names, package):
@@ -169,7 +169,7 @@ def test_nothing_held_out_is_trained_on(built):
     content = {name: (out / "images" / name).read_bytes() for name in trained | held}
     assert not {content[n] for n in trained} & {content[n] for n in held}
     said = {group: {r["conversations"][1]["value"] for r in records["heldout"] if r["size"] == group} for group in ("new title", "known title")}
-    taught = {r["conversations"][1]["value"] for r in records["align"] + records["train"]}
+    taught = {r["conversations"][1]["value"] for r in records["pretrain"] + records["align"] + records["train"]}
     assert said["new title"] and not said["new title"] & taught
     assert said["known title"] and said["known title"] <= taught
 
@@ -197,7 +197,9 @@ def test_records_are_well_formed(built):
             assert texts[0].startswith("<image>") and sum(text.count("<image>") for text in texts) == 1
             assert all(text.strip() for text in texts)
     assert all(len(record["conversations"]) == 2 and {"task", "size"} <= record.keys() for record in records["heldout"])
-    assert all(record["conversations"][0]["value"] == "<image>" for record in records["align"])
+    assert all(record["conversations"][0]["value"] == "<image>" for record in records["pretrain"] + records["align"])
+    # A mosaic of sixteen cells would be a long conversation.
+    assert max(len(record["conversations"]) for record in records["train"]) == 2 * build_ablation.MOST_TURNS
 
 
 def test_every_cell_is_as_large_as_asked_for(built):
@@ -260,34 +262,60 @@ def test_a_scene_holds_what_it_says():
         assert picture.caption.startswith("An owl, ") and number == answers["digits"] and str(words[count.split()[0]]) == answers["counts"]
 
 
-def test_a_thing_alone_is_what_the_picture_says_and_of_its_size():
+def test_what_becomes_of_scenes_and_mosaics(built):
+    """Stage 0 lists all of them, stage 1 has the scenes, stage 2 asks about scenes and a third of the mosaics."""
+    names = {stage: pictures(r for r in built[1][stage] if "scene" in r["image"] or "mosaic" in r["image"])
+             for stage in ("pretrain", "align", "train")}
+    scenes, all_mosaics = ({f"train/{kind}_{i:05}.webp" for i in range(COUNTS["train"][f"{kind}s"])} for kind in ("scene", "mosaic"))
+    assert names["pretrain"] == pictures(built[1]["pretrain"]) == scenes | all_mosaics
+    assert names["align"] == scenes
+    assert names["train"] == scenes | {f"train/mosaic_{i:05}.webp" for i in (0, 1, 2, 3, 12, 13, 14, 15)}
+
+
+@pytest.mark.parametrize("grid", ablation_scenes.GRIDS)
+def test_a_mosaic_shows_what_its_list_says(grid):
+    """Drawn on white with a red cut-out and dark ink: every cell by what is in it."""
     import random
     backgrounds = {"x": Image.new("RGB", (400, 400), "white")}
     cutouts = {"owl": Image.new("RGBA", (50, 25), (255, 0, 0, 255))}
-    sizes, counted = collections.defaultdict(list), collections.Counter()
-    for seed in range(90):
-        task = tuple(ablation_scenes.SIZES)[seed % 3]
-        picture = ablation_scenes.alone(random.Random(seed), task, backgrounds, cutouts)
-        (turn,) = picture.turns
-        assert turn.task == task and turn.size <= ablation_scenes.LARGEST[task]
-        sizes[task].append(turn.size)
-        drawn = np.asarray(picture.image)[..., 2] < 128  # all but the white
-        rows, columns = np.flatnonzero(drawn.any(1)), np.flatnonzero(drawn.any(0))
-        high, wide = np.ptp(rows) + 1, np.ptp(columns) + 1
-        if task == "objects":
-            assert (turn.answer, wide, picture.caption) == ("owl", turn.size, "An owl.")
-            assert picture.sources == [("backgrounds", "x"), ("stamps", "owl")]
-        elif task == "digits":
-            counted[len(turn.answer)] += 1
-            assert turn.answer.isdigit() and abs(high - turn.size) <= 2 + turn.size // 20
-            assert picture.caption == f"The number {turn.answer}."
-        else:
-            assert drawn.sum() == pytest.approx(int(turn.answer) * np.pi / 4 * turn.size**2, rel=0.35)
-            assert picture.caption == f"{ablation_scenes.NUMBERS[int(turn.answer) - 1].capitalize()} dot{'s' if turn.answer != '1' else ''}."
-    assert set(counted) == {1, 2, 3}
-    for task, of in sizes.items():  # as many below the middle of the ratios as above it
-        middle = (ablation_scenes.SIZES[task][0] * ablation_scenes.LARGEST[task]) ** 0.5
-        assert min(of) < 1.5 * ablation_scenes.SIZES[task][0] and 6 <= sum(size > middle for size in of) <= 24
+    cell, seen = ablation_scenes.SIDE // grid, set()
+    for seed in range(40 // grid**2 + 3):
+        picture = ablation_scenes.mosaic(random.Random(seed), grid, backgrounds, cutouts)
+        names, pixels = picture.caption.split(", "), np.asarray(picture.image).astype(int)
+        assert len(names) == len(picture.turns) == grid**2
+        for i, (name, turn) in enumerate(zip(names, picture.turns)):
+            y, x = i // grid * cell, i % grid * cell
+            part = pixels[y:y + cell, x:x + cell]
+            red, dark = (part[..., 0] - part[..., 2] > 128), part.max(axis=2) < 128
+            if grid == 1:
+                assert turn.answer == (str(ablation_scenes.NUMBERS.index(name.split()[0]) + 1) if "dot" in name else name)
+            else:
+                assert (turn.question, turn.answer) == (f"What is in row {i // grid + 1}, column {i % grid + 1}?", name)
+            if name == "owl":
+                columns = np.flatnonzero(red.any(0))
+                assert not dark.any() and np.ptp(columns) + 1 == turn.size <= cell
+                seen.add("objects")
+            elif name.isdigit():
+                rows = np.flatnonzero(dark.any(1))
+                assert not red.any() and abs(np.ptp(rows) + 1 - turn.size) <= 2 + turn.size // 20
+                seen.add("digits")
+            else:
+                count = ablation_scenes.NUMBERS.index(name.split()[0]) + 1
+                assert not red.any() and dark.sum() == pytest.approx(count * np.pi / 4 * max(3, turn.size)**2, rel=0.4)
+                seen.add("counts")
+        # Nothing lies in two cells.
+        for line in range(cell, cell * grid, cell):
+            assert pixels[line - 1:line + 1].min() > 200 and pixels[:, line - 1:line + 1].min() > 200
+        owls = [("stamps", "owl")] if "owl" in names else []
+        assert picture.sources == [("backgrounds", "x"), *owls]
+    assert seen == {"objects", "digits", "counts"}
+
+
+def test_photographs_behind_things_are_pale():
+    """Darker than any of it is what is drawn upon it."""
+    import random
+    image, _ = ablation_scenes.backdrop(random.Random(1), {"x": Image.new("RGB", (400, 400), "black")})
+    assert min(low for low, _ in image.getextrema()) >= round(255 * ablation_scenes.PALE) > 4 * max(ablation_scenes.INK)
 
 
 def test_a_document_crop_frames_its_words(sources):

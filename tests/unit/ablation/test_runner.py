@@ -29,16 +29,16 @@ def note(what):
         file.write(json.dumps([time.time(), what, words[0], os.environ.get("CUDA_VISIBLE_DEVICES"), os.getpid()]) + "\\n")
 note("begin")
 if words[0] == "config":
-    print("stages:\\n  max_steps: 500\\n  global_batch: 64\\n  max_steps: 1500\\n  global_batch: 64")
+    print("stages:\\n  max_steps: 1000\\n  global_batch: 128\\n  max_steps: 500\\n  global_batch: 64\\n  max_steps: 1500\\n  global_batch: 64")
 elif words[0] == "convert":
     option("--out").mkdir()
 elif words[0] == "train":
     if os.environ.get("FAKE_FAILS", "-") in words[1]:
         sys.exit("error: no loss was found")
-    for stage in (0, 1):
+    for stage in (0, 1, 2):
         folder = pathlib.Path(sets[f"stages[{{stage}}].run.dir"])
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        assert json.loads(sets[f"stages[{{stage}}].data.sources"])[0]["annotations"].endswith(("align.json", "train.json")[stage])
+        assert json.loads(sets[f"stages[{{stage}}].data.sources"])[0]["annotations"].endswith(("pretrain.json", "align.json", "train.json")[stage])
         at = folder / "checkpoints/step"
         def stop(*_):
             at.write_text("7")
@@ -144,7 +144,7 @@ def test_nine_runs_two_at_a_time(tmp_path):
     before = len(place.calls("train"))
     place.run("run")
     assert len(place.calls("train")) == before
-    assert not list(place.out.glob("*/stage1/checkpoints")) and len(list(place.out.glob("*/model"))) == 9
+    assert not list(place.out.glob("*/stage?/checkpoints")) and len(list(place.out.glob("*/model"))) == 9
     assert (place.out / "results/mining_hr_on.json").exists() and not (place.out / "results/mining_hr_off.json").exists()
 
 
@@ -193,9 +193,10 @@ def test_a_killed_parent_leaves_no_training(tmp_path):
 
 def test_time_says_how_long_a_run_takes(tmp_path):
     out, _ = Place(tmp_path, gpus=1).run("time")
-    assert "stage 1: 100 ms a step, 500 steps: 50 s" in out
-    assert "stage 2: 50 ms a step, 1500 steps: 75 s" in out
-    assert "a run: 125 s on Fake H100" in out
+    assert "stage0: 200 ms a step, 1000 steps: 200 s" in out
+    assert "stage1: 50 ms a step, 500 steps: 25 s" in out
+    assert "stage2: 33 ms a step, 1500 steps: 50 s" in out
+    assert "a run: 275 s on Fake H100" in out
 
 
 def test_without_a_model_there_is_an_error(tmp_path):

@@ -276,6 +276,47 @@ TEST(GeneratorBatch, BeamSearchAnswersAsItDoesAlone) {
   EXPECT_GT(other, 0u);
 }
 
+// Stages of one device: everything that lies between devices is done, and changes nothing.
+TEST(GeneratorBatch, StagesAnswerAsTheWholeDoes) {
+  for (const bool tied : {false, true}) {
+    const auto changed = [&](RunConfig& config) {
+      config.model.llm.num_layers = 5;
+      config.model.llm.tie_embeddings = tied;
+    };
+    const TinyChat whole(at::kFloat, changed);
+    const TinyChat parts(at::kFloat, changed);
+    parts.loaded.model->split_decoder({{0, at::kCPU}, {1, at::kCPU}, {4, at::kCPU}});
+    SamplingConfig beams = greedy(9);
+    beams.num_beams = 3;
+    for (const SamplingConfig& sampling : {greedy(20), beams}) {
+      const std::map<size_t, Answer> expected = answers_of(whole, sampling, 3);
+      for (const auto& [i, answer] : answers_of(parts, sampling, 3)) {
+        EXPECT_EQ(answer.ids, expected.at(i).ids) << i << (tied ? " tied" : "");
+      }
+    }
+  }
+}
+
+TEST(GeneratorBatch, TheLoadIsThatOfTheCache) {
+  const TinyChat chat;
+  SamplingConfig beams = greedy(9);
+  beams.num_beams = 3;
+  for (const SamplingConfig& sampling : {greedy(9), beams}) {
+    for (const int64_t batch_size : {2, 8}) {
+      BatchStats stats;
+      answers_of(chat, sampling, batch_size, &stats);
+      const DecodeLoad load =
+          Generator::batch_load(chat.loaded, sampling, some_prompts(), batch_size);
+      EXPECT_EQ(load.rows, stats.rows);
+      EXPECT_EQ(load.capacity, stats.capacity);
+      EXPECT_GE(load.prompt_tokens, stats.capacity - 9);
+      EXPECT_LE(load.prompt_tokens, stats.prompt_tokens);
+    }
+  }
+  EXPECT_EQ(Generator::chat_load(chat.loaded, beams).rows, 3);
+  EXPECT_EQ(Generator::chat_load(chat.loaded, greedy(9)).capacity, 512);
+}
+
 TEST(GeneratorBatch, BeamsRefuseWhatIsNotFinite) {
   const TinyChat chat;
   SamplingConfig beams = greedy(4);

@@ -14,10 +14,12 @@ inline DirectRunner g_direct;
 inline const ForwardContext kPlain{g_direct};
 
 struct TinyChat {
-  explicit TinyChat(at::ScalarType dtype = at::kFloat) {
+  explicit TinyChat(at::ScalarType dtype = at::kFloat,
+                    const std::function<void(RunConfig&)>& change = {}) {
     RunConfig config = tiny_config();
     config.model.llm.vocab_size = kRows;
     config.model.llm.max_positions = 512;
+    if (change) change(config);
     loaded.description = {config.model, config.image, config.text};
     loaded.model = std::make_unique<MiniGemini>(config.model, config.image);
     loaded.tokenizer = load_tokenizer(MGM_SOURCE_DIR "/data/embedded/tokenizer");

@@ -199,6 +199,37 @@ std::vector<MemoryCase> memory_cases() {
                      c.train.recompute = {{"model.layers.*", RecomputePolicy::kFull}};
                    }});
   }
+  const auto arch = [](LlmArch which) {
+    return [which](RunConfig& c) {
+      LlmConfig& llm = c.model.llm;
+      llm.arch = which;
+      llm.num_kv_heads = 2;
+      if (which == LlmArch::kMixtral) llm.num_experts = 4;
+      const bool gemma = which == LlmArch::kGemma || which == LlmArch::kGemma2;
+      if (gemma) {
+        llm.activation = Activation::kGeluTanh;
+        llm.tie_embeddings = true;
+        llm.head_dim = 32;
+      }
+      if (which != LlmArch::kGemma2) return;
+      llm.attention_softcap = 50;
+      llm.final_softcap = 30;
+      llm.sliding_window = 64;
+    };
+  };
+  for (const auto& [name, which] :
+       std::initializer_list<std::pair<const char*, LlmArch>>{{"llama_grouped", LlmArch::kLlama},
+                                                              {"qwen3", LlmArch::kQwen3},
+                                                              {"phi3", LlmArch::kPhi3},
+                                                              {"mixtral", LlmArch::kMixtral},
+                                                              {"gemma", LlmArch::kGemma},
+                                                              {"gemma2", LlmArch::kGemma2}}) {
+    out.push_back({name, arch(which)});
+    out.push_back({cat(name, "_full"), [change = arch(which)](RunConfig& c) {
+                     change(c);
+                     c.train.recompute = {{"model.layers.*", RecomputePolicy::kFull}};
+                   }});
+  }
   MemoryCase text{"text_only", recompute(RecomputePolicy::kNone)};
   text.images = 0;
   text.text = 200;
