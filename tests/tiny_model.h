@@ -71,7 +71,8 @@ inline at::Tensor redrawn(const ParamSpec& spec, uint64_t seed) {
 struct TinyModel {
   explicit TinyModel(RunConfig run_config, at::ScalarType dtype = at::kFloat,
                      at::Device device = at::kCPU, const Topology& topology = {})
-      : config(std::move(run_config)), model(config.model, config.image) {
+      : config(std::move(run_config)),
+        model(config.model, config.image, config.dist.expert_parallel > 1) {
     params = model.params();
     const RuleOutcome rules = resolve_rules(params, config);
     StoreSettings settings;
@@ -88,6 +89,7 @@ struct TinyModel {
     for (size_t i = 0; i < params.size(); ++i) {
       const at::Tensor value = redrawn(params[i]->spec, i + 1);
       if (params[i]->spec.format == WeightFormat::kDense) {
+        if (!store->contains(params[i]->spec.name)) continue;  // an expert of another rank
         store->assign(params[i]->spec.name, value);
       } else {
         packer.add(*params[i], 0, value);

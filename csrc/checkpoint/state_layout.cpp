@@ -71,18 +71,23 @@ std::map<std::string, StateLayout::Place> StateLayout::places() const {
   return out;
 }
 
-FlatRange written_range(const Topology& t, int64_t numel) {
+FlatRange written_range(const ParamGroup& group, const Topology& run, int rank) {
+  Topology t = run;
+  t.rank = rank;
+  const int64_t numel = group.trained.numel;
+  const int64_t begin = group.experts ? t.expert_rank() * numel : 0;
+  if (group.experts) t = t.of_experts();
   const int64_t part = padded(numel, t.shard_size) / t.shard_size;
   const int64_t chunks = part / kFlatAlign;  // cut at the alignment of everything else
   const auto cut = [&](int64_t replica) {
     const int64_t at = part * t.shard_rank() + chunks * replica / t.replicas * kFlatAlign;
-    return std::min(at, numel);
+    return begin + std::min(at, numel);
   };
   return {cut(t.replica_rank()), cut(t.replica_rank() + 1)};
 }
 
 StateLayout state_layout(const ParamStore& store) {
-  Topology topology = store.settings().topology;
+  const Topology& topology = store.settings().topology;
   StateLayout out;
   out.mode = name_of(topology.mode);
   out.world = topology.world;
@@ -90,10 +95,11 @@ StateLayout state_layout(const ParamStore& store) {
   for (const ParamGroup& group : store.groups()) {
     if (group.trained.empty()) continue;
     StateGroup state{group.name, group.trained.numel, {}, {}};
-    for (const Segment& s : group.trained.segments)
+    if (group.experts) state.numel *= topology.expert_ranks;
+    for (const Segment& s : group.trained.all_segments())
       state.segments.push_back({s.param->spec.name, s.param->spec.shape, s.offset, s.numel});
-    for (topology.rank = 0; topology.rank < topology.world; ++topology.rank)
-      state.ranges.push_back(written_range(topology, group.trained.numel));
+    for (int rank = 0; rank < topology.world; ++rank)
+      state.ranges.push_back(written_range(group, topology, rank));
     out.groups.push_back(std::move(state));
   }
   return out;

@@ -1,7 +1,8 @@
 // Where the elements of a training state lie in the shard files of a checkpoint. A group's trained
 // parameters have fixed places in one flat buffer (dist/param_store.h) that do not depend on the
-// ranks; a shard file holds one range of it. With this table a reader of any world size and mode
-// finds its elements by intersecting ranges.
+// ranks (of dealt experts it is the buffers of an expert group, one behind another); a shard file
+// holds one range of it. With this table a reader of any world size and mode finds its elements by
+// intersecting ranges.
 //
 // In state.json, under "layout":
 //   {"mode": "zero2", "world": 4, "shard_size": 4, "groups": [{"name": ..., "numel": ...,
@@ -53,9 +54,10 @@ struct StateLayout {
   std::map<std::string, Place> places() const;
 };
 
-// What `topology.rank` writes of a flat buffer of `numel` elements: its part without the padding
-// at the end; ranks that hold the same part share the writing.
-FlatRange written_range(const Topology& topology, int64_t numel);
+// What rank `rank` of the run writes of a group's trained buffer: its part without the padding at
+// the end; ranks that hold the same part share the writing. Of dealt experts the buffers of an
+// expert group's ranks count as one, one behind another.
+FlatRange written_range(const ParamGroup& group, const Topology& run, int rank);
 
 // Of everything that trains, as all ranks together write it.
 StateLayout state_layout(const ParamStore& store);

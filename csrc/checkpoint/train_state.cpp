@@ -15,7 +15,7 @@ void compare_parameters(const TrainCheckpoint& checkpoint, const std::vector<Gro
   std::vector<std::string> problems;
   std::set<std::string> wanted;
   for (const GroupState& state : states) {
-    for (const Segment& s : state.group->trained.segments) {
+    for (const Segment& s : state.group->trained.all_segments()) {
       const ParamSpec& spec = s.param->spec;
       wanted.insert(spec.name);
       if (!checkpoint.contains(spec.name)) {
@@ -45,12 +45,13 @@ std::vector<ShardTensor> shard_tensors(const std::vector<GroupState>& state,
   std::vector<ShardTensor> out;
   for (const GroupState& s : state) {
     const Flat& flat = s.group->trained;
-    const FlatRange range = written_range(topology, flat.numel);
+    const FlatRange range = written_range(*s.group, topology, topology.rank);
     if (range.size() == 0) continue;
+    const int64_t at = range.begin - flat.dealt_begin - flat.begin;
     const at::Tensor* const kinds[] = {&s.group->master, &s.exp_avg, &s.exp_avg_sq};
     for (size_t k = 0; k < std::size(kStateKinds); ++k) {
       out.push_back({cat(kStateKinds[k], ".", s.group->name),
-                     kinds[k]->detach().narrow(0, range.begin - flat.begin, range.size())});
+                     kinds[k]->detach().narrow(0, at, range.size())});
     }
   }
   return out;

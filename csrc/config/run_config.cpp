@@ -350,6 +350,11 @@ void DistConfig::describe(FieldVisitor& v) {
           between(1, kMaxSize));
   v.field("shard_size", shard_size, "hybrid: ranks of a shard group; 0: the ranks of a node",
           between(0, kMaxSize));
+  v.field(
+      "expert_parallel", expert_parallel,
+      "ranks that the experts of a block are dealt to (mixtral); divides num_experts, the world "
+      "and, in hybrid, the shard group. 1: every rank has all of them",
+      between(1, kMaxSize));
   v.choice("offload", offload,
            "optimizer: fp32 weights and moments stay in host memory and are updated there");
   v.section(

@@ -254,6 +254,7 @@ struct DistConfig {
   DtypeKind reduce_dtype = DtypeKind::kAuto;
   int64_t virtual_shards = 8;
   int64_t shard_size = 0;  // 0: the ranks of a node
+  int64_t expert_parallel = 1;
   Offload offload = Offload::kNone;
   DistTimeouts timeout_s;
   void describe(FieldVisitor& v);

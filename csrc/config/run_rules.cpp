@@ -93,7 +93,29 @@ void check_model(const ModelConfig& model, Checks& checks) {
                 " = llm.hidden_size ", llm.hidden_size);
 }
 
+void check_experts(const RunConfig& config, Checks& checks) {
+  const LlmConfig& llm = config.model.llm;
+  const int64_t ranks = config.dist.expert_parallel, experts = llm.num_experts;
+  if (ranks == 1 || llm.arch == LlmArch::kAuto) return;
+  const std::vector<std::string> keys = {"dist.expert_parallel", "model.llm.num_experts",
+                                         "model.llm.arch"};
+  if (experts == 0) {
+    checks.expect(false, keys, "deals experts to ", ranks, " ranks, but model.llm has none; use 1");
+    return;
+  }
+  checks.expect(llm.quantize == Quantize::kNone, {keys.front(), "model.llm.quantize"},
+                "deals experts to ranks, but those that model.llm.quantize packs are whole on "
+                "every rank; use 1");
+  if (experts % ranks == 0) return;
+  int64_t below = std::min(ranks, experts), above = below;
+  while (experts % below != 0) --below;
+  while (experts % above != 0) ++above;
+  checks.expect(false, keys, ranks, " ranks do not divide ", experts, " experts; nearest: ", below,
+                above != below ? cat(" or ", above) : "");
+}
+
 void check_ranks(const RunConfig& config, Checks& checks) {
+  check_experts(config, checks);
   const DistConfig& dist = config.dist;
   const bool cut = dist.mode == DistMode::kZero3 || dist.mode == DistMode::kHybrid;
   checks.expect(

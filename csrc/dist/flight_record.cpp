@@ -83,17 +83,19 @@ void find_laggards(const std::string& group, const Latest& latest,
   }
 }
 
-// Equal numbers must be equal collectives.
+// Equal numbers must be equal collectives. Of an all-to-all every rank has a size of its own.
+bool same(const CollectiveRecord& a, const CollectiveRecord& b) {
+  return a.operation == b.operation && a.label == b.label && a.dtype == b.dtype &&
+         (a.numel == b.numel || a.operation == "all_to_all");
+}
+
 void find_differences(const std::vector<FlightRecord>& records, std::vector<std::string>& out) {
   std::map<std::pair<std::string, int64_t>, std::pair<int, const CollectiveRecord*>> first;
   for (const FlightRecord& r : records) {
     for (const CollectiveRecord& c : r.collectives) {
       const auto [it, fresh] = first.try_emplace({c.group, c.sequence}, std::pair(r.rank, &c));
       const CollectiveRecord& other = *it->second.second;
-      if (fresh || (other.operation == c.operation && other.label == c.label &&
-                    other.numel == c.numel && other.dtype == c.dtype)) {
-        continue;
-      }
+      if (fresh || same(other, c)) continue;
       out.push_back(cat("number ", c.sequence, " of group ", c.group, " differs: rank ",
                         it->second.first, " entered ", other.operation, " '", other.label, "' of ",
                         other.numel, " ", other.dtype, ", rank ", r.rank, " entered ", c.operation,

@@ -26,39 +26,45 @@ uint64_t hash_elements(const std::string& name, int64_t first, const at::Tensor&
   return sum;
 }
 
+// Dealt experts count with their block, as if they were not dealt.
+std::string block_of(const std::string& group) {
+  const std::string_view end = ".experts";
+  return group.ends_with(end) ? group.substr(0, group.size() - end.size()) : group;
+}
+
 }  // namespace
 
 std::map<std::string, std::string> frozen_hashes(const ParamStore& store, Ranks& ranks,
                                                  const FrozenHasher& packed) {
-  std::vector<const ParamGroup*> groups;
-  std::vector<int64_t> sums;
+  std::map<std::string, int64_t> sums;  // the same names on every rank
   for (const ParamGroup& group : store.groups()) {
-    const uint64_t of_packed = packed.sum(group.name);
+    const std::string name = block_of(group.name);
+    const uint64_t of_packed = group.experts ? 0 : packed.sum(name);
     if (group.frozen.empty() && of_packed == 0) continue;
     uint64_t sum = ranks.is_first() ? of_packed : 0;
     for (const Segment& s : group.frozen.segments) {
-      if (ranks.topology.replica_rank() > 0) break;  // replicas hold the same
+      if (group.topology.replica_rank() > 0) break;  // replicas hold the same
       const ParamStore::Range mine = store.owned(s.param->spec.name);
       if (mine.count == 0) continue;
       const int64_t at = s.offset + mine.first - group.frozen.begin;
       sum += hash_elements(s.param->spec.name, mine.first,
                            group.frozen.shard.narrow(0, at, mine.count));
     }
-    groups.push_back(&group);
-    sums.push_back(static_cast<int64_t>(sum));
+    int64_t& total = sums[name];
+    total = static_cast<int64_t>(static_cast<uint64_t>(total) + sum);
   }
-  const at::Tensor total = at::tensor(sums, at::kLong);
-  if (!sums.empty()) ranks.control->all_reduce_sum(total, "hashes of frozen weights").wait();
+  std::vector<int64_t> mine;
+  for (const auto& [name, sum] : sums) mine.push_back(sum);
+  const at::Tensor total = at::tensor(mine, at::kLong);
+  if (!mine.empty()) ranks.control->all_reduce_sum(total, "hashes of frozen weights").wait();
   std::map<std::string, std::string> out;
-  for (size_t g = 0; g < groups.size(); ++g) {
-    const auto sum = total[static_cast<int64_t>(g)].item<int64_t>();
-    out[groups[g]->name] = hex64(static_cast<uint64_t>(sum));
-  }
+  const int64_t* next = total.const_data_ptr<int64_t>();
+  for (const auto& [name, sum] : sums) out[name] = hex64(static_cast<uint64_t>(*next++));
   return out;
 }
 
 void FrozenHasher::add(const ParamSpec& spec, int64_t first, const at::Tensor& values) {
-  sums_[spec.group] += hash_elements(spec.name, first, values.reshape(-1));
+  sums_[block_of(spec.group)] += hash_elements(spec.name, first, values.reshape(-1));
 }
 
 uint64_t FrozenHasher::sum(const std::string& group) const {

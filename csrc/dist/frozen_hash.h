@@ -1,5 +1,6 @@
-// Hashes of frozen weights, one per group: what a checkpoint keeps instead of the weights. A sum of
-// hashes of fixed chunks, so that it does not matter how many ranks hold them.
+// Hashes of frozen weights, one per group (experts with their block, wherever they lie): what a
+// checkpoint keeps instead of the weights. A sum of hashes of fixed chunks, so that it does not
+// matter how many ranks hold them.
 #pragma once
 
 #include <map>

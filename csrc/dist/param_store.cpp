@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "dist/group_sizes.h"
 #include "dist/pinned.h"
 #ifdef MGM_WITH_CUDA
 #include <ATen/native/cuda/Resize.h>
@@ -21,8 +22,8 @@ at::ScalarType sum_dtype(const StoreSettings& settings) {
   return settings.dtype == at::kDouble ? at::kDouble : at::kFloat;  // fp64: numeric tests
 }
 
-at::ScalarType bucket_dtype(const StoreSettings& settings) {
-  return settings.topology.reduces_every_micro_batch() && !settings.strict &&
+at::ScalarType bucket_dtype(const ParamGroup& group, const StoreSettings& settings) {
+  return group.topology.reduces_every_micro_batch() && !settings.strict &&
                  settings.dtype != at::kDouble
              ? settings.bucket_dtype
              : sum_dtype(settings);
@@ -40,37 +41,59 @@ void resize_storage(const at::Tensor& tensor, size_t bytes) {
   at::native::resize_bytes_cpu(storage, bytes);
 }
 
-void allocate_bucket(ParamGroup& group, const StoreSettings& settings) {
-  if (group.bucket.flat.defined()) return;
-  group.bucket.flat = at::empty({group.trained.padded},
-                                at::TensorOptions(settings.device).dtype(bucket_dtype(settings)));
+void allocate_bucket(const ParamGroup& group, GradBucket& bucket, const StoreSettings& settings) {
+  if (bucket.flat.defined()) return;
+  bucket.flat = at::empty({group.trained.padded},
+                          at::TensorOptions(settings.device).dtype(bucket_dtype(group, settings)));
 }
 
 // Moves a finished gradient into the group's bucket and frees it: bf16 `.grad`s would lose what
 // micro-batches add (256 + 1 = 256), and only one of them exists at a time.
 class CollectGradient : public torch::autograd::PostAccumulateGradHook {
  public:
-  CollectGradient(ParamGroup& group, const StoreSettings& settings, size_t segment)
-      : group_(group), settings_(settings), segment_(segment) {}
+  CollectGradient(const ParamGroup& group, GradBucket& bucket, const StoreSettings& settings,
+                  size_t segment)
+      : group_(group), bucket_(bucket), settings_(settings), segment_(segment) {}
   void operator()(const torch::autograd::Variable& leaf) override {
     const at::NoGradGuard no_grad;
-    allocate_bucket(group_, settings_);
+    allocate_bucket(group_, bucket_, settings_);
     const Segment& s = group_.trained.segments[segment_];
-    const at::Tensor sink = group_.bucket.flat.narrow(0, s.offset, s.numel).view(leaf.sizes());
-    if (group_.bucket.filled[segment_]) {
+    const at::Tensor sink = bucket_.flat.narrow(0, s.offset, s.numel).view(leaf.sizes());
+    if (bucket_.filled[segment_]) {
       sink.add_(leaf.grad());
     } else {
       sink.copy_(leaf.grad());
-      group_.bucket.filled[segment_] = true;
+      bucket_.filled[segment_] = true;
     }
     leaf.mutable_grad().reset();
   }
 
  private:
-  ParamGroup& group_;
+  const ParamGroup& group_;
+  GradBucket& bucket_;
   const StoreSettings& settings_;
   size_t segment_;
 };
+
+}  // namespace
+
+namespace {
+
+// Every rank of an expert group must have buffers of one layout: the collectives are the same.
+void check_evenly_dealt(const ParamGroup& group, int expert_ranks) {
+  for (const Flat* flat : {&group.trained, &group.frozen}) {
+    if (flat->dealt.empty()) continue;
+    const auto share = flat->segments.size();
+    const Segment& last = flat->dealt.back();
+    const bool even = share * static_cast<size_t>(expert_ranks) == flat->dealt.size() &&
+                      flat->numel * expert_ranks == last.offset + aligned(last.numel) &&
+                      flat->dealt_begin % std::max<int64_t>(flat->numel, 1) == 0;
+    if (even) continue;
+    throw ConfigError("dist.expert_parallel: ", expert_ranks,
+                      " ranks hold the experts of a block, but train.rules train some experts of ",
+                      group.name, " and not others; rules for experts must match all of them");
+  }
+}
 
 }  // namespace
 
@@ -79,7 +102,10 @@ ParamStore::ParamStore(const std::vector<Param*>& params, const std::vector<Para
     : settings_(settings) {
   MGM_CHECK(params.size() == policies.size(), params.size(), " parameters, ", policies.size(),
             " policies");
+  const Topology& t = settings.topology;
+  const int64_t experts = experts_of(params);
   std::map<std::string, ParamGroup*> by_name;
+  std::vector<ParamPolicy> resolved = policies;
   for (size_t i = 0; i < params.size(); ++i) {
     const ParamSpec& spec = params[i]->spec;
     if (spec.format != WeightFormat::kDense) continue;
@@ -87,17 +113,36 @@ ParamStore::ParamStore(const std::vector<Param*>& params, const std::vector<Para
     if (!group) {
       group = &groups_.emplace_back();
       group->name = spec.group;
+      group->experts = spec.expert >= 0 && t.expert_ranks > 1;
+      group->topology = group->experts ? t.of_experts() : t;
+      if (group->experts) {
+        const auto block = by_name.find(spec.group.substr(0, spec.group.rfind('.')));
+        if (block != by_name.end()) {
+          block->second->trained.before_experts = block->second->trained.numel;
+        }
+      }
     }
-    ParamPolicy policy = policies[i];
+    ParamPolicy& policy = resolved[i];
     policy.train = policy.train && settings.gradients;
     Flat& flat = policy.train ? group->trained : group->frozen;
+    if (group->experts) {
+      // Experts come in order, so do the ranks that hold them.
+      std::vector<Segment>& all = flat.dealt;
+      const int64_t end = all.empty() ? 0 : all.back().offset + aligned(all.back().numel);
+      all.push_back({params[i], policy, end, spec.numel()});
+      if (!holds_expert(spec, experts, t.expert_ranks, t.expert_rank())) continue;
+      if (flat.segments.empty()) flat.dealt_begin = end;
+    }
     flat.segments.push_back({params[i], policy, flat.numel, spec.numel()});
     flat.numel += aligned(spec.numel());
     const Place place{group, &flat, flat.segments.size() - 1};
     MGM_CHECK(places_.emplace(spec.name, place).second, "parameter ", spec.name,
               " is declared twice");
   }
-  for (ParamGroup& group : groups_) allocate(group);
+  for (ParamGroup& group : groups_) {
+    check_evenly_dealt(group, t.expert_ranks);
+    allocate(group);
+  }
 }
 
 ParamStore::~ParamStore() {
@@ -105,8 +150,8 @@ ParamStore::~ParamStore() {
     place.flat->segments[place.segment].param->value.reset();
 }
 
-void ParamStore::allocate(Flat& flat) {
-  const Topology& t = settings_.topology;
+void ParamStore::allocate(const ParamGroup& group, Flat& flat) {
+  const Topology& t = group.topology;
   flat.padded = padded(flat.numel, t.shard_size);
   flat.part = flat.padded / t.shard_size;
   flat.begin = flat.part * t.shard_rank();
@@ -129,8 +174,8 @@ void ParamStore::allocate(Flat& flat) {
 }
 
 void ParamStore::allocate(ParamGroup& group) {
-  allocate(group.frozen);
-  allocate(group.trained);
+  allocate(group, group.frozen);
+  allocate(group, group.trained);
   if (group.trained.empty()) return;
   const at::TensorOptions options(settings_.device);
   if (settings_.offload) {
@@ -141,17 +186,37 @@ void ParamStore::allocate(ParamGroup& group) {
     group.master = at::zeros({group.trained.part}, options.dtype(at::kFloat));
   }
   group.grad = at::zeros({group.trained.part}, options.dtype(sum_dtype(settings_)));
-  group.bucket.filled.assign(group.trained.segments.size(), false);
   // What never leaves the rank adds up in place.
-  if (settings_.topology.shard_size == 1 && !settings_.strict) {
+  if (group.topology.shard_size == 1 && !settings_.strict) {
     group.bucket.flat = group.grad;
   }
+  if (group.experts && settings_.strict) {
+    for (int lane = 0; lane < settings_.topology.expert_ranks; ++lane) {
+      add_leaves(group, group.lanes.emplace_back().bucket, lane == 0);
+    }
+  } else {
+    add_leaves(group, group.bucket, /*own=*/true);
+  }
+}
+
+// What a graph takes for the trained parameters to send their gradients to `bucket`: the
+// parameters' own values, or other leaves over the same storage for a lane.
+void ParamStore::add_leaves(ParamGroup& group, GradBucket& bucket, bool own) {
+  bucket.filled.assign(group.trained.segments.size(), false);
   for (size_t s = 0; s < group.trained.segments.size(); ++s) {
-    const at::Tensor& leaf = group.trained.segments[s].param->value;
+    const at::Tensor& value = group.trained.segments[s].param->value;
+    at::Tensor leaf = own ? value : value.detach();
     leaf.requires_grad_(true);
     torch::autograd::impl::set_post_acc_grad_hooks(
-        leaf, std::make_unique<CollectGradient>(group, settings_, s));
+        leaf, std::make_unique<CollectGradient>(group, bucket, settings_, s));
+    if (!group.lanes.empty()) group.lanes.back().leaves.push_back(leaf);
   }
+}
+
+void ParamStore::enter_lane(ParamGroup& group, size_t lane) {
+  if (group.lanes.empty()) return;
+  const std::vector<at::Tensor>& leaves = group.lanes.at(lane).leaves;
+  for (size_t s = 0; s < leaves.size(); ++s) group.trained.segments[s].param->value = leaves[s];
 }
 
 ParamGroup* ParamStore::find_group(const std::string& name) {
@@ -218,7 +283,7 @@ at::Tensor ParamStore::value(const std::string& name) const {
   const Place& p = place(name);
   const Segment& s = p.flat->segments[p.segment];
   if (!s.policy.train && has_storage(*p.flat)) return s.param->value.detach();
-  MGM_CHECK(settings_.topology.shard_size == 1, name, " lies in ", settings_.topology.shard_size,
+  MGM_CHECK(p.group->topology.shard_size == 1, name, " lies in ", p.group->topology.shard_size,
             " parts");
   const at::Tensor& source = s.policy.train ? p.group->master : p.flat->shard;
   return source.narrow(0, s.offset, s.numel).view(s.param->spec.shape);
@@ -234,8 +299,12 @@ at::Tensor ParamStore::owned_grad(const std::string& name) const {
 }
 
 void ParamStore::begin_step() {
+  const auto forget = [](GradBucket& bucket) {
+    std::fill(bucket.filled.begin(), bucket.filled.end(), false);
+  };
   for (ParamGroup& group : groups_) {
-    std::fill(group.bucket.filled.begin(), group.bucket.filled.end(), false);
+    forget(group.bucket);
+    for (GradLane& lane : group.lanes) forget(lane.bucket);
   }
 }
 
@@ -245,12 +314,12 @@ void give_storage(Flat& flat) {
 void take_storage(Flat& flat) { resize_storage(flat.full, 0); }
 bool has_storage(const Flat& flat) { return flat.full.storage().nbytes() > 0; }
 
-at::Tensor finish_bucket(ParamGroup& group, const StoreSettings& settings, bool keep) {
+at::Tensor finish_bucket(ParamGroup& group, GradBucket& bucket, const StoreSettings& settings,
+                         bool keep) {
   const at::NoGradGuard no_grad;
-  GradBucket& bucket = group.bucket;
   const bool untouched =
       std::none_of(bucket.filled.begin(), bucket.filled.end(), [](bool f) { return f; });
-  allocate_bucket(group, settings);
+  allocate_bucket(group, bucket, settings);
   if (untouched) {
     bucket.flat.zero_();
   } else {

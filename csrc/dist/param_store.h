@@ -36,7 +36,16 @@ struct Flat {
   at::Tensor full;   // compute dtype [padded]; has storage only while parameters are whole
   at::Tensor shard;  // compute dtype [part]: this rank's part; a view of `full` where that lasts
 
+  // Of experts that are dealt to several ranks: the segments of all of these ranks, as if their
+  // buffers lay one behind another, and where this rank's would begin. Else empty and 0.
+  std::vector<Segment> dealt;
+  int64_t dealt_begin = 0;
+  // Of a block whose experts are dealt and so in another group: where they would begin here.
+  int64_t before_experts = 0;
+
   bool empty() const { return padded == 0; }
+  // Of the whole model.
+  const std::vector<Segment>& all_segments() const { return dealt.empty() ? segments : dealt; }
 };
 
 // Gradients of one backward (or of several that add up) before they leave the rank.
@@ -45,12 +54,22 @@ struct GradBucket {
   std::vector<bool> filled;  // per trained segment
 };
 
+// Leaves over the trained parameters' storage whose gradients are summed by themselves. Strict sums
+// have one per rank of an expert group, for what the rows of that rank contribute.
+struct GradLane {
+  std::vector<at::Tensor> leaves;  // per trained segment
+  GradBucket bucket;
+};
+
 struct ParamGroup {
   std::string name;
+  bool experts = false;  // dealt to the ranks of an expert group
+  Topology topology;     // of the ranks that share it: the run's, or Topology::of_experts
   Flat trained, frozen;
   at::Tensor master;  // fp32 [part] of the trained buffer; on the host with offload
   at::Tensor grad;    // fp32 [part]: the step's gradient, summed over ranks
   GradBucket bucket;
+  std::deque<GradLane> lanes;  // instead of `bucket` where dealt experts have strict sums
 
   int64_t params() const { return trained.numel + frozen.numel; }
 };
@@ -71,7 +90,8 @@ struct StoreSettings {
 class ParamStore {
  public:
   // Allocates and binds every Param::value; policies[i] belongs to params[i]. Packed weights are
-  // left out: nobody moves them.
+  // left out: nobody moves them; and experts that other ranks hold. Throws ConfigError where
+  // experts of a block are to be dealt of which some train and others do not.
   ParamStore(const std::vector<Param*>& params, const std::vector<ParamPolicy>& policies,
              const StoreSettings& settings);
   ~ParamStore();
@@ -102,6 +122,8 @@ class ParamStore {
 
   // Forgets what buckets and gradients hold: a new step begins.
   void begin_step();
+  // Graphs that are built from here on send gradients of the group's experts to lane `lane`.
+  void enter_lane(ParamGroup& group, size_t lane);
 
   const StoreSettings& settings() const { return settings_; }
   at::Device device() const { return settings_.device; }
@@ -115,7 +137,8 @@ class ParamStore {
   };
   const Place& place(const std::string& name) const;
   void allocate(ParamGroup& group);
-  void allocate(Flat& flat);
+  void allocate(const ParamGroup& group, Flat& flat);
+  void add_leaves(ParamGroup& group, GradBucket& bucket, bool own);
 
   StoreSettings settings_;
   std::deque<ParamGroup> groups_;  // stable addresses: gradient hooks keep them
@@ -128,8 +151,9 @@ void take_storage(Flat& flat);
 bool has_storage(const Flat& flat);
 
 // Zeroes what no gradient has filled (parameters a batch does not use, alignment gaps) and hands
-// the bucket over; empty buckets come as zeros. The group's bucket is undefined afterwards unless
-// `keep`.
-at::Tensor finish_bucket(ParamGroup& group, const StoreSettings& settings, bool keep);
+// the bucket (the group's own, or a lane's) over; empty buckets come as zeros. It is undefined
+// afterwards unless `keep`.
+at::Tensor finish_bucket(ParamGroup& group, GradBucket& bucket, const StoreSettings& settings,
+                         bool keep);
 
 }  // namespace mgm

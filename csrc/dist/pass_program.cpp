@@ -9,7 +9,11 @@ namespace mgm {
 
 PassProgram::PassProgram(std::vector<Group> groups, const std::vector<GroupUse>& order,
                          const Topology& topology, bool strict, PassActions& actions)
-    : groups_(std::move(groups)), topology_(topology), strict_(strict), actions_(actions) {
+    : groups_(std::move(groups)),
+      topology_(topology),
+      experts_(topology.of_experts()),
+      strict_(strict),
+      actions_(actions) {
   std::map<std::string, int> numbers;
   for (size_t g = 0; g < groups_.size(); ++g) numbers[groups_[g].name] = static_cast<int>(g);
   bool upstream_trains = false;
@@ -21,6 +25,11 @@ PassProgram::PassProgram(std::vector<Group> groups, const std::vector<GroupUse>&
     uses_.push_back({use.group, group, use.vision, trains || (upstream_trains && !use.source)});
     upstream_trains = upstream_trains || trains;
   }
+}
+
+bool PassProgram::passes_gradient(const std::string& name) const {
+  return std::any_of(uses_.begin(), uses_.end(),
+                     [&](const Use& use) { return use.name == name && use.backward; });
 }
 
 void PassProgram::begin_step() {
@@ -43,7 +52,7 @@ void PassProgram::plan_passes() {
     last[use.group] = u;
     last_use = u;
   }
-  const bool moves = topology_.shards_parameters();
+  const auto moves = [&](const Use& use) { return topology(use.group).shards_parameters(); };
   // Backward begins where forward ends: that group stays, and so does one with several uses, from
   // its first to its last.
   const auto stays = [&](const Use& use, int u) {
@@ -51,7 +60,7 @@ void PassProgram::plan_passes() {
   };
   for (Visit& visit : forward_.visits) {
     const Use& use = this->use(visit);
-    if (use.group < 0 || !moves) continue;
+    if (use.group < 0 || !moves(use)) continue;
     visit.gathers = visit.use == first[use.group];
     visit.releases = visit.use == last[use.group] && !stays(use, visit.use);
   }
@@ -60,9 +69,9 @@ void PassProgram::plan_passes() {
     if (!use.backward) continue;
     Visit visit{it->use, false, false, false};
     if (use.group >= 0) {
-      visit.gathers = moves && it->releases;
+      visit.gathers = moves(use) && it->releases;
       visit.finishes = it->use == first[use.group];
-      visit.releases = moves && visit.finishes;
+      visit.releases = moves(use) && visit.finishes;
     }
     backward_.visits.push_back(visit);
   }
@@ -142,11 +151,12 @@ void PassProgram::end_micro_batch() {
 }
 
 void PassProgram::parameters_changed() {
-  if (topology_.shard_size == 1 || topology_.shards_parameters()) return;
   // In run order: the next forward waits for one group at a time.
   std::set<int> seen;
   const auto gather = [&](int group) {
-    if (group < 0 || !groups_[static_cast<size_t>(group)].trains) return;
+    if (group < 0 || !this->group(group).trains) return;
+    const Topology& t = topology(group);
+    if (t.shard_size == 1 || t.shards_parameters()) return;
     if (seen.insert(group).second) actions_.gather(group, /*frozen_too=*/false, "update");
   };
   for (const Use& use : uses_) gather(use.group);
@@ -156,7 +166,7 @@ void PassProgram::parameters_changed() {
 // ---- gradients ----------------------------------------------------------------------------------
 
 void PassProgram::finish(int group, bool has_gradient) {
-  if (group < 0 || !groups_[static_cast<size_t>(group)].trains) return;
+  if (group < 0 || !this->group(group).trains) return;
   finished_.insert(group);
   if (strict_) {
     if (!micro_.last) return;
@@ -164,8 +174,9 @@ void PassProgram::finish(int group, bool has_gradient) {
     summed_.insert(group);
     return;
   }
-  const bool replicas = topology_.replicas > 1;
-  if (topology_.reduces_every_micro_batch()) {
+  const Topology& t = topology(group);
+  const bool replicas = t.replicas > 1;
+  if (t.reduces_every_micro_batch()) {
     if (has_gradient) {
       scatter(group, micro_.last && replicas);
     } else if (replicas) {
@@ -176,7 +187,7 @@ void PassProgram::finish(int group, bool has_gradient) {
     return;
   }
   if (!micro_.last) return;
-  if (topology_.shard_size > 1) {
+  if (t.shard_size > 1) {
     scatter(group, /*then_replicas=*/false);
     return;
   }

@@ -46,7 +46,8 @@ class PassProgram {
  public:
   struct Group {
     std::string name;
-    bool trains = false;  // some of its parameters do
+    bool trains = false;   // some of its parameters do
+    bool experts = false;  // cut as Topology::of_experts says
   };
 
   // `order`: every use of a group by a forward pass, in order; names that are not in `groups` have
@@ -73,6 +74,8 @@ class PassProgram {
   void parameters_changed();
 
   const std::vector<Group>& groups() const { return groups_; }
+  // Whether a backward pass goes through the group's uses, on any rank.
+  bool passes_gradient(const std::string& group) const;
 
  private:
   struct Use {
@@ -101,6 +104,10 @@ class PassProgram {
   };
 
   const Use& use(const Visit& visit) const { return uses_[static_cast<size_t>(visit.use)]; }
+  const Group& group(int number) const { return groups_[static_cast<size_t>(number)]; }
+  const Topology& topology(int group) const {
+    return this->group(group).experts ? experts_ : topology_;
+  }
   void plan_passes();
   void enter(Pass& pass, int visit);  // walks there and brings its group in
   void leave(const Pass& pass, int visit);
@@ -110,7 +117,7 @@ class PassProgram {
 
   std::vector<Group> groups_;
   std::vector<Use> uses_;
-  const Topology topology_;
+  const Topology topology_, experts_;
   const bool strict_;
   PassActions& actions_;
 

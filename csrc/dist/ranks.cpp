@@ -32,6 +32,7 @@ Ranks local_ranks(const DistConfig& config) {
   Ranks out;
   out.topology = make_topology(config, 0, 1, 1);
   out.control = out.world = out.gather = out.reduce = out.replica = make_local_group();
+  out.expert_gather = out.expert_reduce = out.expert_replica = out.exchange = out.world;
   return out;
 }
 
@@ -67,18 +68,35 @@ void connect_groups(Ranks& out, const RankSettings& settings) {
   out.replica = t.shard_size == 1 ? out.world
                                   : connect(cat("replica.", t.shard_rank()), t.replica_rank(),
                                             t.replicas, settings.nccl);
+  const Topology e = t.of_experts();
+  const auto of_experts = [&](const char* name, int which, int rank, int size) {
+    const int own = t.expert_ranks == 1 ? 1 : size;  // nothing is dealt: nobody asks
+    return connect(cat(name, ".", t.expert_rank(), ".", which), rank, own, settings.nccl);
+  };
+  out.expert_world = of_experts("expert_world", 0, e.rank, e.world);
+  out.expert_gather = of_experts("expert_gather", e.replica_rank(), e.shard_rank(), e.shard_size);
+  out.expert_reduce = of_experts("expert_reduce", e.replica_rank(), e.shard_rank(), e.shard_size);
+  out.expert_replica = e.shard_size == 1 ? out.expert_world
+                                         : of_experts("expert_replica", e.shard_rank(),
+                                                      e.replica_rank(), e.replicas);
+  out.exchange =
+      connect(cat("exchange.", t.expert_group()), t.expert_rank(), t.expert_ranks, settings.nccl);
+}
+
+std::vector<ProcessGroup*> Ranks::groups() const {
+  return {exchange.get(),      expert_world.get(), expert_replica.get(), expert_reduce.get(),
+          expert_gather.get(), replica.get(),      reduce.get(),         gather.get(),
+          world.get(),         control.get()};
 }
 
 void Ranks::shutdown() {
-  for (ProcessGroup* group :
-       {replica.get(), reduce.get(), gather.get(), world.get(), control.get()}) {
+  for (ProcessGroup* group : groups()) {
     if (group) group->shutdown();
   }
 }
 
 void Ranks::abort() {
-  for (ProcessGroup* group :
-       {replica.get(), reduce.get(), gather.get(), world.get(), control.get()}) {
+  for (ProcessGroup* group : groups()) {
     if (group) group->abort();
   }
 }

@@ -26,6 +26,10 @@ struct Ranks {
   std::shared_ptr<ProcessGroup> gather;   // of the shard group: parameters in
   std::shared_ptr<ProcessGroup> reduce;   // of the shard group: gradients out
   std::shared_ptr<ProcessGroup> replica;  // of the replica group: gradients across
+  // Of experts that are dealt to several ranks, the same among the ranks that hold the same ones;
+  // and of the expert group: rows to experts and back. One rank alone where none are dealt.
+  std::shared_ptr<ProcessGroup> expert_world, expert_gather, expert_reduce, expert_replica;
+  std::shared_ptr<ProcessGroup> exchange;
 
   int rank() const { return topology.rank; }
   int size() const { return topology.world; }
@@ -34,6 +38,9 @@ struct Ranks {
   // In good order, or at once.
   void shutdown();
   void abort();
+
+ private:
+  std::vector<ProcessGroup*> groups() const;
 };
 
 // A process among its ranks: what its launcher told it, and the store they all reach. Made once per

@@ -16,7 +16,9 @@ std::vector<ParamGroup*> groups_of(ParamStore& store) {
 
 std::vector<PassProgram::Group> program_groups(const std::vector<ParamGroup*>& groups) {
   std::vector<PassProgram::Group> out;
-  for (const ParamGroup* group : groups) out.push_back({group->name, !group->trained.empty()});
+  for (const ParamGroup* group : groups) {
+    out.push_back({group->name, !group->trained.empty(), group->experts});
+  }
   return out;
 }
 
@@ -84,7 +86,8 @@ void ShardEngine::gather(int number, bool frozen_too, const char* why) {
     if (flat->empty() || (flat == &g.frozen && !frozen_too)) continue;
     give_storage(*flat);
     arriving_[number].push_back(
-        ranks_.gather->all_gather(flat->full, flat->shard, cat(g.name, " for ", why)));
+        of(g, ranks_.gather, ranks_.expert_gather)
+            .all_gather(flat->full, flat->shard, cat(g.name, " for ", why)));
   }
 }
 
@@ -103,8 +106,9 @@ void ShardEngine::release(int number) {
 void ShardEngine::parameters_changed() { program_.parameters_changed(); }
 
 void ShardEngine::parameters_loaded() {
-  if (topology_.shard_size == 1 || topology_.shards_parameters()) return;
   for (int g = 0; g < static_cast<int>(groups_.size()); ++g) {
+    const Topology& t = group(g).topology;
+    if (t.shard_size == 1 || t.shards_parameters()) continue;
     gather(g, /*frozen_too=*/true, "load");
     arrive(g);
   }
@@ -113,20 +117,21 @@ void ShardEngine::parameters_loaded() {
 // ---- gradients ----------------------------------------------------------------------------------
 
 void ShardEngine::keep(int number) {
-  finish_bucket(group(number), store_.settings(), /*keep=*/true);  // ParamGroup::grad itself
+  ParamGroup& g = group(number);
+  finish_bucket(g, g.bucket, store_.settings(), /*keep=*/true);  // ParamGroup::grad itself
 }
 
 void ShardEngine::clear(int number) { group(number).grad.zero_(); }
 
 void ShardEngine::scatter(int number, bool first) {
   ParamGroup& g = group(number);
-  const at::Tensor bucket = finish_bucket(g, store_.settings(), /*keep=*/false);
+  const at::Tensor bucket = finish_bucket(g, g.bucket, store_.settings(), /*keep=*/false);
   Reduction r;
   r.group = &g;
   r.in = bucket.scalar_type() == at::kDouble ? bucket : bucket.to(reduce_dtype_);
   const bool direct = first && r.in.scalar_type() == g.grad.scalar_type();
   r.out = direct ? g.grad : at::empty({g.trained.part}, r.in.options());
-  r.pending = ranks_.reduce->reduce_scatter_sum(r.out, r.in, g.name);
+  r.pending = of(g, ranks_.reduce, ranks_.expert_reduce).reduce_scatter_sum(r.out, r.in, g.name);
   reductions_.push_back(std::move(r));
 }
 
@@ -147,30 +152,43 @@ void ShardEngine::sum_replicas(int number) {
   Reduction r;
   r.group = &g;
   r.out = g.grad.scalar_type() == at::kDouble ? g.grad : g.grad.to(reduce_dtype_);
-  r.pending = ranks_.replica->all_reduce_sum(r.out, g.name);
+  r.pending = of(g, ranks_.replica, ranks_.expert_replica).all_reduce_sum(r.out, g.name);
   replica_sums_.push_back(std::move(r));
 }
 
 // Strict: the leaf's fp32 gradient goes to whoever holds an element, and is summed there in leaf
-// order. Leaf number: round * world + rank.
+// order. Leaf number: round * world + rank. Of dealt experts a rank has one leaf for every rank of
+// its expert group, in their order.
 void ShardEngine::send_leaf(int number) {
   ParamGroup& g = group(number);
-  const at::Tensor leaf = finish_bucket(g, store_.settings(), /*keep=*/false);
+  std::vector<at::Tensor> leaves;
+  for (GradLane& lane : g.lanes) {
+    leaves.push_back(finish_bucket(g, lane.bucket, store_.settings(), /*keep=*/false));
+  }
+  if (g.lanes.empty()) {
+    leaves.push_back(finish_bucket(g, g.bucket, store_.settings(), /*keep=*/false));
+  }
   StrictSum& sum = leaves_[&g];
-  const int64_t part = g.trained.part;
-  const int world = topology_.world;
-  if (world == 1) {
-    sum.push(leaf);
+  const Topology& t = g.topology;
+  const int64_t part = g.trained.part, count = static_cast<int64_t>(leaves.size());
+  if (t.world == 1) {
+    for (at::Tensor& leaf : leaves) sum.push(std::move(leaf));
     return;
   }
-  const at::Tensor in =
-      topology_.replicas == 1
-          ? leaf
-          : at::cat(std::vector<at::Tensor>(static_cast<size_t>(topology_.replicas), leaf));
-  const at::Tensor out = at::empty({world * part}, leaf.options());
-  const std::vector<int64_t> rows(static_cast<size_t>(world), part);
-  ranks_.world->all_to_all(out, in, rows, rows, g.name).wait();
-  for (int rank = 0; rank < world; ++rank) sum.push(out.narrow(0, rank * part, part));
+  // [shard rank][leaf][element of the part]; replicas all get everything.
+  at::Tensor in = leaves[0];
+  if (count > 1) {
+    in = at::stack(leaves).view({count, t.shard_size, part}).transpose(0, 1).reshape(-1);
+    leaves.clear();
+  }
+  if (t.replicas > 1) {
+    in = at::cat(std::vector<at::Tensor>(static_cast<size_t>(t.replicas), in));
+  }
+  const at::Tensor out = at::empty({t.world * count * part}, in.options());
+  const std::vector<int64_t> rows(static_cast<size_t>(t.world), count * part);
+  ProcessGroup& ranks = g.experts ? *ranks_.expert_world : *ranks_.world;
+  ranks.all_to_all(out, in, rows, rows, g.name).wait();
+  for (int64_t i = 0; i < t.world * count; ++i) sum.push(out.narrow(0, i * part, part));
   sum.compact();
 }
 

@@ -37,6 +37,8 @@ class ShardEngine : private PassActions {
   // present, what after_use takes, which takes them away again and arranges for the backward pass.
   int before_use(const std::string& group);
   void after_use(int visit, const std::vector<at::Tensor>& outputs);
+  // Whether a backward pass goes through the group's uses, on any rank.
+  bool passes_gradient(const std::string& group) const { return program_.passes_gradient(group); }
   // Walks to the end of the forward and backward programs.
   void end_micro_batch();
   // Every ParamGroup::grad then holds the gradient of the step, summed over ranks.
@@ -63,6 +65,11 @@ class ShardEngine : private PassActions {
   void sum_replicas(int group) override;
   void send_leaf(int group) override;
 
+  // The communicator of a group of parameters.
+  static ProcessGroup& of(const ParamGroup& group, const std::shared_ptr<ProcessGroup>& all,
+                          const std::shared_ptr<ProcessGroup>& experts) {
+    return group.experts ? *experts : *all;
+  }
   ParamGroup& group(int number) { return *groups_[static_cast<size_t>(number)]; }
 
   ParamStore& store_;

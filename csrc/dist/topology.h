@@ -8,6 +8,10 @@
 //   zero3      part           part           part              world
 //   hybrid     part           part           part              dist.shard_size, replicated across
 //
+// The experts of a mixture may be dealt to `expert_ranks` ranks in a row, an expert group
+// (dist.expert_parallel). Ranks with the same expert_rank hold the same experts and share those as
+// all ranks share the rest: of_experts() is how they see each other.
+//
 // Ranks of one shard group have consecutive numbers (a node's GPUs); ranks with the same
 // shard_rank form a replica group.
 #pragma once
@@ -22,11 +26,14 @@ namespace mgm {
 struct Topology {
   DistMode mode = DistMode::kReplicate;
   int rank = 0, world = 1;
-  int shard_size = 1;  // ranks among which a flat buffer is cut
-  int replicas = 1;    // ranks that hold the same part
+  int shard_size = 1;    // ranks among which a flat buffer is cut
+  int replicas = 1;      // ranks that hold the same part
+  int expert_ranks = 1;  // ranks that a block's experts are dealt to
 
   int shard_rank() const { return rank % shard_size; }
   int replica_rank() const { return rank / shard_size; }
+  int expert_rank() const { return rank % expert_ranks; }
+  int expert_group() const { return rank / expert_ranks; }
   // Whole parameters exist only around their use.
   bool shards_parameters() const { return mode == DistMode::kZero3 || mode == DistMode::kHybrid; }
   // Gradients leave a rank after every micro-batch; otherwise they add up in a whole fp32 buffer
@@ -34,6 +41,7 @@ struct Topology {
   bool reduces_every_micro_batch() const {
     return shards_parameters() || (mode == DistMode::kZero2 && shard_size > 1);
   }
+  Topology of_experts() const;
 };
 
 const char* name_of(DistMode mode);  // as in YAML
@@ -41,7 +49,8 @@ const char* name_of(DistMode mode);  // as in YAML
 std::string describe(const Topology& topology);
 
 // `local_world`: ranks of a node, which a hybrid shard group has unless dist.shard_size says
-// otherwise. Throws ConfigError naming dist.shard_size and the sizes that would do.
+// otherwise. Throws ConfigError naming dist.shard_size or dist.expert_parallel and the sizes that
+// would do.
 Topology make_topology(const DistConfig& config, int rank, int world, int local_world);
 
 // Elements that segments and parts are aligned to: 512 bytes in bf16 (grouped GEMMs and copies want

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include "base/error.h"
+
 namespace mgm {
 namespace {
 
@@ -20,6 +22,7 @@ void visit_whole_params(
     const ParamGroup& group, Ranks& ranks,
     const std::function<void(const Param& param, const at::Tensor& values)>& take) {
   const at::NoGradGuard no_grad;
+  MGM_CHECK(!group.experts, group.name, " lies on the ranks of an expert group");
   for (const Flat* flat : {&group.trained, &group.frozen}) {
     if (flat->empty()) continue;
     const at::Tensor& part = flat == &group.trained ? group.master : flat->shard;

@@ -96,27 +96,58 @@ at::Tensor AdamW::gradient_norm() const {
 #endif
   }
   at::Tensor total = squares.sum();
-  // Every rank of a shard group holds another part; replicas hold the same ones.
-  if (ranks_.topology.shard_size > 1) ranks_.reduce->all_reduce_sum(total, "gradient norm").wait();
+  const Topology& t = ranks_.topology;
+  if (t.expert_ranks > 1) {
+    // Every element counts on one of the ranks that hold it: groups are cut in two ways.
+    for (size_t g = 0; g < states_.size(); ++g) {
+      if (states_[g].group->topology.replica_rank() > 0) squares[static_cast<int64_t>(g)].zero_();
+    }
+    total = squares.sum();
+    ranks_.world->all_reduce_sum(total, "gradient norm").wait();
+  } else if (t.shard_size > 1) {
+    // Every rank of a shard group holds another part; replicas hold the same ones.
+    ranks_.reduce->all_reduce_sum(total, "gradient norm").wait();
+  }
   return total.sqrt();
 }
 
-// Sums over fixed chunks of each buffer, wherever they lie, then over the chunks in order.
-at::Tensor AdamW::strict_gradient_norm() const {
-  std::vector<at::Tensor> groups;
-  for (const State& state : states_) {
-    const at::Tensor rows = state.group->grad.view({-1, kFlatAlign}).to(at::kDouble);
-    at::Tensor chunks = fixed_order_row_sums(rows * rows).contiguous();
-    if (ranks_.topology.shard_size > 1) {
-      const at::Tensor all =
-          at::empty({chunks.numel() * ranks_.topology.shard_size}, chunks.options());
-      ranks_.reduce->all_gather(all, chunks, cat(state.group->name, " for the norm")).wait();
-      chunks = all;
-    }
-    groups.push_back(fixed_order_sum(chunks.narrow(0, 0, state.group->trained.numel / kFlatAlign)));
+// Sums of the squares of fixed chunks of a group's buffer, whoever holds it; of dealt experts, of
+// all of them in order. Padding left out.
+at::Tensor AdamW::whole_chunks(const ParamGroup& group) const {
+  const at::Tensor rows = group.grad.view({-1, kFlatAlign}).to(at::kDouble);
+  at::Tensor chunks = fixed_order_row_sums(rows * rows).contiguous();
+  const std::string label = cat(group.name, " for the norm");
+  const auto gathered = [&](ProcessGroup& ranks, const at::Tensor& mine) {
+    const at::Tensor all = at::empty({mine.numel() * ranks.size()}, mine.options());
+    ranks.all_gather(all, mine, label).wait();
+    return all;
+  };
+  if (group.topology.shard_size > 1) {
+    chunks = gathered(group.experts ? *ranks_.expert_reduce : *ranks_.reduce, chunks);
   }
-  if (groups.empty()) return at::zeros({}, at::TensorOptions(store_.device()).dtype(at::kDouble));
-  return fixed_order_sum(at::stack(groups)).sqrt();
+  chunks = chunks.narrow(0, 0, group.trained.numel / kFlatAlign).contiguous();
+  return group.experts ? gathered(*ranks_.exchange, chunks) : chunks;
+}
+
+// Over the chunks of a block in the order of its parameters, then over blocks: dealt experts have a
+// group of their own, but count where they would lie without being dealt.
+at::Tensor AdamW::strict_gradient_norm() const {
+  std::vector<at::Tensor> blocks;
+  for (size_t g = 0; g < states_.size(); ++g) {
+    const ParamGroup& group = *states_[g].group;
+    at::Tensor chunks = whole_chunks(group);
+    const std::string experts = group.name + ".experts";
+    const bool dealt = g + 1 < states_.size() && states_[g + 1].group->experts &&
+                       states_[g + 1].group->name == experts;
+    if (dealt) {
+      const int64_t before = group.trained.before_experts / kFlatAlign;
+      chunks = at::cat({chunks.narrow(0, 0, before), whole_chunks(*states_[++g].group),
+                        chunks.narrow(0, before, chunks.numel() - before)});
+    }
+    blocks.push_back(fixed_order_sum(chunks));
+  }
+  if (blocks.empty()) return at::zeros({}, at::TensorOptions(store_.device()).dtype(at::kDouble));
+  return fixed_order_sum(at::stack(blocks)).sqrt();
 }
 
 struct AdamW::Factors {

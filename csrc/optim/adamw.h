@@ -34,6 +34,7 @@ class AdamW {
  private:
   at::Tensor gradient_norm() const;
   at::Tensor strict_gradient_norm() const;
+  at::Tensor whole_chunks(const ParamGroup& group) const;
   struct Factors;  // of a step, on the device or the host
   void update(State& state, const float* grad, const at::Tensor& copy, const Factors& factors);
   void update_on_host(Factors factors);

@@ -57,7 +57,8 @@ void check_packed_are_frozen(const ModelParts& parts, const ModelConfig& model,
 
 ModelParts describe_model(const ResolvedConfig& resolved) {
   ModelParts parts;
-  parts.model = std::make_unique<MiniGemini>(resolved.config.model, resolved.config.image);
+  parts.model = std::make_unique<MiniGemini>(resolved.config.model, resolved.config.image,
+                                             resolved.config.dist.expert_parallel > 1);
   parts.params = parts.model->params();
   RuleOutcome rules = resolve_rules(parts.params, resolved.config);
   check_recompute_patterns(resolved, parts.params, rules.problems);
@@ -188,6 +189,7 @@ std::unique_ptr<ParamStore> make_store(const ResolvedConfig& resolved, const Mod
       },
       [&](const Param& param) {
         if (param.spec.format != WeightFormat::kDense) return ElementRange{0, param.spec.numel()};
+        if (!store->contains(param.spec.name)) return ElementRange{};  // an expert of another rank
         const ParamStore::Range range = store->owned(param.spec.name);
         return ElementRange{range.first, range.count};
       });

@@ -15,38 +15,74 @@ constexpr int64_t kStepCounts = 9;  // of train/step_agreement.cpp, beside three
 // communicate nothing and are not logged.
 class Recorder final : public StepVisitor {
  public:
-  Recorder(const RehearsalRun& run, const Topology& topology) : run_(run), topology_(topology) {
+  Recorder(const RehearsalRun& run, const Topology& topology)
+      : run_(run), topology_(topology), experts_(topology.of_experts()) {
     const std::string shard = "." + std::to_string(topology.replica_rank());
     gather_ = {"gather" + shard, topology.shard_size};
     reduce_ = {"reduce" + shard, topology.shard_size};
     replica_ = topology.shard_size == 1
                    ? Group{"world", topology.world}
                    : Group{"replica." + std::to_string(topology.shard_rank()), topology.replicas};
+    if (topology.expert_ranks == 1) return;
+    const auto of_experts = [&](const char* name, int which, int size) {
+      return Group{cat(name, ".", topology.expert_rank(), ".", which), size};
+    };
+    expert_world_ = of_experts("expert_world", 0, experts_.world);
+    expert_gather_ = of_experts("expert_gather", experts_.replica_rank(), experts_.shard_size);
+    expert_reduce_ = of_experts("expert_reduce", experts_.replica_rank(), experts_.shard_size);
+    expert_replica_ = experts_.shard_size == 1
+                          ? expert_world_
+                          : of_experts("expert_replica", experts_.shard_rank(), experts_.replicas);
+    exchange_ = {cat("exchange.", topology.expert_group()), topology.expert_ranks};
   }
 
   void gather(int g, bool frozen_too, const char* why) override {
     const GroupSize& size = sizes(g);
     for (const int64_t numel : {size.trained, frozen_too ? size.frozen : 0}) {
       if (numel == 0) continue;
-      record(gather_, "all_gather", cat(size.name, " for ", why), whole(numel), run_.compute_dtype);
+      record(size.experts ? expert_gather_ : gather_, "all_gather", cat(size.name, " for ", why),
+             whole(g, numel), run_.compute_dtype);
     }
   }
   void arrive(int) override {}
   void release(int) override {}
   void scatter(int g, bool) override {
-    record(reduce_, "reduce_scatter", sizes(g).name, whole(sizes(g).trained), run_.reduce_dtype);
+    const GroupSize& size = sizes(g);
+    record(size.experts ? expert_reduce_ : reduce_, "reduce_scatter", size.name,
+           whole(g, size.trained), run_.reduce_dtype);
   }
   void collect(int, bool) override {}
   void keep(int) override {}
   void clear(int) override {}
   void sum_replicas(int g) override {
-    record(replica_, "all_reduce", sizes(g).name, part(g), run_.reduce_dtype);
+    record(sizes(g).experts ? expert_replica_ : replica_, "all_reduce", sizes(g).name, part(g),
+           run_.reduce_dtype);
   }
   void send_leaf(int g) override {
-    record(world_group(), "all_to_all", sizes(g).name, part(g) * topology_.world, "Float");
+    const bool experts = sizes(g).experts;  // a leaf for every rank of an expert group
+    record(experts ? expert_world_ : world_group(), "all_to_all", sizes(g).name,
+           part(g) * topology_.world, "Float");
   }
-  void forward(int) override {}
-  void backward(int) override {}
+  // How many rows travel is for the router to say: 0 stands for it.
+  void before_forward(int use) override {
+    const std::string* group = dealt(use);
+    if (!group) return;
+    record(exchange_, "all_to_all", *group + " visits", run_.experts, "Long");
+    record(exchange_, "all_to_all", *group, 0, run_.compute_dtype);
+    if (run_.row_draws) record(exchange_, "all_to_all", *group + " draws", 0, "Long");
+  }
+  void forward(int use) override {
+    const std::string* group = dealt(use);
+    if (group) record(exchange_, "all_to_all", *group + " results", 0, run_.compute_dtype);
+  }
+  void before_backward(int use) override {
+    const std::string* group = dealt(use);
+    if (group) record(exchange_, "all_to_all", *group + " results backward", 0, run_.compute_dtype);
+  }
+  void backward(int use) override {
+    const std::string* group = dealt(use);
+    if (group) record(exchange_, "all_to_all", *group + " backward", 0, run_.compute_dtype);
+  }
 
   // What surrounds the passes: train/step_agreement.cpp, train/train_module.cpp and
   // optim/adamw.cpp.
@@ -63,14 +99,20 @@ class Recorder final : public StepVisitor {
   }
   void gradient_norm(bool strict) {
     if (!strict) {
-      record(reduce_, "all_reduce", "gradient norm", 1, "Double");
+      record(topology_.expert_ranks > 1 ? world_group() : reduce_, "all_reduce", "gradient norm", 1,
+             "Double");
       return;
     }
     for (size_t g = 0; g < run_.sizes.size(); ++g) {
       const GroupSize& size = run_.sizes[g];
       if (size.trained == 0) continue;
-      record(reduce_, "all_gather", size.name + " for the norm", whole(size.trained) / kFlatAlign,
-             "Double");
+      const std::string label = size.name + " for the norm";
+      const int64_t chunks = whole(static_cast<int>(g), size.trained) / kFlatAlign;
+      record(size.experts ? expert_reduce_ : reduce_, "all_gather", label, chunks, "Double");
+      if (size.experts) {
+        record(exchange_, "all_gather", label, size.trained / kFlatAlign * topology_.expert_ranks,
+               "Double");
+      }
     }
   }
 
@@ -83,8 +125,16 @@ class Recorder final : public StepVisitor {
   };
   Group world_group() const { return {"world", topology_.world}; }
   const GroupSize& sizes(int g) const { return run_.sizes[static_cast<size_t>(g)]; }
-  int64_t whole(int64_t numel) const { return padded(numel, topology_.shard_size); }
-  int64_t part(int g) const { return whole(sizes(g).trained) / topology_.shard_size; }
+  const Topology& topology(int g) const { return sizes(g).experts ? experts_ : topology_; }
+  int64_t whole(int g, int64_t numel) const { return padded(numel, topology(g).shard_size); }
+  int64_t part(int g) const { return whole(g, sizes(g).trained) / topology(g).shard_size; }
+  // The group of a use of dealt experts; else null.
+  const std::string* dealt(int use) const {
+    const std::string& name = run_.order[static_cast<size_t>(use)].group;
+    const auto it = std::find_if(run_.sizes.begin(), run_.sizes.end(),
+                                 [&](const GroupSize& size) { return size.name == name; });
+    return it != run_.sizes.end() && it->experts ? &it->name : nullptr;
+  }
 
   void record(const Group& group, const char* operation, const std::string& label, int64_t numel,
               const std::string& dtype) {
@@ -100,8 +150,9 @@ class Recorder final : public StepVisitor {
   }
 
   const RehearsalRun& run_;
-  const Topology topology_;
+  const Topology topology_, experts_;
   Group gather_, reduce_, replica_;
+  Group expert_world_, expert_gather_, expert_reduce_, expert_replica_, exchange_;
   std::map<std::string, int64_t> sequence_;
   std::vector<CollectiveRecord> records_;
 };
@@ -144,7 +195,10 @@ std::vector<CollectiveRecord> rehearse_rank(const RehearsalRun& run, const Rehea
       agreed.runs = agreed.runs || batch.targets;
       agreed.images = agreed.images || (batch.targets && batch.images);
     }
-    walk_micro_batch(program, run.order, agreed, mine[static_cast<size_t>(i)], recorder);
+    RankBatch batch = mine[static_cast<size_t>(i)];
+    // Nobody stays away from experts that are dealt (train/train_module.cpp).
+    if (topology.expert_ranks > 1 && agreed.runs && !batch.targets) batch = {true, false};
+    walk_micro_batch(program, run.order, agreed, batch, recorder);
   }
   program.end_step();
   recorder.loss(strict, micro_batches / leaf);

@@ -30,10 +30,12 @@ struct RehearsalRun {
   std::string compute_dtype, reduce_dtype;  // as the log names them: "BFloat16", "Float"
   std::vector<GroupSize> sizes;
   std::vector<GroupUse> order;
+  int64_t experts = 0;     // of a block
+  bool row_draws = false;  // rows have random numbers: adapters with dropout
 };
 
 // The collectives of one rank in a step, as its log would record them (times are 0; sequence counts
-// per group from 0).
+// per group from 0). Rows to experts count 0 elements: the router decides how many.
 std::vector<CollectiveRecord> rehearse_rank(const RehearsalRun& run, const RehearsedStep& step,
                                             int rank);
 

@@ -102,6 +102,9 @@ RehearsalRun rehearsal_run(const ResolvedConfig& resolved, int world, int local_
   run.reduce_dtype = dtype_name(model.reduce_element);
   run.sizes = model.sizes;
   run.order = model.order;
+  run.experts = config.model.llm.num_experts;
+  run.row_draws =
+      config.model.adapter.kind != AdapterKind::kNone && config.model.adapter.dropout > 0;
   return run;
 }
 
@@ -137,9 +140,9 @@ std::string rehearsal_report(const ResolvedConfig& resolved, int world, int loca
                 text_only_ranks(steps[s]), with_commas(rehearsal.per_step[s]).c_str());
   }
   out +=
-      cat("\n", strf("%-10s %-16s %12s %20s\n", "group", "operation", "collectives", "elements"));
+      cat("\n", strf("%-14s %-16s %12s %20s\n", "group", "operation", "collectives", "elements"));
   for (const auto& [key, total] : rehearsal.totals) {
-    out += strf("%-10s %-16s %12s %20s\n", key.first.c_str(), key.second.c_str(),
+    out += strf("%-14s %-16s %12s %20s\n", key.first.c_str(), key.second.c_str(),
                 with_commas(total.collectives).c_str(), with_commas(total.elements).c_str());
   }
   return out + (world == 1 ? "\none rank: nothing is communicated\n"

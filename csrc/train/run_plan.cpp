@@ -47,6 +47,7 @@ const char* part_of(UseKind kind) {
     case UseKind::kEmbedding:
       return kEmbedding;
     case UseKind::kDecoderBlock:
+    case UseKind::kExperts:
       return kBlocks;
     case UseKind::kHead:
       return kHead;

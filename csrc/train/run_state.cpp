@@ -21,7 +21,8 @@ namespace {
 bool may_change(const std::string& key) {
   for (const char* prefix :
        {"run.", "log.", "checkpoint.", "data.workers", "data.prefetch", "data.expected_samples",
-        "dist.mode", "dist.backend", "dist.shard_size", "dist.offload", "dist.timeout_s."}) {
+        "dist.mode", "dist.backend", "dist.shard_size", "dist.expert_parallel", "dist.offload",
+        "dist.timeout_s."}) {
     if (key.rfind(prefix, 0) == 0) return true;
   }
   return false;

@@ -18,13 +18,18 @@ void walk_micro_batch(PassProgram& program, const std::vector<GroupUse>& order,
   for (size_t u = 0; u < order.size() && mine.targets; ++u) {
     const GroupUse& use = order[u];
     if (use.vision && !mine.images) continue;
+    visitor.before_forward(static_cast<int>(u));
     const int visit = program.enter(use.group);
     visitor.forward(static_cast<int>(u));
     const auto& groups = program.groups();
     const auto group = std::find_if(groups.begin(), groups.end(),
                                     [&](const auto& g) { return g.name == use.group; });
     const bool trains = group != groups.end() && group->trains;
-    // As autograd sees it on this rank: without pictures, nothing behind them trains.
+    // As autograd sees it on this rank: without pictures, nothing behind them trains. Dealt experts
+    // pass a gradient on where any rank's do.
+    if (group != groups.end() && group->experts) {
+      upstream_trains = upstream_trains || program.passes_gradient(use.group);
+    }
     if (trains || (upstream_trains && !use.source)) {
       computed.push_back({static_cast<int>(u), program.backward_visit(visit)});
     }
@@ -33,6 +38,7 @@ void walk_micro_batch(PassProgram& program, const std::vector<GroupUse>& order,
   }
   visitor.begin_pass(/*backward=*/true);
   for (auto it = computed.rbegin(); it != computed.rend(); ++it) {
+    visitor.before_backward(it->use);
     program.enter_backward(it->backward_visit);
     visitor.backward(it->use);
   }

@@ -22,6 +22,10 @@ class StepVisitor : public PassActions {
   // A use of a group (by its number in the order) computes, its parameters present.
   virtual void forward(int use) = 0;
   virtual void backward(int use) = 0;
+  // Its parameters are not there yet, but what it begins with is: rows on their way to experts
+  // that are dealt to ranks, and in backward the gradients of their results.
+  virtual void before_forward(int /*use*/) {}
+  virtual void before_backward(int /*use*/) {}
 };
 
 // `order` and `visitor` are those `program` was made with. The step is begun and ended by the

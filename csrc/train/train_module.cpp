@@ -16,7 +16,11 @@ TrainModule::TrainModule(const RunConfig& config, MiniGemini& model, ParamStore&
       ranks_(ranks),
       engine_(store, ranks, model.group_uses()),
       runner_(make_sharded_runner(engine_, std::move(runner))),
-      optimizer_(store, ranks, config.optimizer) {}
+      optimizer_(store, ranks, config.optimizer) {
+  if (ranks.topology.expert_ranks == 1) return;
+  experts_ =
+      std::make_unique<ExpertExchange>(store, engine_, ranks, model.config().llm.num_experts);
+}
 
 // The step's loss from the loss of each of this rank's leaves.
 at::Tensor TrainModule::sum_losses(const std::vector<at::Tensor>& leaves) const {
@@ -32,10 +36,27 @@ at::Tensor TrainModule::sum_losses(const std::vector<at::Tensor>& leaves) const 
   return fixed_order_sum(all.view({ranks_.size(), -1}).t().reshape(-1));
 }
 
+// A micro-batch in which other ranks have something to learn and this one has not: rows of theirs
+// come to its experts all the same. It computes a token whose loss counts nothing, and so walks
+// with them.
+void TrainModule::keep_company(const ForwardContext& ctx) {
+  Batch batch;
+  batch.input_ids = at::zeros({1}, at::kLong);
+  batch.positions = at::zeros({1}, at::kLong);
+  batch.seq.offsets = {0, 1};
+  batch.seq.cu_seqlens = at::tensor({0, 1}, at::kInt);
+  batch.seq.max_length = 1;
+  batch.seq.keys = {0};
+  batch.target_rows = at::zeros({1}, at::kLong);
+  batch.targets = at::zeros({1}, at::kLong);
+  const at::Tensor nothing = model_.loss_sum(batch.to(store_.device()), ctx) * 0.0;
+  if (nothing.requires_grad()) nothing.backward();
+}
+
 StepResult TrainModule::forward_backward(const std::vector<Batch>& micro_batches,
                                          const StepAgreement& agreed, int64_t step) {
-  const ForwardContext ctx{*runner_, /*training=*/true, static_cast<uint64_t>(config_.train.seed),
-                           step};
+  ForwardContext ctx{*runner_, /*training=*/true, static_cast<uint64_t>(config_.train.seed), step};
+  ctx.experts = experts_.get();
   const at::TensorOptions scalar = at::TensorOptions(store_.device()).dtype(at::kFloat);
   std::vector<at::Tensor> leaves;
   at::Tensor loss = at::zeros({}, scalar);
@@ -51,6 +72,8 @@ StepResult TrainModule::forward_backward(const std::vector<Batch>& micro_batches
       const at::Tensor part = model_.loss_sum(batch, ctx) / divisor;
       if (part.requires_grad()) part.backward();
       loss.add_(part.detach());
+    } else if (experts_ && agreed.micro[i].runs) {
+      keep_company(ctx);
     }
     engine_.end_micro_batch();
     if (agreed.micro[i].last) {

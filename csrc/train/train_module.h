@@ -11,6 +11,7 @@
 #include "dist/shard_engine.h"
 #include "model/mini_gemini.h"
 #include "optim/adamw.h"
+#include "train/expert_exchange.h"
 #include "train/step_agreement.h"
 
 namespace mgm {
@@ -48,12 +49,14 @@ class TrainModule {
 
  private:
   at::Tensor sum_losses(const std::vector<at::Tensor>& leaves) const;
+  void keep_company(const ForwardContext& ctx);
 
   const RunConfig& config_;
   MiniGemini& model_;
   ParamStore& store_;
   Ranks& ranks_;
   ShardEngine engine_;
+  std::unique_ptr<ExpertExchange> experts_;  // where experts are dealt
   std::unique_ptr<BlockRunner> runner_;
   AdamW optimizer_;
   std::function<void()> before_update_;

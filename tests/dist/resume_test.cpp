@@ -35,6 +35,7 @@ struct Part {
   DistMode mode;
   int world;
   int64_t shard_size = 0;
+  int64_t experts = 1;  // dealt to
 };
 
 class ResumeTest : public FilesTest {
@@ -57,6 +58,7 @@ class ResumeTest : public FilesTest {
                                    bool asynchronous = true) {
     c.dist.mode = part.mode;
     c.dist.shard_size = part.shard_size;
+    c.dist.expert_parallel = part.experts;
     std::vector<double> numbers;
     run_ranks(part.world, c.dist, [&](Ranks& ranks) {
       TinyModel tiny(c, at::kFloat, at::kCPU, ranks.topology);
@@ -133,6 +135,55 @@ TEST_F(ResumeTest, StrictSumsGoOnToTheBitWithAnyRanksAndMode) {
                           open_train_checkpoint(train_checkpoint_dir(folder_ / "chain", 5), one));
   EXPECT_TRUE(found.equal());
   EXPECT_GT(found.equal_parameters, 50);
+}
+
+RunConfig with_experts(RunConfig c) {
+  c.model.llm.arch = LlmArch::kMixtral;
+  c.model.llm.num_experts = 4;
+  c.model.llm.router_aux_loss = 0.05;
+  return c;
+}
+
+TEST_F(ResumeTest, DealtExpertsGoOnToTheBit) {
+  const Part parts[] = {{DistMode::kZero2, 4, 0, 2},
+                        {DistMode::kZero3, 4, 0, 4},
+                        {DistMode::kReplicate, 4, 0, 2},
+                        {DistMode::kHybrid, 4, 2, 2}};
+  for (const Part& part : parts) {
+    const std::string what = cat(name_of(part.mode), ", experts on ", part.experts);
+    const fs::path whole = folder_ / what / "whole", cut = folder_ / what / "cut";
+    const RunConfig c = with_experts(config());
+    const std::vector<double> all = train(c, part, 1, 3, "", whole);
+    const std::vector<double> rest = train(c, part, 2, 3, whole, cut);
+    EXPECT_EQ(std::vector<double>(all.begin() + 2, all.end()), rest) << what;
+    expect_same_files(whole, cut, 3, part.world, what);
+  }
+}
+
+// A checkpoint knows no deal: any other goes on from it, and none does.
+TEST_F(ResumeTest, StrictSumsGoOnWithExpertsDealtInAnyWay) {
+  RunConfig c = with_experts(config());
+  c.dist.reduction = Reduction::kStrict;
+  c.dist.virtual_shards = 12;
+  const std::vector<double> all = train(c, {DistMode::kReplicate, 1}, 1, 6, "", folder_ / "whole");
+  const Part chain[] = {{DistMode::kZero2, 4, 0, 4}, {DistMode::kZero3, 2, 0, 2},
+                        {DistMode::kZero1, 3, 0, 1}, {DistMode::kHybrid, 4, 2, 2},
+                        {DistMode::kReplicate, 1},   {DistMode::kReplicate, 4, 0, 2}};
+  std::vector<double> pieces;
+  int64_t step = 1;
+  for (const Part& part : chain) {
+    const std::vector<double> more =
+        train(c, part, step, step, folder_ / "chain", folder_ / "chain");
+    pieces.insert(pieces.end(), more.begin(), more.end());
+    ++step;
+  }
+  EXPECT_EQ(pieces, all);
+  Ranks one = local_ranks({});
+  const CheckpointDifference found =
+      compare_checkpoints(open_train_checkpoint(train_checkpoint_dir(folder_ / "whole", 6), one),
+                          open_train_checkpoint(train_checkpoint_dir(folder_ / "chain", 6), one));
+  EXPECT_TRUE(found.equal());
+  EXPECT_GT(found.equal_parameters, 70);
 }
 
 // Adapters with dropout beside frozen weights, and a fully trained bridge.

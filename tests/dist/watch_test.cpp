@@ -183,6 +183,11 @@ TEST(Blame, FindsDifferentCollectivesAndMissingRanks) {
                {"rank 1 on h, rank 2 on h have ended all_gather 'b'", "which rank 0 waits in"});
   const auto agree = blame({record(0, "b", 8), record(1, "b", 8), record(2, "b", 8)});
   expect_parts(agree.front(), {"the records of 3 ranks agree"});
+  // A size that differs is a fault, but for rows that each rank has another number of.
+  std::vector<FlightRecord> sizes = {record(0, "b", 8), record(1, "b", 9), record(2, "b", 8)};
+  expect_parts(blame(sizes).front(), {"number 5 of group gather.0 differs", "of 9 Float"});
+  for (FlightRecord& r : sizes) r.collectives[0].operation = "all_to_all";
+  expect_parts(blame(sizes).front(), {"the records of 3 ranks agree"});
 }
 
 }  // namespace

@@ -64,6 +64,7 @@ Findings check_reductions(Ranks& ranks, const DeviceSetup& device) {
   check(*ranks.control, at::kCPU);
   check(*ranks.world, device.device);
   if (ranks.topology.shard_size > 1) check(*ranks.gather, device.device);
+  if (ranks.topology.expert_ranks > 1) check(*ranks.exchange, device.device);
   if (out.empty()) {
     // Groups of shards have numbers in their names, which the ranks differ in.
     out.push_back(passed("links", cat("right sums and gathers in ", names.size(), " groups")));

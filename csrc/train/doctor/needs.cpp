@@ -15,7 +15,13 @@ Needs estimate_needs(const RunConfig& config, const ModelParts& parts, const Dev
   const PlannedModel model = plan_model(config, *parts.model, parts.policies);
   const bool cuda = device.device.is_cuda();
   const bool offload = cuda && config.dist.offload == Offload::kOptimizer;
-  const int64_t mine = (model.trained + topology.shard_size - 1) / topology.shard_size;
+  int64_t mine = (model.trained + topology.shard_size - 1) / topology.shard_size;
+  if (topology.expert_ranks > 1) {
+    mine = 0;
+    for (const GroupSize& size : model.sizes) {
+      mine += size.trained / (size.experts ? topology.of_experts() : topology).shard_size;
+    }
+  }
   // A step of samples of the assumed mean length: what does not fit then, never will.
   const MemoryPlan memory =
       plan_memory(model, topology, offload,

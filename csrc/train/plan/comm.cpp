@@ -53,14 +53,21 @@ Ring ring(const Cluster& c, int size, int stride) {
 class TimeWalk final : public StepVisitor {
  public:
   TimeWalk(const PlannedModel& model, const Topology& topology, const Cluster& cluster,
-           std::vector<UseFlops> flops)
+           std::vector<UseFlops> flops, double routed_bytes)
       : model_(model),
         topology_(topology),
+        experts_(topology.of_experts()),
         cluster_(cluster),
         flops_(std::move(flops)),
+        routed_bytes_(routed_bytes),
         shard_(ring(cluster, topology.shard_size, 1)),
         replica_(ring(cluster, topology.replicas, topology.shard_size)),
-        world_(ring(cluster, topology.world, 1)) {}
+        world_(ring(cluster, topology.world, 1)),
+        expert_shard_(ring(cluster, experts_.shard_size, topology.expert_ranks)),
+        expert_replica_(
+            ring(cluster, experts_.replicas, topology.expert_ranks * experts_.shard_size)),
+        expert_world_(ring(cluster, experts_.world, topology.expert_ranks)),
+        exchange_(ring(cluster, topology.expert_ranks, 1)) {}
 
   void gather(int g, bool frozen_too, const char* why) override {
     const GroupSize& size = sizes(g);
@@ -70,8 +77,8 @@ class TimeWalk final : public StepVisitor {
                                      : Traffic::kGatherForward;
     for (const int64_t numel : {size.trained, frozen_too ? size.frozen : 0}) {
       if (numel == 0) continue;
-      const double bytes = double(padded(numel, topology_.shard_size)) * model_.element;
-      arriving_[g] = {kind, send(kind, shard_, bytes, 1)};
+      const double bytes = double(padded(numel, topology(g).shard_size)) * model_.element;
+      arriving_[g] = {kind, send(kind, size.experts ? expert_shard_ : shard_, bytes, 1)};
     }
   }
   void arrive(int g) override {
@@ -84,8 +91,9 @@ class TimeWalk final : public StepVisitor {
 
   void scatter(int g, bool) override {
     const double bytes =
-        double(padded(sizes(g).trained, topology_.shard_size)) * model_.reduce_element;
-    scatters_.push_back(send(Traffic::kReduce, shard_, bytes, 1));
+        double(padded(sizes(g).trained, topology(g).shard_size)) * model_.reduce_element;
+    scatters_.push_back(
+        send(Traffic::kReduce, sizes(g).experts ? expert_shard_ : shard_, bytes, 1));
   }
   void collect(int, bool) override {
     wait(Traffic::kReduce, scatters_.front());
@@ -94,26 +102,33 @@ class TimeWalk final : public StepVisitor {
   void keep(int) override {}
   void clear(int) override {}
   void sum_replicas(int g) override {
-    const double part =
-        double(padded(sizes(g).trained, topology_.shard_size)) / double(topology_.shard_size);
-    const double bytes = part * model_.reduce_element;
-    replica_sums_ = std::max(replica_sums_, send(Traffic::kReplicas, replica_, bytes, 2));
+    const double bytes = part(sizes(g)) * model_.reduce_element;
+    const Ring& over = sizes(g).experts ? expert_replica_ : replica_;
+    replica_sums_ = std::max(replica_sums_, send(Traffic::kReplicas, over, bytes, 2));
   }
-  void send_leaf(int g) override {  // the host waits: nothing hides it
-    const double bytes =
-        double(padded(sizes(g).trained, topology_.shard_size)) * kFp32 * double(topology_.replicas);
-    wait(Traffic::kReduce, send(Traffic::kReduce, world_, bytes, 1));
+  void send_leaf(int g) override {          // the host waits: nothing hides it
+    const bool experts = sizes(g).experts;  // with a leaf for every rank of an expert group
+    const double leaves = double(topology(g).replicas) * (experts ? topology_.expert_ranks : 1);
+    const double bytes = double(padded(sizes(g).trained, topology(g).shard_size)) * kFp32 * leaves;
+    wait(Traffic::kReduce, send(Traffic::kReduce, experts ? expert_world_ : world_, bytes, 1));
   }
 
   void begin_pass(bool backward) override { backward_ = backward; }
-  void forward(int u) override { compute(u, flops_[static_cast<size_t>(u)].forward); }
+  void before_forward(int u) override { exchange(u); }
+  void forward(int u) override {
+    compute(u, flops_[static_cast<size_t>(u)].forward);
+    exchange(u);
+  }
+  void before_backward(int u) override { exchange(u); }
   void backward(int u) override {
     const PlannedUse& use = model_.uses[static_cast<size_t>(u)];
     const UseFlops& flops = flops_[static_cast<size_t>(u)];
     compute(u, flops.recompute + flops.backward);
     // Every gradient is read once and added or copied into its bucket.
-    const double copied = double(use.trained) * (model_.element + kFp32);
+    const int holders = use.kind == UseKind::kExperts ? topology_.expert_ranks : 1;
+    const double copied = double(use.trained) / holders * (model_.element + kFp32);
     pass(copied / kDeviceMemory, plan.compute_s);
+    exchange(u);
   }
 
   void end_passes() { wait(Traffic::kReplicas, replica_sums_); }
@@ -124,9 +139,7 @@ class TimeWalk final : public StepVisitor {
     small(world_, 2);  // loss
     small(shard_, 2);  // norm
     double elements = 0;
-    for (const GroupSize& size : model_.sizes) {
-      elements += double(padded(size.trained, topology_.shard_size)) / topology_.shard_size;
-    }
+    for (const GroupSize& size : model_.sizes) elements += part(size);
     double seconds = elements * kFp32 / kDeviceMemory;
     if (offload) {
       // Gradients down, AdamW, weights up, group by group: the slowest of the three rules.
@@ -144,7 +157,17 @@ class TimeWalk final : public StepVisitor {
 
  private:
   const GroupSize& sizes(int g) const { return model_.sizes[static_cast<size_t>(g)]; }
+  const Topology& topology(int g) const { return sizes(g).experts ? experts_ : topology_; }
+  double part(const GroupSize& size) const {
+    const int shards = (size.experts ? experts_ : topology_).shard_size;
+    return double(padded(size.trained, shards)) / shards;
+  }
 
+  // Rows to dealt experts, or from them: what computes next waits.
+  void exchange(int u) {
+    if (model_.uses[static_cast<size_t>(u)].kind != UseKind::kExperts) return;
+    wait(Traffic::kExperts, send(Traffic::kExperts, exchange_, routed_bytes_, 1));
+  }
   void pass(double seconds, double& account) {
     now_ += seconds;
     account += seconds;
@@ -176,10 +199,12 @@ class TimeWalk final : public StepVisitor {
   }
 
   const PlannedModel& model_;
-  const Topology topology_;
+  const Topology topology_, experts_;
   const Cluster& cluster_;
   const std::vector<UseFlops> flops_;
+  const double routed_bytes_;  // of all rows that a rank sends to experts, its own among them
   const Ring shard_, replica_, world_;
+  const Ring expert_shard_, expert_replica_, expert_world_, exchange_;
   bool backward_ = false;
   double now_ = 0, link_free_ = 0, network_free_ = 0, replica_sums_ = 0;
   std::map<int, std::pair<Traffic, double>> arriving_;
@@ -200,6 +225,8 @@ const char* traffic_name(Traffic kind) {
       return "all-reduce, replicas";
     case Traffic::kUpdate:
       return "all-gather, updates";
+    case Traffic::kExperts:
+      return "all-to-all, experts";
     case Traffic::kOther:
       return "loss and norm";
   }
@@ -220,7 +247,9 @@ double CommPlan::exposed_s() const {
 
 CommPlan plan_comm(const PlannedModel& model, const Topology& topology, bool offload,
                    const Cluster& cluster, const BatchShape& shape, int64_t micro_batches) {
-  TimeWalk walk(model, topology, cluster, use_flops(model, shape));
+  const LlmConfig& llm = model.config.model.llm;
+  const double routed = double(shape.rows) * double(llm.experts_per_token * llm.hidden_size);
+  TimeWalk walk(model, topology, cluster, use_flops(model, shape), routed * model.element);
   const bool strict = model.config.dist.reduction == Reduction::kStrict;
   const int64_t leaf = strict ? leaf_micro_batches(model.config) : micro_batches;
   PassProgram program(program_groups(model.sizes), model.order, topology, strict, walk);

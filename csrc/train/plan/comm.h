@@ -24,8 +24,16 @@ struct Cluster {
   double flops = 470e12;  // matrix products of a bf16 step
 };
 
-enum class Traffic { kGatherForward, kGatherBackward, kReduce, kReplicas, kUpdate, kOther };
-inline constexpr int kTrafficKinds = 6;
+enum class Traffic {
+  kGatherForward,
+  kGatherBackward,
+  kReduce,
+  kReplicas,
+  kUpdate,
+  kExperts,
+  kOther
+};
+inline constexpr int kTrafficKinds = 7;
 const char* traffic_name(Traffic kind);
 
 struct CommPlan {

@@ -52,14 +52,18 @@ double projector(const ProjectorConfig& p, double tokens, double in, double out)
   return 2 * tokens * (in * out + (depth - 1) * out * out);
 }
 
-// Matrix parameters a token passes in one decoder block.
-double block_matrix_params(const LlmConfig& c) {
+double mlp_params(const LlmConfig& c) {
+  return 3 * double(c.hidden_size) * double(c.intermediate_size);
+}
+
+// Matrix parameters a token passes in one decoder block; experts that are dealt do not count.
+double block_matrix_params(const LlmConfig& c, bool dealt) {
   const double width = double(c.hidden_size), head = double(head_width(c));
   const double attention =
       2 * width * head * double(c.num_heads) + 2 * width * head * double(c.num_kv_heads);
-  const double mlp = 3 * width * double(c.intermediate_size);
-  if (c.num_experts == 0) return attention + mlp;
-  return attention + mlp * double(c.experts_per_token) + width * double(c.num_experts);
+  if (c.num_experts == 0) return attention + mlp_params(c);
+  const double experts = dealt ? 0 : mlp_params(c) * double(c.experts_per_token);
+  return attention + experts + width * double(c.num_experts);
 }
 
 // Causal attention touches half of the scores of a segment, twice (scores and values); with a
@@ -95,8 +99,12 @@ double forward_flops(const PlannedModel& model, const PlannedUse& use, const Bat
     case UseKind::kEmbedding:
       return 0;
     case UseKind::kDecoderBlock:
-      return 2 * double(shape.rows) * (block_matrix_params(m.llm) + use.adapters.params) +
+      return 2 * double(shape.rows) *
+                 (block_matrix_params(m.llm, model.deals_experts()) + use.adapters.params) +
              block_attention(m.llm, use.number, shape);
+    case UseKind::kExperts:  // as many rows come as are sent, if the router is even
+      return 2 * double(shape.rows) *
+             (mlp_params(m.llm) * double(m.llm.experts_per_token) + use.adapters.params);
     case UseKind::kHead:
       return 2 * double(shape.targets) * double(m.llm.hidden_size) * double(m.llm.vocab_size);
   }

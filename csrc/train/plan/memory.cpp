@@ -31,6 +31,11 @@ int64_t part(int64_t numel, const Topology& t) {
 // NCCL communicators of a rank (dist/ranks.cpp).
 int nccl_groups(const Topology& t) {
   if (t.world == 1) return 0;
+  if (t.expert_ranks > 1) {
+    Topology plain = t;
+    plain.expert_ranks = 1;
+    return nccl_groups(plain) + nccl_groups(t.of_experts()) + 1;
+  }
   return 1 + (t.shard_size > 1 ? 2 : 0) + (t.shard_size > 1 && t.replicas > 1 ? 1 : 0);
 }
 
@@ -40,6 +45,7 @@ class MemoryWalk final : public StepVisitor {
   MemoryWalk(const PlannedModel& model, const Topology& topology, const ActivationPlan& activations)
       : model_(model),
         topology_(topology),
+        experts_(topology.of_experts()),
         strict_(model.config.dist.reduction == Reduction::kStrict),
         activations_(activations) {
     for (size_t u = 0; u < model.uses.size(); ++u) {
@@ -48,10 +54,11 @@ class MemoryWalk final : public StepVisitor {
   }
 
   void gather(int g, bool frozen_too, const char*) override {
-    if (!topology_.shards_parameters()) return;  // into copies that last
+    const Topology& t = topology(g);
+    if (!t.shards_parameters()) return;  // into copies that last
     const GroupSize& size = sizes(g);
-    const double elements = double(padded(size.trained, topology_.shard_size)) +
-                            (frozen_too ? double(padded(size.frozen, topology_.shard_size)) : 0);
+    const double elements = double(padded(size.trained, t.shard_size)) +
+                            (frozen_too ? double(padded(size.frozen, t.shard_size)) : 0);
     gathered_[g] = elements * model_.element;
   }
   void arrive(int) override {}
@@ -60,12 +67,12 @@ class MemoryWalk final : public StepVisitor {
   void scatter(int g, bool first) override {
     const double bytes = bucket(g);
     buckets_.erase(g);
-    const double reduced =
-        double(padded(sizes(g).trained, topology_.shard_size)) * model_.reduce_element;
+    const int shards = topology(g).shard_size;
+    const double reduced = double(padded(sizes(g).trained, shards)) * model_.reduce_element;
     // Cast where the bucket is not in the dtype that travels; received into the gradient itself
     // where that is possible.
     const bool cast = bytes > reduced, direct = first && model_.reduce_element == kFp32;
-    leaving_.push_back(reduced + (direct ? 0 : reduced / double(topology_.shard_size)));
+    leaving_.push_back(reduced + (direct ? 0 : reduced / double(shards)));
     note("reduction of " + sizes(g).name, kept_, cast ? bytes : 0);
   }
   void collect(int, bool) override { leaving_.erase(leaving_.begin()); }
@@ -73,16 +80,19 @@ class MemoryWalk final : public StepVisitor {
   void clear(int) override {}
   void sum_replicas(int g) override {
     if (model_.reduce_element < kFp32) {
-      replica_copies_ += double(part(sizes(g).trained, topology_)) * model_.reduce_element;
+      replica_copies_ += double(part(sizes(g).trained, topology(g))) * model_.reduce_element;
     }
   }
   void send_leaf(int g) override {
     const double bytes = bucket(g);
     buckets_.erase(g);
-    const double mine = double(part(sizes(g).trained, topology_)) * kFp32;
+    const double mine = double(part(sizes(g).trained, topology(g))) * kFp32;
     // Every rank's leaf of this rank's part arrives at once.
-    const double arriving = topology_.world > 1 ? mine * double(topology_.world) : 0;
-    const double sent = topology_.replicas > 1 ? bytes * double(topology_.replicas) : 0;
+    const Topology& t = topology(g);
+    // Of dealt experts a leaf for every rank of an expert group: as many as ranks in any case.
+    const double arriving = t.world > 1 ? mine * double(topology_.world) : 0;
+    const double sent =
+        t.replicas > 1 || (t.world > 1 && sizes(g).experts) ? bytes * double(t.replicas) : 0;
     note("strict sum of " + sizes(g).name, kept_, bytes + arriving + sent);
     // Pairs of leaves are added as they meet: as many partial sums stay as the count has ones.
     leaves_[g] += topology_.world;
@@ -117,7 +127,8 @@ class MemoryWalk final : public StepVisitor {
     if (strict_) {
       double largest = 0;
       for (const GroupSize& size : model_.sizes) {
-        largest = std::max(largest, double(part(size.trained, topology_)));
+        largest =
+            std::max(largest, double(part(size.trained, size.experts ? experts_ : topology_)));
       }
       note("strict gradient norm", kept_, 2 * kFp64 * largest);
     }
@@ -130,6 +141,7 @@ class MemoryWalk final : public StepVisitor {
 
  private:
   const GroupSize& sizes(int g) const { return model_.sizes[static_cast<size_t>(g)]; }
+  const Topology& topology(int g) const { return sizes(g).experts ? experts_ : topology_; }
 
   double workspace(const PlannedUse& use) const {
     const bool convolves =
@@ -140,12 +152,14 @@ class MemoryWalk final : public StepVisitor {
   // Bytes of a group's gradient before it leaves; made when the first gradient arrives. On a single
   // rank of a shard group it is the gradient itself.
   double bucket(int g) {
-    if (topology_.shard_size == 1 && !strict_) return 0;
+    const Topology& t = topology(g);
+    if (t.shard_size == 1 && !strict_) return 0;
     const auto [it, fresh] = buckets_.try_emplace(g, 0);
-    const bool travels = topology_.reduces_every_micro_batch() && !strict_;
+    const bool travels = t.reduces_every_micro_batch() && !strict_;
     if (fresh) {
-      it->second = double(padded(sizes(g).trained, topology_.shard_size)) *
-                   (travels ? model_.reduce_element : kFp32);
+      const int lanes = strict_ && sizes(g).experts ? topology_.expert_ranks : 1;
+      it->second = double(padded(sizes(g).trained, t.shard_size)) *
+                   (travels ? model_.reduce_element : kFp32) * lanes;
     }
     return it->second;
   }
@@ -166,7 +180,7 @@ class MemoryWalk final : public StepVisitor {
   }
 
   const PlannedModel& model_;
-  const Topology topology_;
+  const Topology topology_, experts_;
   const bool strict_;
   const ActivationPlan& activations_;
   int last_vision_ = -1;
@@ -178,10 +192,11 @@ class MemoryWalk final : public StepVisitor {
 
 }  // namespace
 
-StateMemory state_memory(const std::vector<GroupSize>& sizes, const Topology& topology,
-                         double element) {
+StateMemory state_memory(const std::vector<GroupSize>& sizes, const Topology& run, double element) {
   StateMemory out;
+  const Topology experts = run.of_experts();
   for (const GroupSize& size : sizes) {
+    const Topology& topology = size.experts ? experts : run;
     const double trained = double(part(size.trained, topology));
     const double whole = double(padded(size.trained, topology.shard_size)) +
                          double(padded(size.frozen, topology.shard_size));
@@ -221,9 +236,11 @@ MemoryPlan plan_memory(const PlannedModel& model, const Topology& topology, bool
   out.state.weights += model.packed;
   if (offload) {
     double trained = 0, largest = 0;
+    const Topology experts = topology.of_experts();
     for (const GroupSize& size : model.sizes) {
-      trained += double(part(size.trained, topology));
-      largest = std::max(largest, double(part(size.trained, topology)));
+      const double mine = double(part(size.trained, size.experts ? experts : topology));
+      trained += mine;
+      largest = std::max(largest, mine);
     }
     out.host = 3 * kFp32 * trained + kHostSlots * (kFp32 + model.element) * largest;
     out.state.master = out.state.moments = 0;

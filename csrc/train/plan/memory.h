@@ -18,8 +18,7 @@ struct StateMemory {
   double moments = 0;
   double gradients = 0;  // fp32 sums of this rank's part
 };
-StateMemory state_memory(const std::vector<GroupSize>& sizes, const Topology& topology,
-                         double element);
+StateMemory state_memory(const std::vector<GroupSize>& sizes, const Topology& run, double element);
 
 struct MemoryPlan {
   StateMemory state;

@@ -26,6 +26,7 @@ std::vector<ModePlan> possible_modes(const RunConfig& run, const Cluster& cluste
     const bool cut = hybrid || mode == DistMode::kZero3;
     if (cut && run.model.llm.quantize != Quantize::kNone) continue;  // as config/run_rules.cpp says
     if (hybrid && (shard >= cluster.world || cluster.world % shard != 0)) continue;
+    if (hybrid && shard % dist.expert_parallel != 0) continue;
     ModePlan plan;
     plan.mode = mode;
     plan.topology = make_topology(dist, 0, cluster.world, cluster.gpus_per_node);
@@ -109,7 +110,8 @@ std::vector<std::string> what_helps(const PlannedModel& model, const PlanRequest
   };
   const bool recomputes =
       std::all_of(model.uses.begin(), model.uses.end(), [](const PlannedUse& use) {
-        return use.kind != UseKind::kDecoderBlock || use.recompute == RecomputePolicy::kFull;
+        return (use.kind != UseKind::kDecoderBlock && use.kind != UseKind::kExperts) ||
+               use.recompute == RecomputePolicy::kFull;
       });
   if (!recomputes) {
     try_one(model.with_decoder_recompute(RecomputePolicy::kFull), request,

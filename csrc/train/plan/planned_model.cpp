@@ -10,8 +10,11 @@ namespace {
 
 bool starts(const std::string& name, const char* prefix) { return name.rfind(prefix, 0) == 0; }
 
+constexpr const char* kExpertsEnd = ".experts";
+
 // The number that ends a group's name; 0 without one.
-int number_of(const std::string& group) {
+int number_of(std::string group) {
+  if (group.ends_with(kExpertsEnd)) group.resize(group.rfind('.'));
   const size_t dot = group.rfind('.');
   const std::string last = group.substr(dot + 1);
   const bool digits = !last.empty() && last.find_first_not_of("0123456789") == last.npos;
@@ -21,7 +24,9 @@ int number_of(const std::string& group) {
 UseKind kind_of(const std::string& group, bool last) {
   if (last) return UseKind::kHead;  // tied: the embedding's group again
   if (group == "model.embed_tokens") return UseKind::kEmbedding;
-  if (starts(group, "model.layers.")) return UseKind::kDecoderBlock;
+  if (starts(group, "model.layers.")) {
+    return group.ends_with(kExpertsEnd) ? UseKind::kExperts : UseKind::kDecoderBlock;
+  }
   if (starts(group, "model.mm_projector")) return UseKind::kProjector;
   if (starts(group, "model.vlm_uni")) return UseKind::kMining;
   if (starts(group, "model.vision_tower_aux.vision_stem")) return UseKind::kConvnextStem;
@@ -58,7 +63,7 @@ PlannedModel plan_model(const RunConfig& config, const MiniGemini& model,
   out.config = config;
   out.geometry = model.geometry();
   const std::vector<Param*> params = model.params();
-  out.sizes = group_sizes(params, policies);
+  out.sizes = group_sizes(params, policies, static_cast<int>(config.dist.expert_parallel));
   out.order = model.group_uses();
   out.on_cpu = config.train.device == DeviceKind::kCpu;
   const bool fp32 = config.train.dtype == DtypeKind::kFloat32 ||
@@ -111,7 +116,9 @@ PlannedModel plan_model(const RunConfig& config, const MiniGemini& model,
 PlannedModel PlannedModel::with_decoder_recompute(RecomputePolicy policy) const {
   PlannedModel out = *this;
   for (PlannedUse& use : out.uses) {
-    if (use.kind == UseKind::kDecoderBlock) use.recompute = policy;
+    if (use.kind == UseKind::kDecoderBlock || use.kind == UseKind::kExperts) {
+      use.recompute = policy;
+    }
   }
   return out;
 }

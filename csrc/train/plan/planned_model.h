@@ -20,6 +20,7 @@ enum class UseKind {
   kProjector,
   kEmbedding,
   kDecoderBlock,
+  kExperts,  // of a block, where they are dealt to several ranks
   kHead
 };
 
@@ -61,6 +62,7 @@ struct PlannedModel {
   double element = 2;         // bytes of a weight or activation
   double reduce_element = 4;  // of a gradient between ranks, where it leaves every micro-batch
 
+  bool deals_experts() const { return config.dist.expert_parallel > 1; }
   // With the decoder blocks' recomputation set to `policy`.
   PlannedModel with_decoder_recompute(RecomputePolicy policy) const;
 };

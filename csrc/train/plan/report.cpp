@@ -99,6 +99,7 @@ std::string time_table(const ClusterPlan& plan) {
     for (int kind = 0; kind < kTrafficKinds; ++kind) act(static_cast<Traffic>(kind));
   };
   each([&](Traffic kind) {
+    if (kind == Traffic::kExperts && plan.modes.front().topology.expert_ranks == 1) return;
     t.row(traffic_name(kind), [&](const ModePlan& m) {
       const CommPlan::Volume& v = m.comm.of(kind);
       return v.collectives == 0 ? std::string("-")

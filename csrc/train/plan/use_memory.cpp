@@ -78,6 +78,8 @@ class Planner {
         return embedding(use);
       case UseKind::kDecoderBlock:
         return decoder_block(use);
+      case UseKind::kExperts:
+        return dealt_experts(use);
       case UseKind::kHead:
         return head(use);
     }
@@ -93,9 +95,10 @@ class Planner {
     const double K = double(head_width(c) * c.num_kv_heads);
     const bool experts = c.num_experts > 0;
     const double visits = experts ? double(c.experts_per_token) : 1;
-    const double I = double(c.intermediate_size) * visits;
+    const bool dealt = model_.deals_experts();  // they are a use of their own
+    const double I = dealt ? 0 : double(c.intermediate_size) * visits;
     // Rows sorted by expert, and their results before they are weighted.
-    const double routed = experts ? 2 * visits * H : 0;
+    const double routed = experts ? (dealt ? 1 : 2) * visits * H : 0;
     const double lse = rows() * double(c.num_heads) * kFp32;
     const bool adapters = use.adapters.trained > 0;
     const bool drops = adapters && m_.adapter.dropout > 0;
@@ -138,8 +141,9 @@ class Planner {
     // An adapter's dropped input is gone as soon as its linear's backward is.
     const double dropped = drops ? T * I : 0;
     const double product = T * (H + 2 * I + (1 - trained) * I) - dropped;
-    const double matrix =
-        double(c.hidden_size * c.intermediate_size) * e_ * (experts ? double(c.num_experts) : 1);
+    const double matrix = dealt ? 0
+                                : double(c.hidden_size * c.intermediate_size) * e_ *
+                                      (experts ? double(c.num_experts) : 1);
     const double weight = T * (H + I) + dropped + (use.base_trains() ? matrix : 0) + unpacked;
     // Backward of attention: everything from gate on is gone; gradients of q, k and v, an fp32
     // accumulator of q's, and with grouped queries k's and v's gradients per query head.
@@ -149,6 +153,25 @@ class Planner {
                              rows() * A * (model_.on_cpu ? 0 : kFp32) + scores * (3 * kFp32 + e_);
     return block(use, input, saved, plain, plain + T * A + lse,
                  std::max({product, weight, attention}), T * A + lse);
+  }
+
+  // Rows that come to this rank's experts, as many as it sends. Beside what the experts need: rows
+  // as they came and as they go back, and, for the router's gradient, all results.
+  UseMemory dealt_experts(const PlannedUse& use) const {
+    const LlmConfig& c = m_.llm;
+    const double R = rows() * double(c.experts_per_token) * e_, H = double(c.hidden_size);
+    const double I = double(c.intermediate_size);
+    const double trained = use.trains() ? 1 : 0;
+    const double mine = double(c.num_experts / model_.config.dist.expert_parallel);
+    const double product = R * (H + 2 * I + (1 - trained) * I);
+    const double weight = R * (H + I) + trained * H * I * mine * e_;
+    UseMemory out = block(use, R * H, R * (3 + trained) * I, R * (2 * H + 4 * I),
+                          R * (2 * H + 4 * I), std::max(product, weight), 0);
+    out.forward += R * H;
+    if (!use.backward()) return out;
+    out.kept += R * H;
+    out.backward += 2 * R * H;
+    return out;
   }
 
   UseMemory embedding(const PlannedUse& use) const {

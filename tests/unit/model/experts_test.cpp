@@ -5,6 +5,7 @@
 #include "grad_check.h"
 #include "model/feed_forward.h"
 #include "tiny_model.h"
+#include "train/recompute.h"
 
 namespace mgm {
 namespace {
@@ -82,6 +83,35 @@ TEST(Experts, OneGroupedProductIsTheLoop) {
   // Experts without rows, and all rows with one.
   expect_equal_paths(at::randn({9, 24}, at::kDouble), {0, 11, 0, 7, 0});
   expect_equal_paths(at::randn({9, 24}, at::kDouble), {0, 0, 18, 0, 0});
+}
+
+// What is kept is made again from the same leaves, and the gradients are the same bits.
+TEST(Experts, TheGroupedProductCanBeRecomputed) {
+  install_recompute_engine();
+  at::manual_seed(72);
+  const at::Tensor data = at::randn({9, 24}, at::kDouble), d_y = at::randn({9, 24}, at::kDouble);
+  std::vector<std::map<std::string, at::Tensor>> outcomes;
+  for (const RecomputePolicy policy : {RecomputePolicy::kNone, RecomputePolicy::kFull}) {
+    Experts experts;
+    const auto runner = make_recompute_runner({{"block", policy}});
+    const at::Tensor x = data.clone().requires_grad_();
+    const at::Tensor y = runner->run("block", {x}, [&](const Tensors& in) -> Tensors {
+      const ExpertMlps::Routed r = experts.mlps.route(in[0]);
+      return {experts.mlps.combine(
+          experts.mlps.compute(r.rows_RH, {}, 0, r.visits_E, ExpertPath::kGrouped), r.back_R,
+          r.weight_Tk)};
+    })[0];
+    y.backward(d_y);
+    outcomes.push_back({{"x", x.grad()}, {"y", y.detach()}});
+    for (const Param* param : experts.params) {
+      const std::string& name = param->spec.name;
+      outcomes.back()[name] = experts.store->owned_grad(name).clone();
+    }
+  }
+  for (const auto& [name, want] : outcomes[0]) {
+    EXPECT_TRUE(at::equal(outcomes[1].at(name), want)) << name;
+    EXPECT_GT(want.abs().max().item<double>(), 0) << name;
+  }
 }
 
 TEST(Experts, TheCpuTakesTheLoopAndExpertsKnowTheirNumber) {

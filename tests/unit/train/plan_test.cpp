@@ -167,6 +167,52 @@ TEST(PlanComm, VolumesOfEveryMode) {
   near(hybrid.of(Traffic::kReplicas).bytes, 2 * 0.75 * 4 * trained / 4);
 }
 
+// Mixtral's experts over the eight GPUs of a node: a rank has an eighth of them, does the same
+// work, and sends its rows out and back in both passes.
+TEST(PlanExperts, DealtOnesTakeTheirShareAndSendRows) {
+  const std::vector<std::string> dealt_to_8 = {"dist.expert_parallel=8"};
+  const PlannedModel whole = recipe("stage2/mixtral_8x7b"),
+                     dealt = recipe("stage2/mixtral_8x7b", dealt_to_8);
+  EXPECT_EQ(dealt.params, whole.params);
+  EXPECT_EQ(dealt.trained, whole.trained);
+  const double experts = 32.0 * 8 * 3 * 4096 * 14336, all = double(whole.params);
+  const auto with_8 = [](DistMode mode, int world) {
+    DistConfig dist;
+    dist.mode = mode;
+    dist.expert_parallel = 8;
+    return make_topology(dist, 0, world, 8);
+  };
+  const BatchShape shape = even_shape(whole, 4, 896, 1);
+  const auto near = [](double value, double expected) { EXPECT_NEAR(value / expected, 1, 1e-3); };
+  const auto state = [&](DistMode mode, int world) {
+    return plan_memory(dealt, with_8(mode, world), false, shape, 1).state;
+  };
+  const double trained = double(whole.trained) - experts;  // of the rest
+  near(state(DistMode::kReplicate, 16).weights, 2 * (all - experts * 7 / 8));
+  near(state(DistMode::kReplicate, 16).moments, 8 * (trained + experts / 8));
+  near(state(DistMode::kZero1, 16).moments, 8 * (trained + experts) / 16);
+  near(state(DistMode::kZero1, 16).weights, 2 * (all - experts * 7 / 8));
+  near(state(DistMode::kZero3, 16).weights, 2 * all / 16);
+  near(state(DistMode::kZero3, 8).weights, 2 * ((all - experts) / 8 + experts / 8));
+
+  Cluster cluster;
+  cluster.world = 16;
+  const auto comm = [&](DistMode mode) {
+    return plan_comm(dealt, with_8(mode, 16), false, cluster, shape, 2);
+  };
+  const double rows = double(shape.rows) * 2 * 4096 * 2;  // bytes of two visits each, one way
+  const CommPlan zero2 = comm(DistMode::kZero2);
+  near(zero2.of(Traffic::kExperts).bytes, 2 * 4 * 32 * rows * 7 / 8);
+  EXPECT_EQ(zero2.of(Traffic::kExperts).collectives, 2 * 4 * 32);
+  // Both micro-batches: the rest over 16 ranks, an eighth of the experts over two.
+  near(zero2.of(Traffic::kReduce).bytes, 2 * 4 * (trained * 15 / 16 + experts / 8 * 1 / 2));
+  const CommPlan plain = plan_comm(whole, topology(DistMode::kZero2, 16), false, cluster, shape, 2);
+  EXPECT_EQ(plain.of(Traffic::kExperts).bytes, 0);
+  // The same work, but for the copies of gradients that other ranks now have.
+  EXPECT_LT(zero2.compute_s, plain.compute_s);
+  EXPECT_GT(zero2.compute_s, 0.8 * plain.compute_s);
+}
+
 TEST(PlanComm, TimeIsComputationWithFastWiresAndWiresWithSlowOnes) {
   const PlannedModel model = recipe("stage2/vicuna_7b");
   const BatchShape shape = even_shape(model, 8, 896, 1);
