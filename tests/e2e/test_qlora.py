@@ -39,8 +39,10 @@ def dequantised(llm):
     for name, parameter in llm.named_parameters():
         if LINEAR.match(name):
             seen += 1
-            packed = bnb.quantize_4bit(parameter.data, blocksize=64, quant_type="nf4", compress_statistics=True)
-            parameter.data = bnb.dequantize_4bit(*packed)
+            # One block a row: bitsandbytes' kernel for AVX-512 is wrong where blocks go over the ends of rows.
+            blocks = parameter.data.reshape(-1, 64)
+            packed = bnb.quantize_4bit(blocks, blocksize=64, quant_type="nf4", compress_statistics=True)
+            parameter.data = bnb.dequantize_4bit(*packed).view(parameter.shape)
     assert seen == 4 * 7
     return llm
 

@@ -32,6 +32,12 @@ def matrix(shape, dtype, seed=0):
     return out.to(DTYPES[dtype])
 
 
+def one_block_a_row(weight):
+    """The same blocks. Where blocks go over the ends of rows, bitsandbytes' kernel for AVX-512 gives other numbers than
+    its code for other CPUs."""
+    return weight.reshape(-1, 64)
+
+
 @pytest.fixture(scope="module")
 def map_of_maxima(tmp_path_factory):
     return pack(matrix((4, 64), "float32"), "nf4", tmp_path_factory.mktemp("map"))["map"]
@@ -50,7 +56,7 @@ def test_the_map_of_maxima_is_bitsandbytes(map_of_maxima):
 def test_nf4_is_bitsandbytes_to_the_bit(tmp_path, map_of_maxima, shape, dtype):
     weight = matrix(shape, dtype)
     ours = pack(weight, "nf4", tmp_path)
-    codes, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=False)
+    codes, state = bnb.quantize_4bit(one_block_a_row(weight), blocksize=64, quant_type="nf4", compress_statistics=False)
     assert torch.equal(ours["codes"].to(torch.uint8), codes.flatten())
 
     # The second level: their arithmetic with our map, which is theirs but for last bits.
@@ -68,7 +74,7 @@ def test_nf4_is_bitsandbytes_to_the_bit(tmp_path, map_of_maxima, shape, dtype):
     state.absmax = (map_of_maxima[maxima] * scales.repeat_interleave(256)[:len(centred)]) + offset
     for name, type_ in DTYPES.items():
         state.dtype = type_
-        assert torch.equal(ours[name], bnb.dequantize_4bit(codes, state)), name
+        assert torch.equal(ours[name], bnb.dequantize_4bit(codes, state).view(shape)), name
 
 
 @pytest.mark.parametrize("shape", [(96, 352), (1000, 640)], ids=str)
@@ -76,7 +82,8 @@ def test_what_bitsandbytes_itself_makes_of_it_is_as_good(tmp_path, shape):
     """Its double quantisation as it is called, map and all: the same matrix up to a few maxima's last steps."""
     weight = matrix(shape, "float32", seed=1)
     ours = pack(weight, "nf4", tmp_path)["float32"]
-    theirs = bnb.dequantize_4bit(*bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=True))
+    packed = bnb.quantize_4bit(one_block_a_row(weight), blocksize=64, quant_type="nf4", compress_statistics=True)
+    theirs = bnb.dequantize_4bit(*packed).view(shape)
     error = [(back - weight).norm() / weight.norm() for back in (ours, theirs)]
     print(f"{shape}: relative error {error[0]:.5f}, bitsandbytes {error[1]:.5f}, "
           f"between them {(ours - theirs).norm() / weight.norm():.1e}")
