@@ -94,6 +94,29 @@ class ResumeTest : public FilesTest {
           << what << ", rank " << rank;
     }
   }
+
+  // Step after step in another way, each from the last one's checkpoint: numbers and files are
+  // those of one rank that never stopped. `parameters`: there are more.
+  void expect_bits_of_one_rank(const RunConfig& c, const std::vector<Part>& chain, int parameters) {
+    const auto last = static_cast<int64_t>(chain.size());
+    const std::vector<double> all =
+        train(c, {DistMode::kReplicate, 1}, 1, last, "", folder_ / "whole");
+    std::vector<double> pieces;
+    int64_t step = 1;
+    for (const Part& part : chain) {
+      const std::vector<double> more =
+          train(c, part, step, step, folder_ / "chain", folder_ / "chain");
+      pieces.insert(pieces.end(), more.begin(), more.end());
+      ++step;
+    }
+    EXPECT_EQ(pieces, all);
+    Ranks one = local_ranks({});
+    const CheckpointDifference found = compare_checkpoints(
+        open_train_checkpoint(train_checkpoint_dir(folder_ / "whole", last), one),
+        open_train_checkpoint(train_checkpoint_dir(folder_ / "chain", last), one));
+    EXPECT_TRUE(found.equal());
+    EXPECT_GT(found.equal_parameters, parameters);
+  }
 };
 
 TEST_F(ResumeTest, TheSameRanksAndModeGoOnToTheBit) {
@@ -114,27 +137,12 @@ TEST_F(ResumeTest, StrictSumsGoOnToTheBitWithAnyRanksAndMode) {
   RunConfig c = config();
   c.dist.reduction = Reduction::kStrict;
   c.dist.virtual_shards = 12;
-  const std::vector<double> all = train(c, {DistMode::kReplicate, 1}, 1, 5, "", folder_ / "whole");
-  const Part chain[] = {{DistMode::kZero2, 2},
-                        {DistMode::kZero3, 4},
-                        {DistMode::kReplicate, 1},
-                        {DistMode::kZero1, 3},
-                        {DistMode::kHybrid, 4, 2}};
-  std::vector<double> pieces;
-  int64_t step = 1;
-  for (const Part& part : chain) {
-    const std::vector<double> more =
-        train(c, part, step, step, folder_ / "chain", folder_ / "chain");
-    pieces.insert(pieces.end(), more.begin(), more.end());
-    ++step;
-  }
-  EXPECT_EQ(pieces, all);
-  Ranks one = local_ranks({});
-  const CheckpointDifference found =
-      compare_checkpoints(open_train_checkpoint(train_checkpoint_dir(folder_ / "whole", 5), one),
-                          open_train_checkpoint(train_checkpoint_dir(folder_ / "chain", 5), one));
-  EXPECT_TRUE(found.equal());
-  EXPECT_GT(found.equal_parameters, 50);
+  const std::vector<Part> chain = {{DistMode::kZero2, 2},
+                                   {DistMode::kZero3, 4},
+                                   {DistMode::kReplicate, 1},
+                                   {DistMode::kZero1, 3},
+                                   {DistMode::kHybrid, 4, 2}};
+  expect_bits_of_one_rank(c, chain, 50);
 }
 
 RunConfig with_experts(RunConfig c) {
@@ -165,25 +173,10 @@ TEST_F(ResumeTest, StrictSumsGoOnWithExpertsDealtInAnyWay) {
   RunConfig c = with_experts(config());
   c.dist.reduction = Reduction::kStrict;
   c.dist.virtual_shards = 12;
-  const std::vector<double> all = train(c, {DistMode::kReplicate, 1}, 1, 6, "", folder_ / "whole");
-  const Part chain[] = {{DistMode::kZero2, 4, 0, 4}, {DistMode::kZero3, 2, 0, 2},
-                        {DistMode::kZero1, 3, 0, 1}, {DistMode::kHybrid, 4, 2, 2},
-                        {DistMode::kReplicate, 1},   {DistMode::kReplicate, 4, 0, 2}};
-  std::vector<double> pieces;
-  int64_t step = 1;
-  for (const Part& part : chain) {
-    const std::vector<double> more =
-        train(c, part, step, step, folder_ / "chain", folder_ / "chain");
-    pieces.insert(pieces.end(), more.begin(), more.end());
-    ++step;
-  }
-  EXPECT_EQ(pieces, all);
-  Ranks one = local_ranks({});
-  const CheckpointDifference found =
-      compare_checkpoints(open_train_checkpoint(train_checkpoint_dir(folder_ / "whole", 6), one),
-                          open_train_checkpoint(train_checkpoint_dir(folder_ / "chain", 6), one));
-  EXPECT_TRUE(found.equal());
-  EXPECT_GT(found.equal_parameters, 70);
+  const std::vector<Part> chain = {{DistMode::kZero2, 4, 0, 4}, {DistMode::kZero3, 2, 0, 2},
+                                   {DistMode::kZero1, 3, 0, 1}, {DistMode::kHybrid, 4, 2, 2},
+                                   {DistMode::kReplicate, 1},   {DistMode::kReplicate, 4, 0, 2}};
+  expect_bits_of_one_rank(c, chain, 70);
 }
 
 // Adapters with dropout beside frozen weights, and a fully trained bridge.
