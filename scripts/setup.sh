@@ -5,7 +5,7 @@
 #   scripts/setup.sh [--cpu | --cuda] [--oracles]
 #     --cpu      LibTorch for the CPU only (1.3 GB); no NVIDIA toolkit needed
 #     --cuda     LibTorch with CUDA (4.5 GB); needs nvcc. Default where nvcc is found
-#     --oracles  also the pinned Python oracles of the tests (tests/requirements.txt)
+#     --oracles  also the pinned Python oracles of the tests (tests/requirements.txt); 5.3 GB in all, with --cpu too
 #
 #   Torch_DIR=<torch>/share/cmake/Torch   use this LibTorch 2.11.0
 #   MGM_DEPS_DIR=<SDK bundle>             libraries from a bundle instead of Debian packages
