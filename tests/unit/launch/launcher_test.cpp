@@ -163,7 +163,7 @@ TEST_F(Launcher, InputIsEmptyAndSignalsAreAsUsual) {
 TEST_F(Launcher, OutputOfWhatARankLeavesBehindDoesNotHoldTheLauncher) {
   const Launched done = run(plan("sleep 30 & echo $! > $F/left$RANK; echo out", 1));
   EXPECT_EQ(done.code, 0);
-  EXPECT_LT(done.seconds, 10);
+  EXPECT_LT(done.seconds, 20);
   const int left = std::stoi(file("left0"));
   for (int i = 0; i < 200 && ::kill(left, 0) == 0; ++i) ::usleep(10000);
   EXPECT_NE(::kill(left, 0), 0) << "the rank's own child lives";
@@ -179,7 +179,7 @@ TEST_P(LauncherCode, IsTheFailingRanks) {
   const Launched done = run(plan(
       cat("if [ $RANK = 1 ]; then echo last words >&2; exit ", code, "; fi; exec sleep 30"), 3));
   EXPECT_EQ(done.code, code);
-  EXPECT_LT(done.seconds, 4);  // the others went with SIGTERM
+  EXPECT_LT(done.seconds, 20);  // the others went with SIGTERM
   char host[256];
   ::gethostname(host, sizeof host);
   EXPECT_EQ(Launched::lines(done.err, cat("launch: rank 1 (local rank 1 of host ", host)).size(), 2)
@@ -225,7 +225,7 @@ TEST_F(Launcher, StubbornRanksAreKilledAfterTheGrace) {
   const Launched done = run(p);
   EXPECT_EQ(done.code, 4);
   EXPECT_GT(done.seconds, 1);
-  EXPECT_LT(done.seconds, 5);
+  EXPECT_LT(done.seconds, 20);
   EXPECT_NE(done.err.find("did not end within 1.0s"), std::string::npos) << done.err;
 }
 
@@ -260,10 +260,11 @@ class LauncherSignal : public Launcher,
 TEST_P(LauncherSignal, IsPassedOnAndTheRanksCodeCounts) {
   const auto [sent, trapped] = GetParam();
   const int code = std::string(trapped) == "INT" ? 130 : std::string(trapped) == "USR1" ? 138 : 143;
-  LaunchPlan p = plan(cat("trap 'sleep 0.$RANK; echo saved; exit ", code, "' ", trapped,
-                          "; touch $F/up$RANK; while [ ! -e $F/up2 ]; do sleep 0.01; done; "
-                          "touch $F/all; while :; do sleep 0.05; done"),
-                      3);
+  LaunchPlan p =
+      plan(cat("trap 'sleep 0.$RANK; echo saved; exit ", code, "' ", trapped,
+               "; touch $F/up$RANK; until [ -e $F/up0 ] && [ -e $F/up1 ] && [ -e $F/up2 ]; "
+               "do sleep 0.01; done; touch $F/all; while :; do sleep 0.05; done"),
+           3);
   p.restarts = 3;
   p.grace_s = 0;  // is for failures, not for saves
   std::thread killer = signal_when("all", sent);
@@ -408,7 +409,7 @@ TEST_F(Launcher, SignalBetweenStartsStops) {
   term.join();
   ::sigaction(SIGUSR2, &old, nullptr);
   EXPECT_EQ(done.code, 143);
-  EXPECT_LT(done.seconds, 10);
+  EXPECT_LT(done.seconds, 20);
 }
 
 TEST_F(Launcher, FewerRanksAfterASlotFailedTwice) {
@@ -416,7 +417,8 @@ TEST_F(Launcher, FewerRanksAfterASlotFailedTwice) {
   const std::string script =
       "gpu=$LOCAL_RANK; [ -n \"$CUDA_VISIBLE_DEVICES\" ] && "
       "gpu=$(echo $CUDA_VISIBLE_DEVICES | cut -d, -f $((LOCAL_RANK + 1))); "
-      "echo world $WORLD_SIZE gpu $gpu; [ $gpu = 2 ] && sleep 0.2 && exit 5; "
+      "echo world $WORLD_SIZE gpu $gpu; all=$F/all.$MASTER_PORT; echo >> $all; "
+      "[ $gpu = 2 ] && until [ $(wc -l < $all) = 4 ]; do sleep 0.01; done && exit 5; "
       "[ $WORLD_SIZE = 4 ] && exec sleep 30; exit 0";
   LaunchPlan p = plan(script, 4);
   p.restarts = 4;
