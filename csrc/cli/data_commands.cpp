@@ -34,7 +34,9 @@ struct Opened {
       : config(run),
         index(run.data.sources, static_cast<int>(run.data.workers)),
         tokenizer(load_tokenizer(tokenizer_path(run))),
-        builder(config, index, *tokenizer) {}
+        builder(config, index, *tokenizer) {
+    if (index.size() == 0) throw DataError("data.sources hold no records: nothing to look at");
+  }
 
   const RunConfig& config;
   AnnotationIndex index;

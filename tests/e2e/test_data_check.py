@@ -181,7 +181,6 @@ def test_training_stops_at_a_bad_sample_or_skips_it(all_bad):
 
 @pytest.mark.parametrize("text,words", [
     ("", ":1:1: the file is empty; expected a JSON array of records"),
-    ("[]", ""),
     ("{}", ":1:1: expected '[', the start of a JSON array"),
     ('[{"id": 1, "conversations": [{"from": "human", "value": "Q"}, {"from": "g', ":1:74: record 0: not valid JSON"),
     ('[{"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},\n', "the file ends after 1 records without the closing ']'; it was cut"),
@@ -189,12 +188,15 @@ def test_training_stops_at_a_bad_sample_or_skips_it(all_bad):
 ])
 def test_files_that_are_no_arrays(data, text, words):
     data.write(text)
-    done = mgm("data", "check", data.config, check=False)
-    assert done.returncode == (0 if text == "[]" else 3), done.stderr
-    assert words in done.stderr and (text == "[]" or f"error: {data.file}:" in done.stderr), done.stderr
-    if text == "[]":
-        trained = mgm("train", data.config, "--set", "train.rules=[{preset: stage2}]", code=3)
-        assert "data.sources hold no records" in trained.stderr, trained.stderr
+    stderr = data.check(code=3).stderr
+    assert words in stderr and f"error: {data.file}:" in stderr, stderr
+
+
+def test_no_record_at_all(data):
+    data.write("[]")
+    assert "error: data.sources hold no records: nothing to look at" in data.check(code=3).stderr
+    trained = mgm("train", data.config, "--set", "train.rules=[{preset: stage2}]", code=3)
+    assert "error: data.sources hold no records: there is nothing to train on" in trained.stderr, trained.stderr
 
 
 def test_missing_folders_and_files(data):
