@@ -17,12 +17,6 @@ uint64_t param_bytes(const ParamSpec& spec, uint64_t item) {
   return static_cast<uint64_t>(packed_bytes(spec.format, spec.numel(), spec.shape[0]));
 }
 
-// The number of the block whose parameters these are, -1 for none.
-int64_t block_of(const std::string& name) {
-  constexpr std::string_view kPrefix = "model.layers.";
-  return name.rfind(kPrefix, 0) == 0 ? std::stoll(name.substr(kPrefix.size())) : -1;
-}
-
 struct Cut {
   double fill = kNever;  // of the fullest card
   std::vector<int64_t> first_block;
@@ -51,7 +45,31 @@ Cut best_cut(const ModelBytes& bytes, const std::vector<Card>& cards, size_t cou
   return best[blocks];
 }
 
-std::string gib(uint64_t bytes) { return human_bytes(double(bytes)); }
+// Libraries' workspaces and kernels; what a block makes of the prompts; scores, where plain
+// products attend (fp32, soft caps); a packed matrix unpacked for its product.
+uint64_t work_bytes(const MiniGemini& model, at::ScalarType dtype, const DecodeLoad& load) {
+  const LlmConfig& llm = model.config().llm;
+  const auto item = static_cast<int64_t>(c10::elementSize(dtype));
+  int64_t unpacked = 0;
+  for (const Param* param : model.params()) {
+    if (param->spec.format != WeightFormat::kDense) {
+      unpacked = std::max(unpacked, param->spec.numel());
+    }
+  }
+  int64_t width = 8 * llm.hidden_size;
+  if (llm.num_experts > 0) {
+    width += llm.experts_per_token * (3 * llm.intermediate_size + 2 * llm.hidden_size);
+  } else {
+    width += 3 * llm.intermediate_size;
+  }
+  int64_t scores = 0;
+  if (dtype == at::kFloat || llm.attention_softcap > 0) {
+    const int64_t longest = std::min(load.prompt_tokens, load.capacity);
+    scores = 3 * int64_t{sizeof(float)} * llm.num_heads * longest * longest;
+  }
+  return static_cast<uint64_t>((int64_t{1} << 30) + item * (load.prompt_tokens * width + unpacked) +
+                               scores);
+}
 
 }  // namespace
 
@@ -72,24 +90,18 @@ ModelBytes model_bytes(const MiniGemini& model, at::ScalarType dtype, const Deco
   out.blocks.resize(static_cast<size_t>(llm.num_layers));
   for (const Param* param : model.params()) {
     const uint64_t bytes = param_bytes(param->spec, item);
-    const int64_t block = block_of(param->spec.name);
-    if (block >= 0) {
-      out.blocks.at(static_cast<size_t>(block)) += bytes;
+    const int64_t block = model.decoder().block_of(param->spec.group);
+    if (block < 0) {
+      out.first += bytes;
+    } else if (block < llm.num_layers) {
+      out.blocks[static_cast<size_t>(block)] += bytes;
     } else {
-      (param->spec.group == "lm_head" ? out.last : out.first) += bytes;
+      out.last += bytes;
     }
   }
   const auto tokens = static_cast<uint64_t>(load.rows * load.capacity);
   out.cache = 2 * tokens * static_cast<uint64_t>(llm.num_kv_heads * head_width(llm)) * item;
-  // Libraries' workspaces and kernels; what a block makes of the prompts; scores, where plain
-  // products attend (fp32, soft caps).
-  const auto prompt = static_cast<uint64_t>(load.prompt_tokens);
-  out.work = (uint64_t{1} << 30) +
-             prompt * item * static_cast<uint64_t>(3 * llm.intermediate_size + 8 * llm.hidden_size);
-  if (dtype == at::kFloat || llm.attention_softcap > 0) {
-    const auto longest = static_cast<uint64_t>(std::min(load.prompt_tokens, load.capacity));
-    out.work += 3 * sizeof(float) * static_cast<uint64_t>(llm.num_heads) * longest * longest;
-  }
+  out.work = work_bytes(model, dtype, load);
   return out;
 }
 
@@ -105,15 +117,16 @@ std::vector<int64_t> place_blocks(const ModelBytes& bytes, const std::vector<Car
     const Cut cut = best_cut(bytes, cards, count);
     if (cut.fill <= 1) return cut.first_block;
   }
+  const auto size = [](uint64_t count) { return human_bytes(double(count)); };
   std::vector<std::string> room;
   for (const Card& card : cards) {
-    room.push_back(cat("GPU ", card.index, " has ", gib(card.free_bytes), " free"));
+    room.push_back(cat("GPU ", card.index, " has ", size(card.free_bytes), " free"));
   }
   throw ConfigError(
-      "the model does not fit: ", gib(bytes.weights()), " of weights (",
-      gib(*std::max_element(bytes.blocks.begin(), bytes.blocks.end())), " in the largest of ",
-      bytes.blocks.size(), " blocks), ", gib(bytes.cache * bytes.blocks.size()),
-      " of cache, and about ", gib(bytes.work), " to work with on every GPU; ", join(room, ", "),
+      "the model does not fit: ", size(bytes.weights()), " of weights (",
+      size(*std::max_element(bytes.blocks.begin(), bytes.blocks.end())), " in the largest of ",
+      bytes.blocks.size(), " blocks), ", size(bytes.cache * bytes.blocks.size()),
+      " of cache, and about ", size(bytes.work), " to work with on every GPU; ", join(room, ", "),
       ". Take more GPUs (--gpus), fewer questions at a time (--batch-size, --beams), ",
       "shorter answers (--max-new-tokens) or fewer bits (--quantize)");
 }

@@ -28,6 +28,13 @@ struct ChatArgs {
   std::string gpus = "auto";
 };
 
+// A question that says nowhere where its pictures belong has them in front.
+std::string with_pictures(std::string question, int64_t pictures) {
+  if (question.find(kImageMarker) != question.npos) return question;
+  for (int64_t i = 0; i < pictures; ++i) question = std::string(kImageMarker) + "\n" + question;
+  return question;
+}
+
 // One conversation. What fails leaves it as it was.
 class Chat {
  public:
@@ -49,14 +56,9 @@ class Chat {
 
   // Streams the answer to stdout. An empty answer cannot be part of a conversation, so its question
   // is forgotten.
-  void ask(std::string question) {
-    if (question.find(kImageMarker) == question.npos) {
-      for (int64_t i = 0; i < fresh_pictures_; ++i) {
-        question = std::string(kImageMarker) + "\n" + question;
-      }
-    }
+  void ask(const std::string& question) {
     std::vector<Turn> turns = turns_;
-    turns.push_back({"human", question});
+    turns.push_back({"human", with_pictures(question, fresh_pictures_)});
     if (trim_) turns = trimmed(turns);
     const Answer answer = generator_.answer(
         turns, visual_NTH_, [](const std::string& text) { std::cout << text << std::flush; });
@@ -217,7 +219,13 @@ void run(const ChatArgs& args) {
   if (!args.batch.empty()) return answer_file(args);
   ModelLoadOptions options = load_options(args.model);
   place_on_gpus(
-      args.gpus, [&](const LoadedModel& unbound) { return Generator::chat_load(unbound, s); },
+      args.gpus,
+      [&](const LoadedModel& unbound) {
+        if (!args.prompt) return Generator::chat_load(unbound, s);
+        const std::string question = with_pictures(*args.prompt, std::ssize(args.images));
+        return Generator::batch_load(unbound, s, {{{{"human", question}}, args.images, "prompt"}},
+                                     1);
+      },
       options);
   const LoadedModel model = load_model(args.model.dir, options);
   Chat chat(model, args);

@@ -52,11 +52,21 @@ at::Device spread(LoadedModel& model, const std::vector<Card>& cards,
   return first;
 }
 
+// One that cannot be used, perhaps because it belongs to another process, is as good as full.
+Card card_or_full(int64_t index) {
+  try {
+    return card(index);
+  } catch (const ConfigError& e) {
+    log::warn(e.what());
+    return {index, 0};
+  }
+}
+
 at::Device place_anywhere(LoadedModel& model, const ModelBytes& bytes, int64_t visible) {
   // To ask a GPU for its memory costs some of it: those that are not needed are not asked.
-  std::vector<Card> cards = {card(0)};
+  std::vector<Card> cards = {card_or_full(0)};
   if (bytes.on_one(0, bytes.blocks.size()) > cards[0].free_bytes) {
-    for (int64_t i = 1; i < visible; ++i) cards.push_back(card(i));
+    for (int64_t i = 1; i < visible; ++i) cards.push_back(card_or_full(i));
     std::stable_sort(cards.begin(), cards.end(),
                      [](const Card& a, const Card& b) { return a.free_bytes > b.free_bytes; });
   }

@@ -19,6 +19,10 @@ namespace {
 // activations does not grow with the batch.
 constexpr int64_t kPromptTokens = 8192;
 
+// A conversation that is still to come is taken to be this long: 2880 visual tokens and a good deal
+// of text. GPUs chosen for it may have room for a longer one.
+constexpr int64_t kConversation = 4096;
+
 // What a call answers with.
 struct Setup {
   const LoadedModel& model;
@@ -328,8 +332,8 @@ DecodeLoad Generator::batch_load(const LoadedModel& model, const SamplingConfig&
 }
 
 DecodeLoad Generator::chat_load(const LoadedModel& model, const SamplingConfig& sampling) {
-  const int64_t context = model.description.model.llm.max_positions;
-  return {cache_rows(sampling, 1, 1), context, context};
+  const int64_t tokens = std::min(kConversation, model.description.model.llm.max_positions);
+  return {cache_rows(sampling, 1, 1), tokens, tokens};
 }
 
 }  // namespace mgm

@@ -68,8 +68,9 @@ class Generator {
       const std::vector<BatchPrompt>& prompts, int64_t batch_size,
       const std::function<void(size_t prompt, const Answer& answer)>& on_answer) const;
 
-  // What such a call holds at a time, and what answer() does of the longest conversation there can
-  // be. Need no weights. Throw as answer_batch() does before the first answer.
+  // What such a call holds at a time, and what answer() does of a conversation of which nothing is
+  // known yet (4096 tokens, or all there can be). Need no weights. Throw as answer_batch() does
+  // before the first answer.
   static DecodeLoad batch_load(const LoadedModel& model, const SamplingConfig& sampling,
                                const std::vector<BatchPrompt>& prompts, int64_t batch_size);
   static DecodeLoad chat_load(const LoadedModel& model, const SamplingConfig& sampling);

@@ -69,7 +69,10 @@ at::Tensor RowDecoder::step(const ForwardContext& ctx) {
   for (const int64_t length : held) {  // a replay checks nothing
     MGM_CHECK(length < cache_.capacity(), "a row of ", cache_.capacity(), " tokens is full");
   }
-  const at::Tensor logits_RV = graphs_.run(size_, [&] { return run_step(ctx); });
+  const at::Tensor logits_RV = graphs_.run(size_, [&] {
+    std::copy(held.begin(), held.end(), begin);  // a recording may take more than one attempt
+    return run_step(ctx);
+  });
   // Nor does it count.
   std::transform(held.begin(), held.end(), begin, [](int64_t length) { return length + 1; });
   return logits_RV;

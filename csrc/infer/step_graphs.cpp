@@ -5,11 +5,13 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "config/llm_arch.h"
 #include "ops/decode_attention.h"
 #ifdef MGM_WITH_CUDA
 #include <ATen/core/CachingHostAllocator.h>
 #include <ATen/cuda/CUDAGraph.h>
+#include <ATen/cuda/MemPool.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -32,67 +34,96 @@ class GraphStep final : public RecordedStep {
   at::Tensor logits;  // in the graph's memory
 };
 
-// What is launched on the current stream while it lives becomes the graph.
-class Capture {
+// Memory that only graphs use, the same for all of a recorder's life: what a graph leaves behind is
+// there for the next one. An allocator forgets a pool whose last graph is gone, and does not take
+// its id again; so this is a user of it too.
+class GraphMemory {
  public:
-  Capture(at::cuda::CUDAGraph& graph, at::cuda::MempoolId_t pool) : graph_(graph), pool_(pool) {
-    graph_.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
+  explicit GraphMemory(c10::DeviceIndex device) {
+    const c10::cuda::CUDAGuard on(device);
+    device_.emplace();
+    host().begin_allocate_to_pool(id(), [](c10::Stream) { return false; });
+    host().end_allocate_to_pool(id());
   }
-  void finish() {
-    open_ = false;
-    graph_.capture_end();
-  }
-  // After an error: capture_end() says again what interrupted the capture, and then leaves the
-  // allocators as they are, which would go on asking the graph whose memory to hand out.
-  ~Capture() {
-    if (!open_) return;
-    attempt([this] { graph_.capture_end(); });
-    attempt([this] {
-      c10::cuda::CUDACachingAllocator::endAllocateToPool(c10::cuda::current_device(), pool_);
-    });
-    attempt([this] { at::getHostAllocator(at::kCUDA)->end_allocate_to_pool(pool_); });
-  }
-  Capture(const Capture&) = delete;
-  Capture& operator=(const Capture&) = delete;
+  ~GraphMemory() { host().release_pool(id()); }
+  GraphMemory(const GraphMemory&) = delete;
+  GraphMemory& operator=(const GraphMemory&) = delete;
+
+  at::cuda::MempoolId_t id() { return device_->id(); }
+  static at::HostAllocator& host() { return *at::getHostAllocator(at::kCUDA); }
 
  private:
-  template <class F>
-  static void attempt(const F& f) {
-    try {
-      f();
-    } catch (const std::exception&) {  // what interrupted the capture is already on its way
-    }
-  }
-
-  at::cuda::CUDAGraph& graph_;
-  at::cuda::MempoolId_t pool_;
-  bool open_ = true;
+  std::optional<at::cuda::MemPool> device_;
 };
+
+template <class F>
+bool attempt(const F& f) {
+  try {
+    f();
+    return true;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+// What `step` launches on the current stream becomes the graph.
+void capture(GraphStep& out, at::cuda::MempoolId_t pool, const StepBody& step) {
+  at::cuda::CUDAGraph& graph = out.graph;
+  try {
+    graph.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
+    out.logits = step();
+    graph.capture_end();
+  } catch (...) {
+    // capture_end() says again what interrupted the capture, and then leaves the allocators as they
+    // are: they would go on asking this graph whose memory to hand out, and count it as a user.
+    const c10::DeviceIndex device = c10::cuda::current_device();
+    namespace cuda = c10::cuda::CUDACachingAllocator;
+    attempt([&] { graph.capture_end(); });
+    if (attempt([&] { cuda::endAllocateToPool(device, pool); })) cuda::releasePool(device, pool);
+    if (attempt([&] { GraphMemory::host().end_allocate_to_pool(pool); })) {
+      GraphMemory::host().release_pool(pool);
+    }
+    throw;
+  }
+}
 
 class GraphRecorder final : public StepRecorder {
  public:
   explicit GraphRecorder(at::Device device)
-      : stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index())) {}
-
-  void begin() override { pool_ = at::cuda::graph_pool_handle(); }
+      : stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index())),
+        memory_(device.index()) {}
 
   std::unique_ptr<RecordedStep> record(const StepBody& step) override {
-    auto out = std::make_unique<GraphStep>();
     const c10::cuda::CUDAStreamGuard on(stream_);  // the default stream cannot be recorded
     warm_up();
     c10::cuda::device_synchronize();
     try {
-      Capture capture(out->graph, pool_);
-      out->logits = step();
-      capture.finish();
+      return captured(step);
+    } catch (const c10::OutOfMemoryError&) {
+      // While a graph is recorded the allocator gives nothing back that it holds in reserve.
+      c10::cuda::CUDACachingAllocator::emptyCache();
     } catch (const c10::Error& e) {
-      throw InternalError("a decode step cannot be recorded as a CUDA graph; --no-graphs decodes ",
-                          "without. ", e.what_without_backtrace());
+      refuse(e);
     }
-    return out;
+    try {
+      return captured(step);
+    } catch (const c10::Error& e) {
+      refuse(e);
+    }
   }
 
  private:
+  std::unique_ptr<RecordedStep> captured(const StepBody& step) {
+    auto out = std::make_unique<GraphStep>();
+    capture(*out, memory_.id(), step);
+    return out;
+  }
+
+  [[noreturn]] static void refuse(const c10::Error& e) {
+    throw InternalError("a decode step cannot be recorded as a CUDA graph: ",
+                        e.what_without_backtrace());
+  }
+
   // cuBLAS has a workspace per stream, which must not become part of a graph's memory.
   void warm_up() {
     if (warm_) return;
@@ -103,7 +134,7 @@ class GraphRecorder final : public StepRecorder {
   }
 
   c10::cuda::CUDAStream stream_;
-  at::cuda::MempoolId_t pool_{0, 0};
+  GraphMemory memory_;
   bool warm_ = false;
 };
 
@@ -131,15 +162,17 @@ std::string unrecordable(const Decoder& decoder, at::ScalarType dtype) {
   return "";
 }
 
-StepGraphs::StepGraphs(StepRecorder* recorder) : recorder_(recorder) {
-  if (recorder_) recorder_->begin();
-}
-
 at::Tensor StepGraphs::run(int64_t rows, const StepBody& step) {
-  if (!recorder_ || seen_.insert(rows).second) return step();
+  if (!recorder_ || recorder_->given_up() || seen_.insert(rows).second) return step();
   Kept& kept = kept_[rows];
   if (!kept.step) {
-    kept.step = recorder_->record(step);
+    try {
+      kept.step = recorder_->record(step);
+    } catch (const InternalError& e) {
+      log::warn(cat(e.what(), " From here on steps run without (--no-graphs)."));
+      recorder_->give_up();
+      return step();
+    }
     ++recorded_;
   }
   kept.last_use = ++replayed_;

@@ -29,14 +29,21 @@ class RecordedStep {
 class StepRecorder {
  public:
   virtual ~StepRecorder() = default;
-  // What is recorded from now on shares memory with each other, and with nothing of before.
-  virtual void begin() = 0;
-  // Takes down what `step` does on the device, without doing it. What it does on the host is done.
+  // Takes down what `step` does on the device, without doing it; what it does on the host is done,
+  // perhaps twice. All that one recorder records shares memory: a result is good until the next
+  // step. Throws InternalError for what cannot be recorded; nothing of it was done on the device.
   virtual std::unique_ptr<RecordedStep> record(const StepBody& step) = 0;
+
+  // Nothing is recorded any more, nor replayed.
+  void give_up() { given_up_ = true; }
+  bool given_up() const { return given_up_; }
+
+ private:
+  bool given_up_ = false;
 };
 
 // Records CUDA graphs on one GPU; null in a build without CUDA and for other devices. Its record()
-// throws InternalError for a step during which the host waits for the GPU.
+// throws for a step during which the host waits for the GPU, and where memory is short.
 std::unique_ptr<StepRecorder> make_graph_recorder(at::Device device);
 
 // Why the steps of a decoder with weights of this type cannot be recorded, as the end of a
@@ -50,9 +57,10 @@ class StepGraphs {
   static constexpr size_t kMost = 32;
 
   // `recorder` null: every step simply runs. It must outlive this.
-  explicit StepGraphs(StepRecorder* recorder);
+  explicit StepGraphs(StepRecorder* recorder) : recorder_(recorder) {}
 
-  // The result of `step`, which is one of `rows` rows; it is good until the next step.
+  // The result of `step`, which is one of `rows` rows; it is good until the next step. If it cannot
+  // be recorded, a warning says why and this and all later steps run.
   at::Tensor run(int64_t rows, const StepBody& step);
 
   int64_t recorded() const { return recorded_; }  // graphs

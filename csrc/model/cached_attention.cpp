@@ -52,12 +52,7 @@ CachedAttention::CachedAttention(const CacheRows& rows, const SeqInfo& seq,
   if (kind_ != Kind::kStep) return;
   const at::Tensor& keys = cache_.keys.front();
   kernel_ = ops::decode_attention_takes(positions_T.device(), keys.scalar_type(), keys.size(3));
-  if (kernel_) return;
-  lengths_.lengths_R = (positions_T + 1).to(at::kInt);
-  if (positions_T.is_cuda()) {
-    lengths_.cu_queries = at::arange(count + 1, lengths_.lengths_R.options());
-    lengths_.cu_keys = lengths_.cu_queries * capacity;
-  }
+  if (!kernel_) lengths_.lengths_R = (positions_T + 1).to(at::kInt);
 }
 
 at::Tensor CachedAttention::attend(size_t layer, const at::Tensor& q_TAD, const at::Tensor& k_TKD,

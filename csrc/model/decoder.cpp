@@ -113,16 +113,20 @@ void Decoder::split(std::vector<DecoderStage> stages) {
   stages_ = std::move(stages);
 }
 
-at::Device Decoder::device_of(const std::string& group, at::Device first) const {
-  if (stages_.empty()) return first;
-  if (!config_.tie_embeddings && group == head_group_) return stages_.back().device;
-  at::Device out = first;
+int64_t Decoder::block_of(const std::string& group) const {
+  if (!config_.tie_embeddings && group == head_group_) return std::ssize(blocks_);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const std::string& own = blocks_[i]->group();
-    if (group != own && group.rfind(own + ".", 0) != 0) continue;
-    for (const DecoderStage& stage : stages_) {
-      if (stage.first_block <= static_cast<int64_t>(i)) out = stage.device;
-    }
+    if (group == own || group.rfind(own + ".", 0) == 0) return static_cast<int64_t>(i);
+  }
+  return -1;
+}
+
+at::Device Decoder::device_of(const std::string& group, at::Device first) const {
+  const int64_t block = block_of(group);
+  at::Device out = first;
+  for (const DecoderStage& stage : stages_) {
+    if (stage.first_block <= block) out = stage.device;
   }
   return out;
 }

@@ -37,8 +37,11 @@ class Decoder : public Module {
   void split(std::vector<DecoderStage> stages);
   const std::vector<DecoderStage>& stages() const { return stages_; }  // empty without split()
 
-  // Where the parameters of a group belong after split(): those of a block on its stage's device,
-  // an untied head on the last one's, all else on `first`.
+  // The block that a group of parameters is part of; an untied head is behind the last one, all
+  // else in front of block 0, which is -1.
+  int64_t block_of(const std::string& group) const;
+  // Where the parameters of a group belong after split(): on the device of its block's stage, a
+  // head on the last one's, what is in front on `first`.
   at::Device device_of(const std::string& group, at::Device first) const;
   at::Device head_device() const { return head_->value.device(); }  // of logits
 

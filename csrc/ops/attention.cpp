@@ -368,24 +368,6 @@ at::Tensor attention_cached(const at::Tensor& q_MHD, const at::Tensor& k_NKD,
 
 namespace {
 
-at::Tensor flash_rows(const at::Tensor& q_RHD, const at::Tensor& k_RCKD, const at::Tensor& v_RCKD,
-                      const CachedLengths& lengths, double scale, int64_t window) {
-  const int64_t n = lengths.longest;
-  const auto left = left_window(window), right = right_window(window);
-  if (lengths.shortest == n) {  // the form that also spreads the keys of a row over the GPU
-    return std::get<0>(at::_flash_attention_forward(
-                           q_RHD.unsqueeze(1), k_RCKD.narrow(1, 0, n), v_RCKD.narrow(1, 0, n),
-                           /*cum_seq_q=*/{}, /*cum_seq_k=*/{}, /*max_q=*/1, /*max_k=*/n,
-                           /*dropout_p=*/0, /*is_causal=*/false, /*return_debug_mask=*/false, scale,
-                           left, right))
-        .squeeze(1);
-  }
-  return std::get<0>(at::_flash_attention_forward(
-      q_RHD, k_RCKD.flatten(0, 1), v_RCKD.flatten(0, 1), lengths.cu_queries, lengths.cu_keys,
-      /*max_q=*/1, /*max_k=*/n, /*dropout_p=*/0, /*is_causal=*/false, /*return_debug_mask=*/false,
-      scale, left, right, /*seqused_k=*/lengths.lengths_R));
-}
-
 // Which of the keys first .. first + n - 1 each row's query sees: bool [R, 1, 1, n].
 at::Tensor visible_in_rows(const at::Tensor& lengths_R, int64_t first, int64_t n, int64_t window) {
   const at::Tensor key = at::arange(first, first + n, lengths_R.options());
@@ -404,9 +386,6 @@ at::Tensor attention_rows(const at::Tensor& q_RHD, const at::Tensor& k_RCKD,
             "attention_rows takes q [R, H, D], k and v [R, C, K, D]; got ", q_RHD.sizes(), ", ",
             k_RCKD.sizes(), ", ", v_RCKD.sizes(), " with up to ", lengths.longest, " keys");
   if (window >= lengths.longest) window = 0;
-  if (softcap == 0 && flash_takes(q_RHD)) {
-    return flash_rows(q_RHD, k_RCKD, v_RCKD, lengths, scale, window);
-  }
   const bool even = lengths.shortest == lengths.longest;
   // Keys that no query sees are left out.
   const int64_t first = window > 0 ? std::max<int64_t>(0, lengths.shortest - window) : 0;

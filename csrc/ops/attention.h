@@ -38,14 +38,13 @@ at::Tensor attention_cached(const at::Tensor& q_MHD, const at::Tensor& k_NKD,
 struct CachedLengths {
   int64_t shortest = 0, longest = 0;  // on the host
   at::Tensor lengths_R;               // int32 [R], on the device, the fresh token included
-  at::Tensor cu_queries, cu_keys;     // int32 [R + 1]: 0, 1, .. R and 0, C, .. R C; CUDA only
 };
 
 // One fresh query for each of R rows over its own cached keys and values: q [R, H, D]; k, v
-// [R, C, K, D], of which row r has lengths[r], its fresh one last -> [R, H, D]. What lies behind
-// them must be finite. CUDA, bfloat16 or float16 without soft cap: FlashAttention-2, which reads
-// each row to its own end; else rows are masked and read to the end of the longest. The host waits
-// for nothing. No gradients.
+// [R, C, K, D], of which row r has lengths[r], its fresh one last -> [R, H, D]. For head widths
+// that decode_attention() (ops/decode_attention.h) does not take: rows are masked and read to the
+// end of the longest, so what lies behind them must be finite. The host waits for nothing. No
+// gradients.
 at::Tensor attention_rows(const at::Tensor& q_RHD, const at::Tensor& k_RCKD,
                           const at::Tensor& v_RCKD, const CachedLengths& lengths, double scale,
                           int64_t window = 0, double softcap = 0);

@@ -30,8 +30,13 @@ void use_gpu([[maybe_unused]] at::Device device) {
 }
 
 uint64_t gpu_free_bytes(at::Device device) {
-  at::globalContext().lazyInitDevice(device.type());
-  return at::getDeviceAllocator(device.type())->getMemoryInfo(device.index()).first;
+  try {
+    at::globalContext().lazyInitDevice(device.type());
+    return at::getDeviceAllocator(device.type())->getMemoryInfo(device.index()).first;
+  } catch (const c10::Error& e) {
+    throw ConfigError("GPU ", int{device.index()}, " cannot be used: ", e.what_without_backtrace(),
+                      "; check nvidia-smi and CUDA_VISIBLE_DEVICES");
+  }
 }
 
 DeviceSetup setup_device(const TrainConfig& config, int local_rank, int local_world) {

@@ -19,9 +19,10 @@ struct DeviceSetup {
 // ranks.
 DeviceSetup setup_device(const TrainConfig& config, int local_rank = 0, int local_world = 1);
 
-int visible_gpus();                          // 0 in a build without CUDA
-void use_gpu(at::Device device);             // the one that counts as current from now on
-uint64_t gpu_free_bytes(at::Device device);  // costs the memory of a context on it
+int visible_gpus();               // 0 in a build without CUDA
+void use_gpu(at::Device device);  // the one that counts as current from now on
+// Costs the memory of a context on it. Throws ConfigError for one that cannot be used.
+uint64_t gpu_free_bytes(at::Device device);
 int64_t peak_memory_bytes(
     at::Device device);  // allocated on a GPU; resident set of the process on cpu
 std::string device_name(at::Device device);

@@ -1,5 +1,8 @@
 // Decode steps on a GPU: replayed from CUDA graphs as launched one by one, and over two GPUs as on
 // one.
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+
 #include "gpu/gpu.h"
 #include "grad_check.h"
 #include "infer/row_decoder.h"
@@ -61,6 +64,10 @@ void move(const TinyChat& chat, at::ScalarType dtype) {
       param->value = at::Tensor();
     }
   }
+}
+
+int64_t reserved_bytes() {
+  return c10::cuda::CUDACachingAllocator::getDeviceStats(0).reserved_bytes[0].current;
 }
 
 class DecodeGpu : public GpuTest {
@@ -168,15 +175,50 @@ TEST_F(DecodeGpu, ExpertsAreDecodedWithoutGraphs) {
 
 TEST_F(DecodeGpu, AStepThatWaitsIsRefusedAndTheGpuGoesOn) {
   const auto recorder = make_graph_recorder(kGpu);
-  recorder->begin();
   const at::Tensor x = at::ones({100}, kGpu);
   EXPECT_THROW(recorder->record([&] { return x + x.sum().item<float>(); }), InternalError);
   EXPECT_EQ((x + 1).sum().item<float>(), 200);
-  recorder->begin();
   const auto step = recorder->record([&] { return x * 3; });
   EXPECT_EQ(step->replay().sum().item<float>(), 300);
   x.fill_(2);
   EXPECT_EQ(step->replay().sum().item<float>(), 600);
+}
+
+// What graphs of one answer leave behind serves the next answer's.
+TEST_F(DecodeGpu, MemoryOfManyAnswersDoesNotAddUp) {
+  const TinyChat chat(at::kFloat, kernel_heads);
+  move(chat, at::kBFloat16);
+  const Generator generator(chat.loaded, greedy(12));
+  const auto answer = [&](int i) {
+    return generator.answer({{"human", std::string(static_cast<size_t>(i % 7 + 1), 'a')}}, {});
+  };
+  for (int i = 0; i < 7; ++i) answer(i);
+  const int64_t before = reserved_bytes();
+  for (int i = 0; i < 200; ++i) answer(i);
+  EXPECT_EQ(reserved_bytes(), before);
+}
+
+TEST_F(DecodeGpu, WithoutMemoryForAGraphStepsRun) {
+  const auto recorder = make_graph_recorder(kGpu);
+  StepGraphs graphs(recorder.get());
+  const at::Tensor x = at::ones({4}, kGpu);
+  const auto run = [&](int64_t rows, bool too_much) {
+    return graphs.run(rows, [&] {
+      const bool recording =
+          c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
+      if (too_much && recording) at::empty({int64_t{1} << 42}, x.options());  // 16 TiB
+      return x + 1;
+    });
+  };
+  for (const bool too_much : {false, true}) {
+    for (int i = 0; i < 3; ++i) {
+      EXPECT_EQ(run(too_much ? 2 : 1, too_much).sum().item<float>(), 8);
+    }
+  }
+  EXPECT_EQ(graphs.recorded(), 1);
+  EXPECT_TRUE(recorder->given_up());
+  EXPECT_EQ(run(1, false).sum().item<float>(), 8);
+  EXPECT_EQ(graphs.replayed(), 2);
 }
 
 TEST_F(DecodeGpu, TwoGpusAnswerAsOneDoes) {

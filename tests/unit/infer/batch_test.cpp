@@ -314,7 +314,9 @@ TEST(GeneratorBatch, TheLoadIsThatOfTheCache) {
     }
   }
   EXPECT_EQ(Generator::chat_load(chat.loaded, beams).rows, 3);
-  EXPECT_EQ(Generator::chat_load(chat.loaded, greedy(9)).capacity, 512);
+  EXPECT_EQ(Generator::chat_load(chat.loaded, greedy(9)).capacity, 512);  // all it takes
+  const TinyChat long_context(at::kFloat, [](RunConfig& c) { c.model.llm.max_positions = 131072; });
+  EXPECT_EQ(Generator::chat_load(long_context.loaded, greedy(9)).capacity, 4096);
 }
 
 TEST(GeneratorBatch, BeamsRefuseWhatIsNotFinite) {

@@ -15,7 +15,6 @@ namespace {
 // device. It also does it on the host, whose part a graph has not: that must make no difference.
 class LateRecorder : public StepRecorder {
  public:
-  void begin() override { ++begun; }
   std::unique_ptr<RecordedStep> record(const StepBody& step) override {
     struct Late : RecordedStep {
       at::Tensor replay() override { return step(); }
@@ -26,13 +25,12 @@ class LateRecorder : public StepRecorder {
     ++records;
     return out;
   }
-  int begun = 0, records = 0;
+  int records = 0;
 };
 
 TEST(StepGraphs, ANumberOfRowsIsRecordedWhenItComesAgain) {
   LateRecorder recorder;
   StepGraphs graphs(&recorder);
-  EXPECT_EQ(recorder.begun, 1);
   int64_t ran = 0;
   const auto run = [&](int64_t rows) {
     return graphs.run(rows, [&ran, rows] { return at::full({1}, double(100 * rows + ++ran)); })
@@ -109,7 +107,31 @@ TEST(StepGraphs, ReplayedStepsEqualThoseThatRun) {
   for (int i = 0; i < 3; ++i) step();              // two rows again: the graph of before
   EXPECT_EQ(replayed.graphs().recorded(), 2);
   EXPECT_EQ(replayed.graphs().replayed(), 3 + 2 + 3);
-  EXPECT_EQ(recorder.begun, 1);
+}
+
+TEST(StepGraphs, WhatCannotBeRecordedRuns) {
+  struct Refusing : StepRecorder {
+    std::unique_ptr<RecordedStep> record(const StepBody&) override {
+      ++asked;
+      throw InternalError("no room.");
+    }
+    int asked = 0;
+  } recorder;
+  const TinyChat chat;
+  const MiniGemini& model = *chat.loaded.model;
+  const Batch batch = pack({tiny_sample(model, 1, 1, 9)}, 0, 0);
+  for (int cache = 0; cache < 2; ++cache) {
+    RowDecoder plain(model.decoder(), 1, 60, at::kFloat);
+    RowDecoder refused(model.decoder(), 1, 60, at::kFloat, &recorder);
+    for (RowDecoder* rows : {&plain, &refused})
+      rows->add(model.embed(batch, kPlain), batch, kPlain);
+    for (int i = 0; i < 4; ++i) {
+      EXPECT_TRUE(at::equal(plain.step(kPlain), refused.step(kPlain)));
+      EXPECT_EQ(plain.length(0), refused.length(0));
+    }
+    EXPECT_EQ(refused.graphs().recorded() + refused.graphs().replayed(), 0);
+    EXPECT_EQ(recorder.asked, 1);
+  }
 }
 
 TEST(StepGraphs, AFullRowEndsReplaysToo) {
