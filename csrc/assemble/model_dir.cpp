@@ -201,6 +201,13 @@ void check_adapter(const fs::path& adapter, const ModelDescription& description,
 
 }  // namespace
 
+ForwardContext LoadedModel::context(BlockRunner& runner) const {
+  ForwardContext out{runner};
+  out.drop_path = drop_path_seed.has_value();
+  out.seed = drop_path_seed.value_or(0);
+  return out;
+}
+
 LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
   LoadedModel loaded;
   const fs::path config = dir / "config.json";
@@ -226,6 +233,7 @@ LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
                           " tokens, its embedding ", description.model.llm.vocab_size, " rows");
   }
   warn_of_chat_template(dir, description.text.template_name, *loaded.tokenizer);
+  loaded.drop_path_seed = options.drop_path_seed;
   loaded.stop_ids = read_stop_ids(dir, json, loaded.tokenizer->vocab_size());
   const SourcePtr source = open_weights(base, dir, adapter, description);
   const std::vector<Param*> params = loaded.model->params();

@@ -26,6 +26,7 @@ struct ModelLoadOptions {
   std::optional<MiningKernel> mining;   // default: absorbed
   fs::path adapter;                     // a directory with a LoRA adapter on top; empty: none
   Quantize quantize = Quantize::kNone;  // how the linears of the decoder's blocks are held
+  std::optional<uint64_t> drop_path_seed;
   // Called when everything but the weights is there. May spread the decoder over devices
   // (MiniGemini::split_decoder); returns the first one. Empty: all goes to `device`.
   std::function<at::Device(LoadedModel&)> place;
@@ -38,6 +39,12 @@ struct LoadedModel {
   // Tokens that end an answer: eos_token_id, one or a list, of generation_config.json, of
   // config.json where there is no such file (as transformers reads them).
   std::vector<int32_t> stop_ids;
+  // Pictures are encoded under drop path drawn from this seed, as by the reference, whose ConvNeXt
+  // stays in training mode; none: without, as it should be.
+  std::optional<uint64_t> drop_path_seed;
+
+  // The settings of a forward pass of this model.
+  ForwardContext context(BlockRunner& runner) const;
 };
 
 // `dir` may also be a directory with an adapter and a config.json, as write_adapter leaves it: the

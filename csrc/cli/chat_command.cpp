@@ -49,7 +49,7 @@ class Chat {
   void add_picture(const std::string& path) {
     DirectRunner runner;
     const at::Tensor tokens =
-        encode_pictures(model_, {load_picture(path, model_.description)}, ForwardContext{runner});
+        encode_pictures(model_, {load_picture(path, model_.description)}, model_.context(runner));
     visual_NTH_ = visual_NTH_.defined() ? at::cat({visual_NTH_, tokens}) : tokens;
     ++fresh_pictures_;
   }
@@ -276,6 +276,7 @@ void add_chat(CLI::App& app) {
   auto args = std::make_shared<ChatArgs>();
   CLI::App* command = app.add_subcommand("chat", "Ask a model about pictures");
   add_model_options(*command, args->model);
+  add_drop_path_option(*command, args->model);
   add_gpus_option(*command, args->gpus);
   CLI::Option* image =
       command->add_option("--image", args->images, "Picture (repeatable)")->allow_extra_args(false);

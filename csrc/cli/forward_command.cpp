@@ -76,7 +76,7 @@ void forward(const ForwardArgs& args) {
   const at::NoGradGuard no_grad;
   std::map<std::string, at::Tensor> trace;
   DirectRunner runner;
-  ForwardContext ctx{runner};
+  ForwardContext ctx = loaded.context(runner);
   ctx.trace = &trace;
   const at::Tensor hidden = model.hidden(batch, ctx);
   std::map<std::string, at::Tensor> out = {
@@ -103,6 +103,7 @@ void add_forward(CLI::App& app) {
   auto args = std::make_shared<ForwardArgs>();
   CLI::App* command = app.add_subcommand("forward", "Write every intermediate of one forward pass");
   add_model_options(*command, args->model);
+  add_drop_path_option(*command, args->model);
   command->get_option("--template")
       ->description("Chat template, or none: the prompt's text as it is");
   command->add_option("--image", args->images, "Picture (repeatable), in the order of the markers")

@@ -25,6 +25,12 @@ void add_model_options(CLI::App& command, ModelArgs& args) {
       ->capture_default_str();
 }
 
+void add_drop_path_option(CLI::App& command, ModelArgs& args) {
+  command.add_option("--drop-path", args.drop_path_seed,
+                     "Only to compare with the published code, which leaves the ConvNeXt's drop "
+                     "path on when it answers: a seed that draws the blocks to leave out");
+}
+
 ModelLoadOptions load_options(const ModelArgs& args) {
   TrainConfig wanted;
   wanted.device = args.device == "cpu"    ? DeviceKind::kCpu
@@ -39,6 +45,7 @@ ModelLoadOptions load_options(const ModelArgs& args) {
   options.dtype = setup.dtype;
   options.template_name = args.template_name;
   options.adapter = args.adapter;
+  options.drop_path_seed = args.drop_path_seed;
   options.quantize = args.quantize == "nf4"    ? Quantize::kNf4
                      : args.quantize == "int8" ? Quantize::kInt8
                                                : Quantize::kNone;

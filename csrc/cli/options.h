@@ -2,6 +2,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <optional>
 #include <string>
 
 #include "assemble/model_dir.h"
@@ -15,10 +16,14 @@ struct ModelArgs {
   std::string template_name;
   std::string adapter;
   std::string quantize = "none";
+  std::optional<uint64_t> drop_path_seed;
 };
 
 // MODEL_DIR, --device, --dtype, --template, --adapter and --quantize.
 void add_model_options(CLI::App& command, ModelArgs& args);
+
+// --drop-path, for commands that compare with the reference.
+void add_drop_path_option(CLI::App& command, ModelArgs& args);
 
 // auto: the GPU where there is one; fp32 on the CPU, bf16 on the GPU.
 ModelLoadOptions load_options(const ModelArgs& args);

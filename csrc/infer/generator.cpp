@@ -308,7 +308,7 @@ BatchStats Generator::answer_batch(
         }
       }
     }
-    return encode_pictures(model_, pictures, ForwardContext{runner});
+    return encode_pictures(model_, pictures, model_.context(runner));
   };
   hooks.on_answer = on_answer;
   return run_prompts({model_, sampling_, encoder_.stop_ids(), recorder_.get()}, encoded, batch_size,

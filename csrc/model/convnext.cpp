@@ -97,7 +97,7 @@ void Convnext::list_uses(std::vector<GroupUse>& out) const {
 
 at::Tensor Convnext::drop_path_scales(const std::vector<uint64_t>& image_keys,
                                       const ForwardContext& ctx, at::TensorOptions options) const {
-  if (!ctx.training || config_.drop_path == 0) return {};
+  if (!(ctx.training || ctx.drop_path) || config_.drop_path == 0) return {};
   const auto images = static_cast<int64_t>(image_keys.size());
   at::Tensor scales = at::empty({num_blocks_, images, 1, 1, 1}, at::kFloat);
   float* out = scales.data_ptr<float>();

@@ -38,10 +38,11 @@ class ExpertDispatch;  // nn/expert_dispatch.h
 // What a forward pass is told besides its data.
 struct ForwardContext {
   BlockRunner& runner;
-  bool training = false;  // drop path is active only in training
-  uint64_t seed = 0;      // with `step`, keys the randomness of training
+  bool training = false;  // drop path and adapters' dropout are active
+  uint64_t seed = 0;      // with `step`, keys the randomness of both
   int64_t step = 0;
-  bool zero_hr = false;  // ablation of a trained model: the HR maps are zeros
+  bool zero_hr = false;    // ablation of a trained model: the HR maps are zeros
+  bool drop_path = false;  // drop path is active out of training too, as in the reference
   std::map<std::string, at::Tensor>* trace = nullptr;  // collects intermediates by name if set
   ExpertDispatch* experts = nullptr;                   // where a model was made with experts apart
 

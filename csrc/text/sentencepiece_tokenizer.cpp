@@ -137,6 +137,12 @@ class SentencePieceTokenizer final : public Tokenizer {
     pad_ = named(settings_.pad);
     for (const auto& [id, token] : settings_.added) {
       if (token.content.empty()) throw DataError(source, ": added token ", id, " is empty");
+      if (token.single_word) {
+        throw DataError(source, ": added token '", token.content,
+                        "' has single_word, which is not ",
+                        "supported beside a sentencepiece model; a tokenizer.json in place of it ",
+                        "is read with it");
+      }
       by_content_[token.content] = id;
       longest_ = std::max(longest_, token.content.size());
       first_byte_[static_cast<uint8_t>(token.content[0])] = true;
@@ -169,29 +175,45 @@ class SentencePieceTokenizer final : public Tokenizer {
       plain = at;
     }
     if (plain < text.size()) parts.push_back({int64_t(plain), int64_t(text.size()), nullptr});
+    const auto of = [&](const Part& part) {
+      return text.substr(size_t(part.begin), size_t(part.end - part.begin));
+    };
     for (size_t i = 0; i < parts.size(); ++i) {
       if (!parts[i].token) continue;
       if (parts[i].token->rstrip && i + 1 < parts.size() && !parts[i + 1].token) {
-        while (parts[i + 1].begin < parts[i + 1].end && is_blank(text, parts[i + 1].begin))
-          ++parts[i + 1].begin;
+        parts[i + 1].begin += int64_t(space_in_front(of(parts[i + 1])));
       }
       if (parts[i].token->lstrip && i > 0 && !parts[i - 1].token) {
-        while (parts[i - 1].end > parts[i - 1].begin && is_blank(text, parts[i - 1].end - 1))
-          --parts[i - 1].end;
+        parts[i - 1].end -= int64_t(space_behind(of(parts[i - 1])));
       }
     }
     return parts;
   }
-  static bool is_blank(std::string_view text, int64_t at) {
-    return std::string_view(" \t\n\r\f\v").find(text[static_cast<size_t>(at)]) !=
-           std::string_view::npos;
+
+  // What str.lstrip() and rstrip() take away; without legacy a U+2581 of the text is a blank by
+  // then.
+  size_t space_in_front(std::string_view text) const {
+    size_t count = leading_space(text);
+    while (modern() && text.substr(count).starts_with(kSpace)) {
+      count += kSpace.size();
+      count += leading_space(text.substr(count));
+    }
+    return count;
   }
+  size_t space_behind(std::string_view text) const {
+    size_t rest = text.size() - trailing_space(text);
+    while (modern() && text.substr(0, rest).ends_with(kSpace)) {
+      rest -= kSpace.size();
+      rest -= trailing_space(text.substr(0, rest));
+    }
+    return text.size() - rest;
+  }
+  bool modern() const { return !gemma_ && !settings_.legacy; }
 
   void encode_body(std::string_view text, std::vector<TokenSpan>& out) const {
-    const bool modern = !gemma_ && !settings_.legacy;
     // LlamaTokenizer.tokenize, legacy False: the blank goes in front of the text once, then the
     // text is split, and the prefix is dropped again if it stands alone before a special token.
-    const bool prefix = modern && settings_.add_prefix_space && !text.empty();
+    const bool prefix = modern() && settings_.add_prefix_space && !text.empty();
     bool first = true;
     std::vector<TokenSpan> body;
     const std::vector<Part> parts = split_added(text);
@@ -208,7 +230,7 @@ class SentencePieceTokenizer final : public Tokenizer {
       first = false;
     }
     // Without the prefix the same rule hits a blank of the text itself.
-    const bool lone = modern && body.size() > 1 && piece(body[0].id) == kSpace;
+    const bool lone = modern() && body.size() > 1 && piece(body[0].id) == kSpace;
     const bool drop = lone && is_special(body[1].id);
     out.insert(out.end(), body.begin() + (drop ? 1 : 0), body.end());
   }
@@ -216,10 +238,9 @@ class SentencePieceTokenizer final : public Tokenizer {
   // One stretch of plain text at byte `offset`, with a blank put before it if `prefix`.
   void encode_text(std::string_view text, int64_t offset, bool prefix,
                    std::vector<TokenSpan>& out) const {
-    const bool modern = !gemma_ && !settings_.legacy;
     std::string input(text);
     int64_t inserted = 0;  // bytes of `input` that are not in the text
-    if (modern) {
+    if (modern()) {
       if (prefix) input.insert(0, kSpace), inserted += int64_t(kSpace.size());
       // sentencepiece strips leading blanks; behind the unknown token's spelling they survive, and
       // its pieces are cut off again (LlamaTokenizer._tokenize).

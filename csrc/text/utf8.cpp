@@ -91,17 +91,29 @@ size_t whole_characters(std::string_view text) {
   return at;
 }
 
-std::string strip(std::string_view text) {
-  size_t begin = text.size(), end = 0;
+size_t leading_space(std::string_view text) {
   for (size_t at = 0; at < text.size();) {
     const size_t length = decode_one(text.substr(at)).length;
-    if (!is_space(text.substr(at, length))) {
-      if (begin == text.size()) begin = at;
-      end = at + length;
-    }
+    if (!is_space(text.substr(at, length))) return at;
     at += length;
   }
-  return begin < end ? std::string(text.substr(begin, end - begin)) : std::string();
+  return text.size();
+}
+
+size_t trailing_space(std::string_view text) {
+  size_t end = 0;  // of what is not white space
+  for (size_t at = 0; at < text.size();) {
+    const size_t length = decode_one(text.substr(at)).length;
+    if (!is_space(text.substr(at, length))) end = at + length;
+    at += length;
+  }
+  return text.size() - end;
+}
+
+std::string strip(std::string_view text) {
+  text.remove_prefix(leading_space(text));
+  text.remove_suffix(trailing_space(text));
+  return std::string(text);
 }
 
 }  // namespace mgm

@@ -1,4 +1,5 @@
 """`mgm forward` against the PyTorch composition of mgm_oracle.py: every intermediate, many geometries."""
+import itertools
 import pathlib
 import sys
 
@@ -89,6 +90,48 @@ def test_other_backbones(tmp_path, name):
     actual = forward(oracle.save(tmp_path / "model"), tmp_path / "out.safetensors", PICTURES[:1],
                      "--prompt", "What is in the picture?", "--answer", "An apple")
     compare(actual, oracle, PICTURES[:1])
+
+
+class Kept(torch.nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x):
+        return x * self.scale
+
+
+def test_drop_path_as_the_published_code_leaves_it_on(tmp_path):
+    """Off unless asked for. With a seed, blocks are left out and the others scaled as timm's DropPath does in training:
+    what comes out is one of the ways to do so, another seed's perhaps another, the same seed's always the same."""
+    oracle = Oracle(Sizes(depths=(1, 1, 3, 2), hr=96), seed=12)
+    model = oracle.save(tmp_path / "model")
+    blocks = [block for stage in oracle.convnext.stages for block in stage.blocks]
+    rates = torch.linspace(0, 0.1, len(blocks)).tolist()
+    ask = ("--prompt", "What is in the picture?")
+
+    def ours(*options):
+        return forward(model, tmp_path / "out.safetensors", PICTURES[:1], *ask, *options)
+
+    plain = ours()
+    compare(plain, oracle, PICTURES[:1])
+    ids, picture = plain["input_ids"][0].tolist(), [oracle.picture(PICTURES[0])]
+    ways = {}
+    for count in range(4):
+        for dropped in itertools.combinations(range(1, len(blocks)), count):
+            for i, block in enumerate(blocks):
+                block.drop_path = Kept(0 if i in dropped else 1 / (1 - rates[i]))
+            ways[dropped] = oracle.run(ids, picture, None)
+    found = set()
+    for seed in range(12):
+        actual = ours("--drop-path", seed)
+        fitting = [way for way, expected in ways.items()
+                   if all(relative_l2(actual[name], expected[name]) <= TOLERANCE for name in expected)]
+        assert len(fitting) == 1, (seed, fitting)
+        found.add(fitting[0])
+        assert not torch.equal(actual["logits"], plain["logits"])
+    assert () in found and len(found) > 2, found
+    assert torch.equal(actual["logits"], ours("--drop-path", 11)["logits"])
 
 
 def test_several_pictures_in_one_prompt(tmp_path):

@@ -17,7 +17,7 @@ import transformers
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("MGM_BUILD_DIR", ROOT / "build/release"))
 EMBEDDED = ROOT / "data/embedded/tokenizer"
-STRINGS = 2000  # random texts per tokenizer
+STRINGS = 20000 if os.environ.get("MGM_TEST_FULL") == "1" else 2000  # random texts per tokenizer
 
 WORDS = """the a picture of an apple what is in this how many red blue green there are two three four on under
 left right cat dog bicycle house and or not holding man woman answer question shows standing number written
@@ -97,6 +97,11 @@ def sides(tmp_path_factory):
         # Special tokens beyond the model, one the beginning of another.
         "llama_more": make(llama, legacy=False, pad_token="<pad>",
                            additional_special_tokens=special("<|im_start|>", "<|im_end|>", "<|im_end|>x")),
+        # Special tokens that take the white space beside them.
+        "llama_strips": make(llama, legacy=False, pad_token="<unk>", additional_special_tokens=[
+            transformers.AddedToken("<|end|>", rstrip=True, normalized=False, special=True),
+            transformers.AddedToken("<|left|>", lstrip=True, normalized=False, special=True),
+            transformers.AddedToken("<|both|>", lstrip=True, rstrip=True, normalized=False, special=True)]),
         "squeezing": make(squeezing, legacy=False),
         "squeezing_legacy": make(squeezing, legacy=True),
         "gemma": transformers.GemmaTokenizer(gemma, **turns),
@@ -116,9 +121,9 @@ def sides(tmp_path_factory):
             assert side.process.wait() == 0
 
 
-NAMES = ["llama", "llama_legacy", "llama_bare", "llama_eos", "llama_more", "squeezing", "squeezing_legacy", "gemma",
+NAMES = ["llama", "llama_legacy", "llama_bare", "llama_eos", "llama_more", "llama_strips", "squeezing", "squeezing_legacy", "gemma",
          "yi", "yi_prefix", "embedded"]
-FAITHFUL = [name for name in NAMES if not name.startswith("squeezing")]  # they do not rewrite the text
+FAITHFUL = [name for name in NAMES if not name.startswith("squeezing") and name != "llama_strips"]  # keep the text
 
 
 def random_text(rng, hf, blanks=tuple(BLANKS), specials=True):
@@ -134,6 +139,16 @@ def random_text(rng, hf, blanks=tuple(BLANKS), specials=True):
         ranges = [(1, 0xD7FF), (0xE000, 0x10FFFF)]
         atoms.append("".join(chr(rng.randint(*rng.choice(ranges))) for _ in range(4)))
     return "".join(atoms)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ids_of_many_scripts(sides, name):
+    """Words of many scripts, code, control characters, very long words."""
+    from test_bpe_parity import corpus as lines_of  # which itself takes things from here
+
+    side = sides[name]
+    for text in lines_of(STRINGS, 7, side.hf.all_special_tokens):
+        assert side.ask(encode=text)["ids"] == side.hf(text).input_ids, text[:200]
 
 
 @pytest.mark.parametrize("name", NAMES)
