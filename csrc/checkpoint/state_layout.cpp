@@ -76,7 +76,7 @@ FlatRange written_range(const ParamGroup& group, const Topology& run, int rank) 
   t.rank = rank;
   const int64_t numel = group.trained.numel;
   const int64_t begin = group.experts ? t.expert_rank() * numel : 0;
-  if (group.experts) t = t.of_experts();
+  t = Topologies(t).of(group.experts);
   const int64_t part = padded(numel, t.shard_size) / t.shard_size;
   const int64_t chunks = part / kFlatAlign;  // cut at the alignment of everything else
   const auto cut = [&](int64_t replica) {

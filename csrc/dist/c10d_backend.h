@@ -11,7 +11,7 @@ class C10dGroup : public ProcessGroup {
  public:
   C10dGroup(const GroupSettings& settings, std::shared_ptr<Store> store,
             c10::intrusive_ptr<c10d::Backend> backend)
-      : ProcessGroup(settings.name, settings.rank, settings.size, settings.log),
+      : ProcessGroup(settings.place.name, settings.place.rank, settings.place.size, settings.log),
         store_(std::move(store)),
         backend_(std::move(backend)) {}
   ~C10dGroup() override { shutdown(); }

@@ -3,13 +3,13 @@
 
 #include "base/json.h"
 #include "dist/process_group.h"
+#include "dist/rank_groups.h"
 #include "dist/store.h"
 
 namespace mgm {
 
 struct GroupSettings {
-  std::string name = "world";  // keys of the store and records of the log carry it
-  int rank = 0, size = 1;
+  GroupPlace place;        // keys of the store and records of the log carry its name
   double timeout_s = 600;  // the outer net: no collective takes longer
   CollectiveLog* log = nullptr;
 };

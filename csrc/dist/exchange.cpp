@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "dist/rank_groups.h"
 
 namespace mgm {
 namespace {
@@ -38,7 +39,7 @@ class ExchangeRows : public torch::autograd::Function<ExchangeRows> {
     return {
         move_rows(group_of(ctx->saved_data["group"].toInt()), gradients[0],
                   ctx->saved_data["received"].toIntVector(), ctx->saved_data["sent"].toIntVector(),
-                  ctx->saved_data["label"].toStringRef() + " backward"),
+                  ctx->saved_data["label"].toStringRef() + kBackwardLabel),
         {},
         {},
         {},
@@ -52,17 +53,6 @@ class ExchangeRows : public torch::autograd::Function<ExchangeRows> {
 };
 
 }  // namespace
-
-std::vector<int64_t> exchange_counts(ProcessGroup& control, const std::vector<int64_t>& sent) {
-  MGM_CHECK(static_cast<int>(sent.size()) == control.size(), sent.size(), " counts for ",
-            control.size(), " ranks");
-  const at::Tensor in = at::tensor(sent, at::kLong);
-  const at::Tensor out = at::empty_like(in);
-  const std::vector<int64_t> one(sent.size(), 1);
-  control.all_to_all(out, in, one, one, "rows to exchange").wait();
-  const int64_t* data = out.const_data_ptr<int64_t>();
-  return {data, data + out.numel()};
-}
 
 at::Tensor exchange_rows(ProcessGroup& group, const at::Tensor& x, const std::vector<int64_t>& sent,
                          const std::vector<int64_t>& received, const std::string& label) {

@@ -11,10 +11,6 @@
 
 namespace mgm {
 
-// How many rows this rank receives from each rank when it sends sent[r] to rank r. CPU; `control`
-// moves CPU tensors. Collective.
-std::vector<int64_t> exchange_counts(ProcessGroup& control, const std::vector<int64_t>& sent);
-
 // x: [rows, ...], rows for rank 0, then 1, ...; the result [rows', ...] has the rows from rank 0,
 // then 1, .... The gradient goes the other way. Collective, and so is its backward: where a rank's
 // result does not enter its loss it must still run backward through it. `group` must outlive the

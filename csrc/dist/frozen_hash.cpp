@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "types/expert_group.h"
 
 namespace mgm {
 namespace {
@@ -26,19 +27,13 @@ uint64_t hash_elements(const std::string& name, int64_t first, const at::Tensor&
   return sum;
 }
 
-// Dealt experts count with their block, as if they were not dealt.
-std::string block_of(const std::string& group) {
-  const std::string_view end = ".experts";
-  return group.ends_with(end) ? group.substr(0, group.size() - end.size()) : group;
-}
-
 }  // namespace
 
 std::map<std::string, std::string> frozen_hashes(const ParamStore& store, Ranks& ranks,
                                                  const FrozenHasher& packed) {
   std::map<std::string, int64_t> sums;  // the same names on every rank
   for (const ParamGroup& group : store.groups()) {
-    const std::string name = block_of(group.name);
+    const std::string name = block_of(group.name);  // of dealt experts as if they were not
     const uint64_t of_packed = group.experts ? 0 : packed.sum(name);
     if (group.frozen.empty() && of_packed == 0) continue;
     uint64_t sum = ranks.is_first() ? of_packed : 0;

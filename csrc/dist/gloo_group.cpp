@@ -10,21 +10,22 @@ std::unique_ptr<ProcessGroup> make_gloo_group(const std::shared_ptr<Store>& stor
                                               const GroupSettings& settings,
                                               const std::string& address) {
   const auto timeout = std::chrono::milliseconds(static_cast<int64_t>(settings.timeout_s * 1000));
+  const GroupPlace& place = settings.place;
   try {
     auto options = c10d::ProcessGroupGloo::Options::create(timeout);
     options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
-    options->group_name = settings.name;
-    auto prefixed = c10::make_intrusive<c10d::PrefixStore>("gloo/" + settings.name, store->impl());
+    options->group_name = place.name;
+    auto prefixed = c10::make_intrusive<c10d::PrefixStore>("gloo/" + place.name, store->impl());
     return std::make_unique<C10dGroup>(
         settings, store,
-        c10::make_intrusive<c10d::ProcessGroupGloo>(std::move(prefixed), settings.rank,
-                                                    settings.size, std::move(options)));
+        c10::make_intrusive<c10d::ProcessGroupGloo>(std::move(prefixed), place.rank, place.size,
+                                                    std::move(options)));
   } catch (const c10::Error& e) {
-    throw DistError("rank ", settings.rank, " of ", settings.size, ": cannot join Gloo group '",
-                    settings.name, "' from ", address, ": ", e.what_without_backtrace());
+    throw DistError("rank ", place.rank, " of ", place.size, ": cannot join Gloo group '",
+                    place.name, "' from ", address, ": ", e.what_without_backtrace());
   } catch (const std::exception& e) {
-    throw DistError("rank ", settings.rank, " of ", settings.size, ": cannot join Gloo group '",
-                    settings.name, "' from ", address, ": ", e.what());
+    throw DistError("rank ", place.rank, " of ", place.size, ": cannot join Gloo group '",
+                    place.name, "' from ", address, ": ", e.what());
   }
 }
 

@@ -14,24 +14,25 @@ namespace mgm {
 
 std::unique_ptr<ProcessGroup> make_nccl_group(const std::shared_ptr<Store>& store,
                                               const GroupSettings& settings, int device) {
+  const GroupPlace& place = settings.place;
   try {
     auto options = c10d::ProcessGroupNCCL::Options::create(/*is_high_priority_stream=*/true);
     options->timeout = std::chrono::milliseconds(static_cast<int64_t>(settings.timeout_s * 1000));
-    options->group_name = settings.name;
-    options->group_desc = settings.name;
-    for (int rank = 0; rank < settings.size; ++rank) {
-      options->global_ranks_in_group.push_back(static_cast<uint64_t>(rank));
+    options->group_name = place.name;
+    options->group_desc = place.name;
+    for (int i = 0; i < place.size; ++i) {  // as c10d's own record of collectives names them
+      options->global_ranks_in_group.push_back(uint64_t(place.first + i * place.stride));
     }
-    auto prefixed = c10::make_intrusive<c10d::PrefixStore>("nccl/" + settings.name, store->impl());
-    auto backend = c10::make_intrusive<c10d::ProcessGroupNCCL>(std::move(prefixed), settings.rank,
-                                                               settings.size, std::move(options));
+    auto prefixed = c10::make_intrusive<c10d::PrefixStore>("nccl/" + place.name, store->impl());
+    auto backend = c10::make_intrusive<c10d::ProcessGroupNCCL>(std::move(prefixed), place.rank,
+                                                               place.size, std::move(options));
     const at::Device at_device(at::kCUDA, static_cast<c10::DeviceIndex>(device));
     backend->setBoundDeviceId(at_device);
     backend->eagerConnectSingleDevice(at_device);
     return std::make_unique<C10dGroup>(settings, store, std::move(backend));
   } catch (const c10::Error& e) {
-    throw DistError("rank ", settings.rank, " of ", settings.size, ": cannot join NCCL group '",
-                    settings.name, "' on cuda:", device, ": ", e.what_without_backtrace());
+    throw DistError("rank ", place.rank, " of ", place.size, ": cannot join NCCL group '",
+                    place.name, "' on cuda:", device, ": ", e.what_without_backtrace());
   }
 }
 

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "dist/group_sizes.h"
 #include "dist/pinned.h"
+#include "types/expert_group.h"
 #ifdef MGM_WITH_CUDA
 #include <ATen/native/cuda/Resize.h>
 #endif
@@ -114,9 +115,9 @@ ParamStore::ParamStore(const std::vector<Param*>& params, const std::vector<Para
       group = &groups_.emplace_back();
       group->name = spec.group;
       group->experts = spec.expert >= 0 && t.expert_ranks > 1;
-      group->topology = group->experts ? t.of_experts() : t;
+      group->topology = Topologies(t).of(group->experts);
       if (group->experts) {
-        const auto block = by_name.find(spec.group.substr(0, spec.group.rfind('.')));
+        const auto block = by_name.find(block_of(spec.group));
         if (block != by_name.end()) {
           block->second->trained.before_experts = block->second->trained.numel;
         }

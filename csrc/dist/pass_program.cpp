@@ -9,11 +9,7 @@ namespace mgm {
 
 PassProgram::PassProgram(std::vector<Group> groups, const std::vector<GroupUse>& order,
                          const Topology& topology, bool strict, PassActions& actions)
-    : groups_(std::move(groups)),
-      topology_(topology),
-      experts_(topology.of_experts()),
-      strict_(strict),
-      actions_(actions) {
+    : groups_(std::move(groups)), topologies_(topology), strict_(strict), actions_(actions) {
   std::map<std::string, int> numbers;
   for (size_t g = 0; g < groups_.size(); ++g) numbers[groups_[g].name] = static_cast<int>(g);
   bool upstream_trains = false;

@@ -47,7 +47,7 @@ class PassProgram {
   struct Group {
     std::string name;
     bool trains = false;   // some of its parameters do
-    bool experts = false;  // cut as Topology::of_experts says
+    bool experts = false;  // dealt: cut as Topology::of_experts says
   };
 
   // `order`: every use of a group by a forward pass, in order; names that are not in `groups` have
@@ -105,9 +105,7 @@ class PassProgram {
 
   const Use& use(const Visit& visit) const { return uses_[static_cast<size_t>(visit.use)]; }
   const Group& group(int number) const { return groups_[static_cast<size_t>(number)]; }
-  const Topology& topology(int group) const {
-    return this->group(group).experts ? experts_ : topology_;
-  }
+  const Topology& topology(int group) const { return topologies_.of(this->group(group).experts); }
   void plan_passes();
   void enter(Pass& pass, int visit);  // walks there and brings its group in
   void leave(const Pass& pass, int visit);
@@ -117,7 +115,7 @@ class PassProgram {
 
   std::vector<Group> groups_;
   std::vector<Use> uses_;
-  const Topology topology_, experts_;
+  const Topologies topologies_;
   const bool strict_;
   PassActions& actions_;
 

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "dist/c10d_group.h"
+#include "dist/rank_groups.h"
 
 namespace mgm {
 
@@ -32,7 +33,8 @@ Ranks local_ranks(const DistConfig& config) {
   Ranks out;
   out.topology = make_topology(config, 0, 1, 1);
   out.control = out.world = out.gather = out.reduce = out.replica = make_local_group();
-  out.expert_gather = out.expert_reduce = out.expert_replica = out.exchange = out.world;
+  out.expert_world = out.expert_gather = out.expert_reduce = out.expert_replica = out.world;
+  out.exchange = out.world;
   return out;
 }
 
@@ -45,42 +47,31 @@ Ranks place_rank(const LaunchEnv& env, const DistConfig& config, std::shared_ptr
 }
 
 void connect_groups(Ranks& out, const RankSettings& settings) {
-  const Topology& t = out.topology;
-
-  const auto connect = [&](const std::string& name, int rank, int size,
-                           bool nccl) -> std::shared_ptr<ProcessGroup> {
-    if (size == 1) return make_local_group();
+  const RankGroups groups(out.topology);
+  const auto connect = [&](const GroupPlace& place, bool nccl) -> std::shared_ptr<ProcessGroup> {
+    if (place.size == 1) return make_local_group();
     GroupSettings group;
-    group.name = name;
-    group.rank = rank;
-    group.size = size;
+    group.place = place;
     group.timeout_s = settings.timeout_s;
     group.log = out.log.get();
     return nccl ? make_nccl_group(out.store, group, settings.device)
                 : make_gloo_group(out.store, group, settings.address);
   };
-  out.control = connect("control", t.rank, t.world, false);
-  out.world = connect("world", t.rank, t.world, settings.nccl);
-  const std::string shard = cat(t.replica_rank());
-  out.gather = connect("gather." + shard, t.shard_rank(), t.shard_size, settings.nccl);
-  out.reduce = connect("reduce." + shard, t.shard_rank(), t.shard_size, settings.nccl);
-  // Where the groups would be the same ranks, the world's communicator serves.
-  out.replica = t.shard_size == 1 ? out.world
-                                  : connect(cat("replica.", t.shard_rank()), t.replica_rank(),
-                                            t.replicas, settings.nccl);
-  const Topology e = t.of_experts();
-  const auto of_experts = [&](const char* name, int which, int rank, int size) {
-    const int own = t.expert_ranks == 1 ? 1 : size;  // nothing is dealt: nobody asks
-    return connect(cat(name, ".", t.expert_rank(), ".", which), rank, own, settings.nccl);
+  const auto on_device = [&](const GroupPlace& place) { return connect(place, settings.nccl); };
+  // Where a group would be the same ranks as one that is there, that one's communicator serves.
+  const auto or_that = [&](const GroupPlace& place, const std::shared_ptr<ProcessGroup>& there) {
+    return place.name == there->name() ? there : on_device(place);
   };
-  out.expert_world = of_experts("expert_world", 0, e.rank, e.world);
-  out.expert_gather = of_experts("expert_gather", e.replica_rank(), e.shard_rank(), e.shard_size);
-  out.expert_reduce = of_experts("expert_reduce", e.replica_rank(), e.shard_rank(), e.shard_size);
-  out.expert_replica = e.shard_size == 1 ? out.expert_world
-                                         : of_experts("expert_replica", e.shard_rank(),
-                                                      e.replica_rank(), e.replicas);
-  out.exchange =
-      connect(cat("exchange.", t.expert_group()), t.expert_rank(), t.expert_ranks, settings.nccl);
+  out.control = connect(groups.control, /*nccl=*/false);
+  out.world = on_device(groups.world);
+  out.gather = on_device(groups.gather);
+  out.reduce = on_device(groups.reduce);
+  out.replica = or_that(groups.replica, out.world);
+  out.expert_world = on_device(groups.expert_world);
+  out.expert_gather = on_device(groups.expert_gather);
+  out.expert_reduce = on_device(groups.expert_reduce);
+  out.expert_replica = or_that(groups.expert_replica, out.expert_world);
+  out.exchange = on_device(groups.exchange);
 }
 
 std::vector<ProcessGroup*> Ranks::groups() const {

@@ -44,6 +44,14 @@ struct Topology {
   Topology of_experts() const;
 };
 
+// A run's topology for most of its parameter groups, and that for those of dealt experts.
+struct Topologies {
+  explicit Topologies(const Topology& topology) : run(topology), experts(topology.of_experts()) {}
+  const Topology& of(bool dealt_experts) const { return dealt_experts ? experts : run; }
+
+  Topology run, experts;
+};
+
 const char* name_of(DistMode mode);  // as in YAML
 // "zero3 over 8 ranks", "hybrid: 2 groups of 4 ranks".
 std::string describe(const Topology& topology);

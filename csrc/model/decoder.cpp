@@ -13,6 +13,7 @@
 #include "model/cached_attention.h"
 #include "model/decoder_block.h"
 #include "ops/attention.h"
+#include "types/upload.h"
 
 namespace mgm {
 namespace {
@@ -91,13 +92,12 @@ RowDraws Decoder::row_draws(const at::Tensor& positions_T, const SeqInfo& seq,
   if (!ctx.training || !drops_) return {};
   MGM_CHECK(static_cast<int64_t>(seq.keys.size()) == seq.segments(), seq.keys.size(), " keys for ",
             seq.segments(), " segments");
-  const at::Tensor sample =
-      at::empty({seq.total()}, at::TensorOptions(at::kLong).pinned_memory(positions_T.is_cuda()));
+  const at::Tensor sample = at::empty({seq.total()}, at::kLong);
   int64_t* out = sample.mutable_data_ptr<int64_t>();
   for (size_t s = 0; s < seq.keys.size(); ++s) {
     std::fill(out + seq.offsets[s], out + seq.offsets[s + 1], static_cast<int64_t>(seq.keys[s]));
   }
-  return {{sample.to(positions_T.device(), /*non_blocking=*/true), positions_T},
+  return {{upload(sample, positions_T.device()), positions_T},
           rng_key(ctx.seed, cat("lora_dropout ", ctx.step))};
 }
 

@@ -2,9 +2,29 @@
 
 #include <ATen/ATen.h>
 
+#include <numeric>
+
 #include "base/error.h"
+#include "types/expert_group.h"
 
 namespace mgm {
+namespace {
+
+// What the run of a block hands on where its experts lie apart; runs return lists.
+struct Halfway {
+  Halfway(const at::Tensor& x, const ExpertMlps::Routed& r) : x_TH(x), routed(r) {}
+  explicit Halfway(const Tensors& packed)
+      : x_TH(packed[0]), routed{packed[1], packed[2], packed[3], packed[4], packed[5], packed[6]} {}
+  Tensors pack() const {
+    const auto& [rows, visitor, back, weight, visits, load] = routed;
+    return {x_TH, rows, visitor, back, weight, visits, load};
+  }
+
+  at::Tensor x_TH;
+  ExpertMlps::Routed routed;
+};
+
+}  // namespace
 
 DecoderBlock::DecoderBlock(const std::string& prefix, const LlmConfig& c, int64_t layer,
                            bool experts_apart)
@@ -38,7 +58,7 @@ DecoderBlock::DecoderBlock(const std::string& prefix, const LlmConfig& c, int64_
   if (traits.experts) {
     experts_apart_ = experts_apart;
     experts_ = &add<ExpertMlps>(child_name("block_sparse_moe"), group(),
-                                experts_apart ? group() + ".experts" : group(), c);
+                                experts_apart ? mgm::experts_group(group()) : group(), c);
   } else {
     mlp_ = &add<GatedMlp>(child_name("mlp"), group(), c,
                           GatedMlp::Names{"gate_proj", "up_proj", "down_proj"});
@@ -117,11 +137,12 @@ at::Tensor DecoderBlock::compute_arrived(const at::Tensor& rows, const RowDraws&
   int64_t begin = 0;
   for (size_t lane = 0; lane < counts.size(); ++lane) {
     dispatch.enter_lane(experts_->experts_group(), static_cast<int64_t>(lane));
-    const at::Tensor visits = at::tensor(counts[lane], at::kLong);
-    const int64_t n = visits.sum().item<int64_t>();
+    const std::vector<int64_t>& visits = counts[lane];
+    const int64_t n = std::accumulate(visits.begin(), visits.end(), int64_t{0});
     const at::Tensor part = rows.narrow(0, begin, n);
-    results.push_back(experts_->compute(part, draws.narrow(begin, n), first, visits,
-                                        experts_->path(part, first, visits.size(0))));
+    results.push_back(
+        experts_->compute(part, draws.narrow(begin, n), first, at::tensor(visits, at::kLong),
+                          experts_->grouped(part, first, static_cast<int64_t>(visits.size()))));
     begin += n;
   }
   return results.size() == 1 ? results[0] : at::cat(results);
@@ -133,18 +154,19 @@ Tensors DecoderBlock::run_apart(const at::Tensor& x_TH, const Rotary& rotary, co
                                 const RowDraws& draws, const ForwardContext& ctx) const {
   MGM_CHECK(ctx.experts, "the experts of ", group(), " lie apart, and nothing leads to them");
   ExpertDispatch& dispatch = *ctx.experts;
-  const Tensors routed = ctx.runner.run(group(), {x_TH}, [=, this](const Tensors& in) -> Tensors {
+  const Halfway half(ctx.runner.run(group(), {x_TH}, [=, this](const Tensors& in) {
     const at::Tensor x = attention_half(in[0], rotary, attend, draws);
-    const ExpertMlps::Routed r = experts_->route((*norm2_)(x));
-    return {x, r.rows_RH, r.weight_Tk, r.load_2E, r.visitor_R, r.back_R, r.visits_E};
-  });
-  const RowDraws visitors = draws.select(routed[4]);
+    return Halfway(x, experts_->route((*norm2_)(x))).pack();
+  }));
+  const ExpertMlps::Routed& r = half.routed;
+  const RowDraws visitors = draws.select(r.visitor_R);
   const at::Tensor extra =
       visitors.active()
           ? at::stack({visitors.counters.sample, visitors.counters.position}, /*dim=*/1)
           : at::Tensor();
   const std::string& experts_group = experts_->experts_group();
-  const ExpertDispatch::Arrived arrived = dispatch.send(experts_group, routed[1], extra, routed[6]);
+  const ExpertDispatch::Arrived arrived =
+      dispatch.send(experts_group, r.rows_RH, extra, r.visits_E);
   RowDraws theirs;
   if (arrived.extra.defined()) {
     theirs = {{arrived.extra.select(1, 0).contiguous(), arrived.extra.select(1, 1).contiguous()},
@@ -154,10 +176,10 @@ Tensors DecoderBlock::run_apart(const at::Tensor& x_TH, const Rotary& rotary, co
     return Tensors{compute_arrived(in[0], theirs, counts, dispatch)};
   };
   const Tensors results = ctx.runner.run(experts_group, {arrived.rows}, body);
-  const at::Tensor y = experts_->combine(dispatch.send_back(experts_group, arrived, results[0]),
-                                         routed[5], routed[2]);
-  if (wants_load_) return {routed[0] + y, routed[3]};
-  return {routed[0] + y};
+  const at::Tensor y =
+      half.x_TH + experts_->combine(arrived.send_back(results[0]), r.back_R, r.weight_Tk);
+  if (wants_load_) return {y, r.load_2E};
+  return {y};
 }
 
 }  // namespace mgm

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "config/llm_arch.h"
-#include "ops/grouped_linear.h"
+#include "types/upload.h"
 
 namespace mgm {
 namespace {
@@ -104,34 +104,36 @@ ExpertMlps::Routed ExpertMlps::route(const at::Tensor& x_TH) const {
   return out;
 }
 
-// [gate, up, down][expert]; empty where an expert is more than that.
-std::vector<std::vector<at::Tensor>> ExpertMlps::plain_weights(int64_t first, int64_t n) const {
-  std::vector<std::vector<at::Tensor>> out(3);
+ExpertMlps::Stacks ExpertMlps::stacks(int64_t first, int64_t n) const {
+  std::vector<std::vector<at::Tensor>> matrices(3);  // [gate, up, down][expert]
   for (int64_t e = first; e < first + n; ++e) {
     const std::vector<at::Tensor> weights = experts_[static_cast<size_t>(e)]->plain_weights();
     if (weights.empty()) return {};
-    for (size_t i = 0; i < weights.size(); ++i) out[i].push_back(weights[i]);
+    for (size_t i = 0; i < weights.size(); ++i) matrices[i].push_back(weights[i]);
+  }
+  Stacks out;
+  for (std::vector<at::Tensor>& matrix : matrices) {
+    out.push_back(ops::stack_weights(std::move(matrix)));
+    if (!out.back().view.defined()) return {};
   }
   return out;
 }
 
-ExpertPath ExpertMlps::path(const at::Tensor& rows_RH, int64_t first, int64_t n) const {
-  if (!rows_RH.is_cuda()) return ExpertPath::kLoop;
-  const auto weights = plain_weights(first, n);
-  if (weights.empty()) return ExpertPath::kLoop;
-  for (const std::vector<at::Tensor>& matrix : weights) {
-    if (!ops::has_grouped_kernel(rows_RH, matrix)) return ExpertPath::kLoop;
+ExpertMlps::Stacks ExpertMlps::grouped(const at::Tensor& rows_RH, int64_t first, int64_t n) const {
+  if (!rows_RH.is_cuda()) return {};
+  Stacks out = stacks(first, n);
+  for (const ops::StackedWeights& matrix : out) {
+    if (!ops::has_grouped_kernel(rows_RH, matrix)) return {};
   }
-  return ExpertPath::kGrouped;
+  return out;
 }
 
 at::Tensor ExpertMlps::compute(const at::Tensor& rows_RH, const RowDraws& draws, int64_t first,
-                               const at::Tensor& visits_n, ExpertPath path) const {
-  if (path == ExpertPath::kGrouped) {
-    const auto weights = plain_weights(first, visits_n.size(0));
-    const at::Tensor ends = visits_n.cumsum(0).to(rows_RH.device(), at::kInt);
+                               const at::Tensor& visits_n, const Stacks& stacks) const {
+  if (!stacks.empty()) {
+    const at::Tensor ends = upload(visits_n.cumsum(0).to(at::kInt), rows_RH.device());
     const auto product = [&](const at::Tensor& x, size_t matrix) {
-      return ops::grouped_linear(x, weights[matrix], ends);
+      return ops::grouped_linear(x, stacks[matrix], ends);
     };
     const Activation activation = experts_.front()->activation();
     return product(activate(activation, product(rows_RH, 0)) * product(rows_RH, 1), 2);
@@ -159,7 +161,7 @@ at::Tensor ExpertMlps::combine(const at::Tensor& results_RH, const at::Tensor& b
 ExpertMlps::Output ExpertMlps::operator()(const at::Tensor& x_TH, const RowDraws& draws) const {
   const Routed r = route(x_TH);
   const at::Tensor results =
-      compute(r.rows_RH, draws.select(r.visitor_R), 0, r.visits_E, path(r.rows_RH, 0, count()));
+      compute(r.rows_RH, draws.select(r.visitor_R), 0, r.visits_E, grouped(r.rows_RH, 0, count()));
   return {combine(results, r.back_R, r.weight_Tk), r.load_2E};
 }
 

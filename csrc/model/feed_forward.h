@@ -8,6 +8,7 @@
 
 #include "config/run_config.h"
 #include "nn/layers.h"
+#include "ops/grouped_linear.h"
 
 namespace mgm {
 
@@ -39,10 +40,6 @@ class GatedMlp : public Module {
   Linear* down_;
 };
 
-// How the products of experts are computed: expert by expert, for which the host waits for the
-// number of rows of each, or all experts in one grouped product, for which it does not.
-enum class ExpertPath { kLoop, kGrouped };
-
 // Every token visits the k experts its router finds likeliest; their results are weighted by the
 // router's probabilities, renormalised to 1. Experts nobody visits get zero gradients.
 class ExpertMlps : public Module {
@@ -68,14 +65,18 @@ class ExpertMlps : public Module {
     at::Tensor load_2E;
   };
   Routed route(const at::Tensor& x_TH) const;
+  // gate, up and down of experts [first, first + n), each matrix of all of them as one. Empty where
+  // an expert is more than that (adapters, packed weights) or they do not lie together.
+  using Stacks = std::vector<ops::StackedWeights>;
+  Stacks stacks(int64_t first, int64_t n) const;
+  // The same for one grouped product over these rows: empty too where its kernel does not take them
+  // (ops/grouped_linear.h; it wants bf16 on a GPU).
+  Stacks grouped(const at::Tensor& rows_RH, int64_t first, int64_t n) const;
   // Results of experts [first, first + n) for rows sorted by expert; visits int64 [n], on the rows'
-  // device or the host.
+  // device or the host. With `stacks` all experts are one product; without, they run one after
+  // another, for which the host waits for visits that are on a GPU.
   at::Tensor compute(const at::Tensor& rows_RH, const RowDraws& draws, int64_t first,
-                     const at::Tensor& visits_n, ExpertPath path) const;
-  // The grouped product where the rows are bf16 on a GPU and all experts [first, first + n) are
-  // three plain matrices each, of widths and places that its kernel takes (ops/grouped_linear.h);
-  // else, with adapters, packed weights, fp32 or on the CPU, the loop.
-  ExpertPath path(const at::Tensor& rows_RH, int64_t first, int64_t n) const;
+                     const at::Tensor& visits_n, const Stacks& stacks) const;
   at::Tensor combine(const at::Tensor& results_RH, const at::Tensor& back_R,
                      const at::Tensor& weight_Tk) const;
 
@@ -86,8 +87,6 @@ class ExpertMlps : public Module {
   const std::string& experts_group() const { return experts_.front()->group(); }
 
  private:
-  std::vector<std::vector<at::Tensor>> plain_weights(int64_t first, int64_t n) const;
-
   int64_t visits_;  // k
   Linear* gate_;
   std::vector<GatedMlp*> experts_;

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "types/upload.h"
+
 namespace mgm {
 namespace {
 
@@ -10,7 +12,7 @@ at::Tensor bilinear(const at::Tensor& x, int64_t side) {
 }
 
 at::Tensor channel_vector(const std::vector<double>& values, const at::Tensor& like) {
-  return at::tensor(values, at::kDouble).to(like.device(), at::kFloat).view({1, 3, 1, 1});
+  return upload(at::tensor(values, at::kFloat), like.device()).view({1, 3, 1, 1});
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "config/llm_arch.h"
+#include "types/upload.h"
 
 namespace mgm {
 namespace {
@@ -30,8 +31,7 @@ at::Tensor frequencies(const LlmConfig& c, const at::TensorOptions& options) {
     case RopeType::kLlama3:
       return llama3_frequencies(period.reciprocal(), rope);
     case RopeType::kLongrope:
-      return (at::tensor(rope.short_factor, options.device(at::kCPU))
-                  .to(options.device(), /*non_blocking=*/true) *
+      return (upload(at::tensor(rope.short_factor, options.device(at::kCPU)), options.device()) *
               period)
           .reciprocal();
     case RopeType::kDefault:

@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -28,18 +29,14 @@ class ExpertDispatch {
     at::Tensor rows;                           // [R', H]
     at::Tensor extra;                          // int64 [R', k]; undefined where none was sent
     std::vector<std::vector<int64_t>> counts;  // [lane][expert of the share]: rows
-    // Of the dispatch alone.
-    std::vector<int64_t> sent, received;
-    at::Tensor place;  // row i of `rows` is row place[i] as it came; undefined: as they came
+    // Results [R', H] in the order of `rows` -> [R, H] in the order of the rows that were sent.
+    std::function<at::Tensor(const at::Tensor& results)> send_back;
   };
   // rows [R, H] sorted by expert, `extra` int64 [R, k] beside them (or undefined), visits int64 [E]
-  // of each expert. `group`: the experts' parameter group. Waits for the visits on the host.
+  // of each expert. `group`: the experts' parameter group. The host waits for the visits.
   virtual Arrived send(const std::string& group, const at::Tensor& rows, const at::Tensor& extra,
                        const at::Tensor& visits_E) = 0;
   virtual void enter_lane(const std::string& group, int64_t lane) = 0;
-  // [R', H] in the order of Arrived::rows -> [R, H] in the order of the rows that were sent.
-  virtual at::Tensor send_back(const std::string& group, const Arrived& arrived,
-                               const at::Tensor& results) = 0;
 };
 
 }  // namespace mgm

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 
 namespace mgm::ops {
@@ -50,39 +52,7 @@ at::Tensor weight_product(const at::Tensor& a, const at::Tensor& x, const at::Te
   return out;
 }
 
-struct GroupedLinear : torch::autograd::Function<GroupedLinear> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_any, const at::Tensor& ends,
-                            at::TensorList weights) {
-    const at::Tensor x = x_any.contiguous();
-    // Needed for the gradients of each other alone. The view of the weights is made again in
-    // backward: recomputation hands saved leaves over, and where parameters come and go their
-    // storage is filled by then.
-    const bool weights_train = weights.front().requires_grad();  // all or none: one storage
-    variable_list saved = {ends, weights_train ? x : at::Tensor()};
-    if (x_any.requires_grad()) saved.insert(saved.end(), weights.begin(), weights.end());
-    ctx->save_for_backward(saved);
-    ctx->saved_data["weights_train"] = weights_train;
-    return rows_product(x, stacked_view(weights.vec()).transpose(1, 2), ends);
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
-    const variable_list saved = ctx->get_saved_variables();
-    const at::Tensor &ends = saved[0], &x = saved[1];
-    const at::Tensor d_out = gradients[0].contiguous();  // the kernel takes no stride of 0
-    variable_list out(2 + static_cast<size_t>(ends.size(0)));
-    if (saved.size() > 2) {
-      out[0] = rows_product(d_out, stacked_view({saved.begin() + 2, saved.end()}), ends);
-    }
-    if (ctx->saved_data["weights_train"].toBool()) {
-      const at::Tensor d_weights = weight_product(d_out, x, ends);
-      for (int64_t e = 0; e < ends.size(0); ++e) out[size_t(2 + e)] = d_weights[e];
-    }
-    return out;
-  }
-};
-
-}  // namespace
-
+// The view of StackedWeights.
 at::Tensor stacked_view(const std::vector<at::Tensor>& weights) {
   const at::Tensor& first = weights.front();
   const auto offset = [&](size_t i) { return weights[i].storage_offset(); };
@@ -101,21 +71,71 @@ at::Tensor stacked_view(const std::vector<at::Tensor>& weights) {
       {stride, first.size(1), 1});
 }
 
-bool has_grouped_kernel(const at::Tensor& x, const std::vector<at::Tensor>& weights) {
-  if (!x.is_cuda() || x.scalar_type() != at::kBFloat16 || weights.empty()) return false;
-  if (!weights.front().is_cuda() || weights.front().scalar_type() != at::kBFloat16) return false;
-  const at::Tensor stacked = stacked_view(weights);
-  return stacked.defined() && stacked.size(1) % kAlign == 0 && stacked.size(2) % kAlign == 0 &&
-         stacked.stride(0) % kAlign == 0 && stacked.storage_offset() % kAlign == 0;
+struct GroupedLinear : torch::autograd::Function<GroupedLinear> {
+  // `stacked_EON`: the view of `weights`, which are there for their gradients.
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_any, const at::Tensor& ends,
+                            const at::Tensor& stacked_EON, at::TensorList weights) {
+    const at::Tensor x = x_any.contiguous();
+    // Needed for the gradients of each other alone. The view of the weights is made again in
+    // backward: recomputation hands saved leaves over, and where parameters come and go their
+    // storage is filled by then.
+    const bool weights_train = weights.front().requires_grad();
+    variable_list saved = {ends, weights_train ? x : at::Tensor()};
+    if (x_any.requires_grad()) saved.insert(saved.end(), weights.begin(), weights.end());
+    ctx->save_for_backward(saved);
+    ctx->saved_data["weights_train"] = weights_train;
+    return rows_product(x, stacked_EON.transpose(1, 2), ends);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor &ends = saved[0], &x = saved[1];
+    const at::Tensor d_out = gradients[0].contiguous();  // the kernel takes no stride of 0
+    variable_list out(3 + static_cast<size_t>(ends.size(0)));
+    if (saved.size() > 2) {
+      const at::Tensor stacked_EON = stacked_view({saved.begin() + 2, saved.end()});
+      MGM_CHECK(stacked_EON.defined(), "weights that lay in one storage no longer do");
+      out[0] = rows_product(d_out, stacked_EON, ends);
+    }
+    if (ctx->saved_data["weights_train"].toBool()) {
+      const at::Tensor d_weights = weight_product(d_out, x, ends);
+      for (int64_t e = 0; e < ends.size(0); ++e) out[size_t(3 + e)] = d_weights[e];
+    }
+    return out;
+  }
+};
+
+}  // namespace
+
+StackedWeights stack_weights(std::vector<at::Tensor> weights) {
+  at::Tensor view = stacked_view(weights);
+  return {std::move(weights), std::move(view)};
 }
 
-at::Tensor grouped_linear(const at::Tensor& x, const std::vector<at::Tensor>& weights,
+bool has_grouped_kernel(const at::Tensor& x, const StackedWeights& weights) {
+  const auto bf16_on_gpu = [](const at::Tensor& t) {
+    return t.is_cuda() && t.scalar_type() == at::kBFloat16;
+  };
+  const at::Tensor& view = weights.view;
+  return view.defined() && bf16_on_gpu(x) && bf16_on_gpu(view) && view.size(1) % kAlign == 0 &&
+         view.size(2) % kAlign == 0 && view.stride(0) % kAlign == 0 &&
+         view.storage_offset() % kAlign == 0;
+}
+
+at::Tensor grouped_linear(const at::Tensor& x, const StackedWeights& weights,
                           const at::Tensor& ends) {
+  const std::vector<at::Tensor>& each = weights.each;
   MGM_CHECK(x.dim() == 2 && ends.dim() == 1 && ends.scalar_type() == at::kInt &&
-                ends.device() == x.device() && ends.size(0) == static_cast<int64_t>(weights.size()),
-            "grouped product of rows ", x.sizes(), ", ", weights.size(), " weights and ends ",
+                ends.device() == x.device() && ends.size(0) == static_cast<int64_t>(each.size()),
+            "grouped product of rows ", x.sizes(), ", ", each.size(), " weights and ends ",
             ends.sizes());
-  return GroupedLinear::apply(x, ends, at::TensorList(weights));
+  MGM_CHECK(weights.view.defined(), "grouped product of ", each.size(),
+            " weights that do not lie evenly in one storage");
+  const auto trained = std::count_if(each.begin(), each.end(),
+                                     [](const at::Tensor& w) { return w.requires_grad(); });
+  MGM_CHECK(trained == 0 || trained == ends.size(0), "grouped product of ", each.size(),
+            " weights of which ", trained, " train: must be all or none");
+  return GroupedLinear::apply(x, ends, weights.view, at::TensorList(each));
 }
 
 }  // namespace mgm::ops

@@ -7,12 +7,12 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <array>
-#include <cstring>
 #include <type_traits>
 
 #include "base/error.h"
 #include "kernels/patch_mining.h"
 #include "ops/stream.h"
+#include "types/upload.h"
 
 namespace mgm::ops {
 namespace {
@@ -57,24 +57,14 @@ struct Problem {
   Problem(const kernels::MiningShape& shape, const std::vector<at::Tensor>& stages)
       : tables(shape) {
     const at::Device device = stages[0].device();
-    index = upload(tables.index.data(), tables.index.size(), at::kInt, device);
-    weight = upload(tables.weight.data(), tables.weight.size(),
-                    at::toOpMathType(stages[0].scalar_type()), device);
+    index = upload(at::tensor(tables.index, at::kInt), device);
+    weight = upload(at::tensor(tables.weight, at::toOpMathType(stages[0].scalar_type())), device);
     std::array<const T*, kMiningStages> maps;
     for (size_t s = 0; s < kMiningStages; ++s) {
       maps[s] = static_cast<const T*>(stages[s].const_data_ptr());
     }
     kernel = kernels::mining_problem<T>(shape, tables, index.const_data_ptr<int32_t>(),
                                         weight.const_data_ptr<R>(), maps);
-  }
-
-  // From pinned memory, so that the copy does not wait for the stream.
-  static at::Tensor upload(const void* data, size_t count, at::ScalarType dtype,
-                           at::Device device) {
-    at::Tensor host = at::empty({static_cast<int64_t>(count)},
-                                at::TensorOptions(dtype).pinned_memory(device.is_cuda()));
-    std::memcpy(host.mutable_data_ptr(), data, host.nbytes());
-    return host.to(device, /*non_blocking=*/true);
   }
 
   kernels::MiningTables<R> tables;

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "kernels/bilinear_band.h"
+#include "types/upload.h"
 
 namespace mgm::ops {
 namespace {
@@ -31,7 +32,7 @@ at::Tensor matrix_like(const at::Tensor& gradient, int64_t in, int64_t out) {
   const at::ScalarType dtype = gradient.scalar_type();
   const at::Tensor matrix = dtype == at::kDouble ? interpolation_matrix<double>(in, out, dtype)
                                                  : interpolation_matrix<float>(in, out, dtype);
-  return matrix.to(gradient.device());
+  return upload(matrix, gradient.device());
 }
 
 struct ResizeBilinear : torch::autograd::Function<ResizeBilinear> {

@@ -11,6 +11,7 @@
 #include "dist/strict_sum.h"
 #include "kernels/adamw.h"
 #include "kernels/sum_squares.h"
+#include "types/expert_group.h"
 
 #ifdef MGM_WITH_CUDA
 #include <c10/cuda/CUDAGuard.h>
@@ -136,9 +137,8 @@ at::Tensor AdamW::strict_gradient_norm() const {
   for (size_t g = 0; g < states_.size(); ++g) {
     const ParamGroup& group = *states_[g].group;
     at::Tensor chunks = whole_chunks(group);
-    const std::string experts = group.name + ".experts";
     const bool dealt = g + 1 < states_.size() && states_[g + 1].group->experts &&
-                       states_[g + 1].group->name == experts;
+                       states_[g + 1].group->name == experts_group(group.name);
     if (dealt) {
       const int64_t before = group.trained.before_experts / kFlatAlign;
       chunks = at::cat({chunks.narrow(0, 0, before), whole_chunks(*states_[++g].group),

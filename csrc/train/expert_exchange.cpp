@@ -7,6 +7,8 @@
 
 #include "base/error.h"
 #include "dist/exchange.h"
+#include "dist/rank_groups.h"
+#include "types/upload.h"
 
 namespace mgm {
 namespace {
@@ -36,6 +38,15 @@ int64_t sum_of(const std::vector<int64_t>& values) {
   return std::accumulate(values.begin(), values.end(), int64_t{0});
 }
 
+// Rows per expert.
+std::vector<int64_t> sum_over_senders(const std::vector<std::vector<int64_t>>& counts) {
+  std::vector<int64_t> out(counts.front().size(), 0);
+  for (const std::vector<int64_t>& sender : counts) {
+    for (size_t e = 0; e < out.size(); ++e) out[e] += sender[e];
+  }
+  return out;
+}
+
 }  // namespace
 
 ExpertExchange::ExpertExchange(ParamStore& store, const ShardEngine& engine, Ranks& ranks,
@@ -60,17 +71,18 @@ ExpertDispatch::Arrived ExpertExchange::send(const std::string& group, const at:
   // Every rank's visits of this rank's experts. The one place where the host waits.
   const std::vector<int64_t> each(ranks, mine);
   const at::Tensor in = at::empty_like(visits_E);
-  exchange.all_to_all(in, visits_E.contiguous(), each, each, group + " visits").wait();
+  exchange.all_to_all(in, visits_E.contiguous(), each, each, group + kVisitsLabel).wait();
   const at::Tensor visits = at::stack({visits_E, in}).cpu();
   const int64_t* out_visits = visits.const_data_ptr<int64_t>();
   const int64_t* in_visits = out_visits + experts_;
 
   Arrived out;
+  std::vector<int64_t> to, from;  // rows to and from every rank
   for (size_t r = 0; r < ranks; ++r) {
     const int64_t begin = static_cast<int64_t>(r) * mine;
-    out.sent.push_back(std::accumulate(out_visits + begin, out_visits + begin + mine, int64_t{0}));
+    to.push_back(std::accumulate(out_visits + begin, out_visits + begin + mine, int64_t{0}));
     out.counts.emplace_back(in_visits + begin, in_visits + begin + mine);
-    out.received.push_back(sum_of(out.counts.back()));
+    from.push_back(sum_of(out.counts.back()));
   }
 
   // Whether the way back is gone must not depend on what this rank has in its batch: text alone may
@@ -79,35 +91,29 @@ ExpertDispatch::Arrived ExpertExchange::send(const std::string& group, const at:
   if (at::GradMode::is_enabled() && !rows.requires_grad() && engine_.passes_gradient(group)) {
     sent = rows.detach().requires_grad_(true);
   }
-  out.rows = exchange_rows(exchange, sent, out.sent, out.received, group);
+  out.rows = exchange_rows(exchange, sent, to, from, group);
   if (extra.defined()) {
-    out.extra = exchange_rows(exchange, extra, out.sent, out.received, group + " draws");
+    out.extra = exchange_rows(exchange, extra, to, from, group + kDrawsLabel);
   }
   // Strict: the rows of each sender by themselves, as if its experts all lay there.
-  if (store_.settings().strict) return out;
-  out.place = at::tensor(by_expert(out.counts), at::kLong).to(rows.device());
-  out.rows = out.rows.index_select(0, out.place);
-  if (extra.defined()) out.extra = out.extra.index_select(0, out.place);
-  std::vector<int64_t> all(static_cast<size_t>(mine), 0);
-  for (const std::vector<int64_t>& sender : out.counts) {
-    for (size_t e = 0; e < all.size(); ++e) all[e] += sender[e];
+  at::Tensor place;  // else row i of `rows` is row place[i] as it came
+  if (!store_.settings().strict) {
+    place = upload(at::tensor(by_expert(out.counts), at::kLong), rows.device());
+    out.rows = out.rows.index_select(0, place);
+    if (extra.defined()) out.extra = out.extra.index_select(0, place);
+    out.counts = {sum_over_senders(out.counts)};
   }
-  out.counts = {all};
+  out.send_back = [&exchange, to, from, place,
+                   label = group + kResultsLabel](const at::Tensor& results) {
+    const at::Tensor as_they_came =
+        place.defined() ? at::empty_like(results).index_copy(0, place, results) : results;
+    return exchange_rows(exchange, as_they_came, from, to, label);
+  };
   return out;
 }
 
 void ExpertExchange::enter_lane(const std::string& group, int64_t lane) {
   store_.enter_lane(*store_.find_group(group), static_cast<size_t>(lane));
-}
-
-at::Tensor ExpertExchange::send_back(const std::string& group, const Arrived& arrived,
-                                     const at::Tensor& results) {
-  at::Tensor as_they_came = results;
-  if (arrived.place.defined()) {
-    as_they_came = at::empty_like(results).index_copy(0, arrived.place, results);
-  }
-  return exchange_rows(*ranks_.exchange, as_they_came, arrived.received, arrived.sent,
-                       group + " results");
 }
 
 }  // namespace mgm

@@ -19,8 +19,6 @@ class ExpertExchange final : public ExpertDispatch {
   Arrived send(const std::string& group, const at::Tensor& rows, const at::Tensor& extra,
                const at::Tensor& visits_E) override;
   void enter_lane(const std::string& group, int64_t lane) override;
-  at::Tensor send_back(const std::string& group, const Arrived& arrived,
-                       const at::Tensor& results) override;
 
  private:
   ParamStore& store_;

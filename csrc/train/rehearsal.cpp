@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/rng.h"
+#include "dist/rank_groups.h"
 
 namespace mgm {
 namespace {
@@ -11,96 +12,83 @@ namespace {
 constexpr size_t kDifferences = 10;
 constexpr int64_t kStepCounts = 9;  // of train/step_agreement.cpp, beside three per micro-batch
 
-// Writes down what the engine would issue. Names of groups as in dist/ranks.cpp; groups of one rank
-// communicate nothing and are not logged.
+// Writes down what the engine would issue. Groups of one rank communicate nothing and are not
+// logged.
 class Recorder final : public StepVisitor {
  public:
   Recorder(const RehearsalRun& run, const Topology& topology)
-      : run_(run), topology_(topology), experts_(topology.of_experts()) {
-    const std::string shard = "." + std::to_string(topology.replica_rank());
-    gather_ = {"gather" + shard, topology.shard_size};
-    reduce_ = {"reduce" + shard, topology.shard_size};
-    replica_ = topology.shard_size == 1
-                   ? Group{"world", topology.world}
-                   : Group{"replica." + std::to_string(topology.shard_rank()), topology.replicas};
-    if (topology.expert_ranks == 1) return;
-    const auto of_experts = [&](const char* name, int which, int size) {
-      return Group{cat(name, ".", topology.expert_rank(), ".", which), size};
-    };
-    expert_world_ = of_experts("expert_world", 0, experts_.world);
-    expert_gather_ = of_experts("expert_gather", experts_.replica_rank(), experts_.shard_size);
-    expert_reduce_ = of_experts("expert_reduce", experts_.replica_rank(), experts_.shard_size);
-    expert_replica_ = experts_.shard_size == 1
-                          ? expert_world_
-                          : of_experts("expert_replica", experts_.shard_rank(), experts_.replicas);
-    exchange_ = {cat("exchange.", topology.expert_group()), topology.expert_ranks};
-  }
+      : run_(run), topologies_(topology), groups_(topology) {}
 
   void gather(int g, bool frozen_too, const char* why) override {
     const GroupSize& size = sizes(g);
     for (const int64_t numel : {size.trained, frozen_too ? size.frozen : 0}) {
       if (numel == 0) continue;
-      record(size.experts ? expert_gather_ : gather_, "all_gather", cat(size.name, " for ", why),
-             whole(g, numel), run_.compute_dtype);
+      record(size.experts ? groups_.expert_gather : groups_.gather, "all_gather",
+             cat(size.name, " for ", why), whole(g, numel), run_.compute_dtype);
     }
   }
   void arrive(int) override {}
   void release(int) override {}
   void scatter(int g, bool) override {
     const GroupSize& size = sizes(g);
-    record(size.experts ? expert_reduce_ : reduce_, "reduce_scatter", size.name,
+    record(size.experts ? groups_.expert_reduce : groups_.reduce, "reduce_scatter", size.name,
            whole(g, size.trained), run_.reduce_dtype);
   }
   void collect(int, bool) override {}
   void keep(int) override {}
   void clear(int) override {}
   void sum_replicas(int g) override {
-    record(sizes(g).experts ? expert_replica_ : replica_, "all_reduce", sizes(g).name, part(g),
-           run_.reduce_dtype);
+    record(sizes(g).experts ? groups_.expert_replica : groups_.replica, "all_reduce", sizes(g).name,
+           part(g), run_.reduce_dtype);
   }
   void send_leaf(int g) override {
     const bool experts = sizes(g).experts;  // a leaf for every rank of an expert group
-    record(experts ? expert_world_ : world_group(), "all_to_all", sizes(g).name,
-           part(g) * topology_.world, "Float");
+    record(experts ? groups_.expert_world : groups_.world, "all_to_all", sizes(g).name,
+           part(g) * topologies_.run.world, "Float");
   }
   // How many rows travel is for the router to say: 0 stands for it.
   void before_forward(int use) override {
     const std::string* group = dealt(use);
     if (!group) return;
-    record(exchange_, "all_to_all", *group + " visits", run_.experts, "Long");
-    record(exchange_, "all_to_all", *group, 0, run_.compute_dtype);
-    if (run_.row_draws) record(exchange_, "all_to_all", *group + " draws", 0, "Long");
+    record(groups_.exchange, "all_to_all", *group + kVisitsLabel, run_.experts, "Long");
+    record(groups_.exchange, "all_to_all", *group, 0, run_.compute_dtype);
+    if (run_.row_draws) record(groups_.exchange, "all_to_all", *group + kDrawsLabel, 0, "Long");
   }
   void forward(int use) override {
     const std::string* group = dealt(use);
-    if (group) record(exchange_, "all_to_all", *group + " results", 0, run_.compute_dtype);
+    if (group)
+      record(groups_.exchange, "all_to_all", *group + kResultsLabel, 0, run_.compute_dtype);
   }
   void before_backward(int use) override {
     const std::string* group = dealt(use);
-    if (group) record(exchange_, "all_to_all", *group + " results backward", 0, run_.compute_dtype);
+    if (group)
+      record(groups_.exchange, "all_to_all", *group + kResultsLabel + kBackwardLabel, 0,
+             run_.compute_dtype);
   }
   void backward(int use) override {
     const std::string* group = dealt(use);
-    if (group) record(exchange_, "all_to_all", *group + " backward", 0, run_.compute_dtype);
+    if (group)
+      record(groups_.exchange, "all_to_all", *group + kBackwardLabel, 0, run_.compute_dtype);
   }
 
   // What surrounds the passes: train/step_agreement.cpp, train/train_module.cpp and
   // optim/adamw.cpp.
   void agreement(int64_t micro_batches) {
-    record({"control", topology_.world}, "all_reduce", "counts and votes of the step",
+    record(groups_.control, "all_reduce", "counts and votes of the step",
            3 * micro_batches + kStepCounts, "Long");
   }
   void loss(bool strict, int64_t leaves) {
     if (strict) {
-      record(world_group(), "all_gather", "loss of every leaf", leaves * topology_.world, "Float");
+      record(groups_.world, "all_gather", "loss of every leaf", leaves * topologies_.run.world,
+             "Float");
     } else {
-      record(world_group(), "all_reduce", "loss", 1, "Float");
+      record(groups_.world, "all_reduce", "loss", 1, "Float");
     }
   }
   void gradient_norm(bool strict) {
     if (!strict) {
-      record(topology_.expert_ranks > 1 ? world_group() : reduce_, "all_reduce", "gradient norm", 1,
-             "Double");
+      record(topologies_.run.expert_ranks > 1 ? groups_.world : groups_.reduce, "all_reduce",
+             "gradient norm", 1, "Double");
       return;
     }
     for (size_t g = 0; g < run_.sizes.size(); ++g) {
@@ -108,10 +96,11 @@ class Recorder final : public StepVisitor {
       if (size.trained == 0) continue;
       const std::string label = size.name + " for the norm";
       const int64_t chunks = whole(static_cast<int>(g), size.trained) / kFlatAlign;
-      record(size.experts ? expert_reduce_ : reduce_, "all_gather", label, chunks, "Double");
+      record(size.experts ? groups_.expert_reduce : groups_.reduce, "all_gather", label, chunks,
+             "Double");
       if (size.experts) {
-        record(exchange_, "all_gather", label, size.trained / kFlatAlign * topology_.expert_ranks,
-               "Double");
+        record(groups_.exchange, "all_gather", label,
+               size.trained / kFlatAlign * topologies_.run.expert_ranks, "Double");
       }
     }
   }
@@ -119,13 +108,8 @@ class Recorder final : public StepVisitor {
   std::vector<CollectiveRecord> take() { return std::move(records_); }
 
  private:
-  struct Group {
-    std::string name;
-    int size = 1;
-  };
-  Group world_group() const { return {"world", topology_.world}; }
   const GroupSize& sizes(int g) const { return run_.sizes[static_cast<size_t>(g)]; }
-  const Topology& topology(int g) const { return sizes(g).experts ? experts_ : topology_; }
+  const Topology& topology(int g) const { return topologies_.of(sizes(g).experts); }
   int64_t whole(int g, int64_t numel) const { return padded(numel, topology(g).shard_size); }
   int64_t part(int g) const { return whole(g, sizes(g).trained) / topology(g).shard_size; }
   // The group of a use of dealt experts; else null.
@@ -136,8 +120,8 @@ class Recorder final : public StepVisitor {
     return it != run_.sizes.end() && it->experts ? &it->name : nullptr;
   }
 
-  void record(const Group& group, const char* operation, const std::string& label, int64_t numel,
-              const std::string& dtype) {
+  void record(const GroupPlace& group, const char* operation, const std::string& label,
+              int64_t numel, const std::string& dtype) {
     if (group.size == 1) return;
     CollectiveRecord out;
     out.sequence = sequence_[group.name]++;
@@ -150,9 +134,8 @@ class Recorder final : public StepVisitor {
   }
 
   const RehearsalRun& run_;
-  const Topology topology_, experts_;
-  Group gather_, reduce_, replica_;
-  Group expert_world_, expert_gather_, expert_reduce_, expert_replica_, exchange_;
+  const Topologies topologies_;
+  const RankGroups groups_;
   std::map<std::string, int64_t> sequence_;
   std::vector<CollectiveRecord> records_;
 };

@@ -128,7 +128,7 @@ void log_start(const RunConfig& config, const ModelParts& parts, const DataParts
     log::info(
         device.device.is_cuda()
             ? "deterministic: bit-equal from run to run; cuDNN's algorithm search and atomic adds "
-              "are off, which cost 0.6 to 1.8 % of a 7B step as measured (docs/training.md)"
+              "are off (its cost: docs/training.md)"
             : "deterministic: bit-equal from run to run; on the CPU this is always so and costs "
               "nothing");
   }

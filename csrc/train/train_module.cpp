@@ -47,6 +47,7 @@ void TrainModule::keep_company(const ForwardContext& ctx) {
   batch.seq.cu_seqlens = at::tensor({0, 1}, at::kInt);
   batch.seq.max_length = 1;
   batch.seq.keys = {0};
+  batch.image_rows = at::empty({0}, at::kLong);
   batch.target_rows = at::zeros({1}, at::kLong);
   batch.targets = at::zeros({1}, at::kLong);
   const at::Tensor nothing = model_.loss_sum(batch.to(store_.device()), ctx) * 0.0;

@@ -35,6 +35,15 @@ at::Tensor run_expert(const at::Tensor& x, const at::Tensor& weight) {
   return at::tanh(at::matmul(x, weight));
 }
 
+// How many rows this rank receives from each rank when it sends sent[r] to rank r.
+std::vector<int64_t> exchange_counts(ProcessGroup& control, const std::vector<int64_t>& sent) {
+  const at::Tensor in = at::tensor(sent, at::kLong), out = at::empty_like(in);
+  const std::vector<int64_t> one(sent.size(), 1);
+  control.all_to_all(out, in, one, one, "rows to exchange").wait();
+  const int64_t* data = out.const_data_ptr<int64_t>();
+  return {data, data + out.numel()};
+}
+
 struct Exchanged {
   std::vector<at::Tensor> outputs, token_grads, weight_grads;
 };

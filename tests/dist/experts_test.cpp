@@ -2,7 +2,10 @@
 // of one rank that has them all, in every mode and for every kind of batch.
 #include "train/expert_exchange.h"
 
+#include <set>
+
 #include "dist/frozen_hash.h"
+#include "dist/rank_groups.h"
 #include "engine_run.h"
 
 namespace mgm {
@@ -253,6 +256,44 @@ TEST(DealtExpertsTopology, OfExpertsIsTheWorldOfThoseWithTheSameOnes) {
   refused(3, 8,
           "dist.expert_parallel: 3 ranks do not divide the world of 8 ranks; these do: "
           "1, 2, 4, 8");
+}
+
+// Who says that a group is his is one of its members, and each member says so, of the same place.
+TEST(RankGroups, MembersAgreeOnTheirGroups) {
+  for (const Case& c : {Case{DistMode::kHybrid, 8, 2, 4}, Case{DistMode::kHybrid, 8, 4, 4},
+                        Case{DistMode::kZero3, 6, 2}, Case{DistMode::kReplicate, 8, 4},
+                        Case{DistMode::kZero2, 4, 1}, Case{DistMode::kHybrid, 6, 1, 3}}) {
+    DistConfig dist;
+    dist.mode = c.mode;
+    dist.shard_size = c.shard_size;
+    dist.expert_parallel = c.experts;
+    std::map<std::string, std::set<int>> members, sayers;
+    for (int rank = 0; rank < c.world; ++rank) {
+      const RankGroups groups(make_topology(dist, rank, c.world, c.world));
+      std::set<std::string> names;
+      for (const GroupPlace* g : groups.connected()) {
+        EXPECT_EQ(g->first + g->rank * g->stride, rank) << text_of(c) << ", " << g->name;
+        EXPECT_TRUE(names.insert(g->name).second) << text_of(c) << ": twice " << g->name;
+        std::set<int> ranks;
+        for (int i = 0; i < g->size; ++i) ranks.insert(g->first + i * g->stride);
+        EXPECT_EQ(members.emplace(g->name, ranks).first->second, ranks) << text_of(c);
+        sayers[g->name].insert(rank);
+      }
+      EXPECT_EQ(names.count("world"), 1u);
+      EXPECT_EQ(groups.exchange.size, c.experts);
+    }
+    EXPECT_EQ(sayers, members) << text_of(c);
+  }
+}
+
+TEST(RankGroups, OneRankAloneHasEveryGroup) {
+  const Ranks ranks = local_ranks({});
+  for (const auto& group :
+       {ranks.control, ranks.world, ranks.gather, ranks.reduce, ranks.replica, ranks.expert_world,
+        ranks.expert_gather, ranks.expert_reduce, ranks.expert_replica, ranks.exchange}) {
+    ASSERT_TRUE(group);
+    EXPECT_EQ(group->size(), 1);
+  }
 }
 
 }  // namespace

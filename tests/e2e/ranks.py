@@ -21,6 +21,7 @@ def free_port():
 
 
 def start(run, world, config="configs/tiny/stage1.yaml", args=(), port=None, **values):
+    """One process per rank; returns them. `a__b=1` is the setting a.b."""
     options = {"run.dir": str(run), "train.max_steps": 400, "train.global_batch": 12, "train.micro_batch": 2,
                "train.threads": 1, "log.every_steps": 1, "checkpoint.every_minutes": 0, "checkpoint.at_end": False,
                "dist.mode": "zero2", "data.workers": 1}

@@ -402,7 +402,7 @@ def test_nothing_is_wrong_with_healthy_ranks(tmp_path, model):
     report = out[0][0]
     assert codes == [0, 0, 0], out
     assert not lines(report, "FAIL") and not [w for w in lines(report, "warn") if " cores" not in w], report
-    for words in ("all agree on the program, torch", "all agree on the data set", "right sums and gathers in 3 groups",
+    for words in ("all agree on the program, torch", "all agree on the data set", "right sums, gathers and exchanges in 3 groups",
                   "GB/s from rank to rank"):
         assert words in report
     assert list((tmp_path / "shared" / "runs").iterdir()) == []

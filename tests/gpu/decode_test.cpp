@@ -222,7 +222,10 @@ TEST_F(DecodeGpu, WithoutMemoryForAGraphStepsRun) {
 }
 
 TEST_F(DecodeGpu, TwoGpusAnswerAsOneDoes) {
-  if (visible_gpus() < 2) GTEST_SKIP() << "NOT RUN: needs two GPUs";
+  if (visible_gpus() < 2) {
+    if (gpu_required()) FAIL() << "MGM_TEST_REQUIRE=gpu, but there are no two GPUs";
+    GTEST_SKIP() << "NOT RUN: needs two GPUs";
+  }
   for (const auto& [name, change] : variants()) {
     const TinyChat one(at::kFloat, change), two(at::kFloat, change);
     two.loaded.model->split_decoder({{0, kGpu}, {1, at::Device(at::kCUDA, 1)}});

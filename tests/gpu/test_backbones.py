@@ -8,10 +8,10 @@ import torch
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests/parity"), str(ROOT / "tests/gpu")]
-from backbones import BACKBONES, make  # noqa: E402
+from backbones import BACKBONES, even, make  # noqa: E402
+from gpus import need  # noqa: E402
 from mgm_oracle import relative_l2  # noqa: E402
 from test_backbone_parity import oracle, probe, save, stream  # noqa: E402
-from test_ranks import need  # noqa: E402
 
 FP32 = 1e-5  # relative L2
 # Ours over transformers' error in bf16. Both round the same values, in other places: ours in attention of packed
@@ -19,9 +19,6 @@ FP32 = 1e-5  # relative L2
 BF16_RATIO = 2
 # Of a key's bias nearly everything cancels (without rotation all of it would), so rounding shows more.
 BF16_RATIO_KEY_BIAS = 4
-# Widths that grouped products and rotation of 16 channels take.
-SIZES = dict(hidden_size=96, intermediate_size=64)
-LONGROPE = {"type": "longrope", "short_factor": [1 + 0.2 * i for i in range(8)], "long_factor": [2.0**i for i in range(8)]}
 
 
 def on_gpu(model, ids, offsets):
@@ -32,7 +29,7 @@ def on_gpu(model, ids, offsets):
 def test_fp32_and_bf16(tmp_path, name):
     need(1)
     torch.backends.cuda.matmul.allow_tf32 = False
-    model = make(name, seed=1, **SIZES, **({"rope_scaling": LONGROPE} if name == "phi3 longrope" else {}))
+    model = make(name, seed=1, **even(name))
     ids, offsets = stream(model.config.vocab_size)
     with torch.no_grad():  # weights that bf16 holds exactly, so that only the arithmetic differs
         for p in model.parameters():

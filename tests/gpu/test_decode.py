@@ -9,21 +9,16 @@ import torch
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests/parity"), str(ROOT / "tests/gpu"), str(ROOT / "tests/e2e")]
-from backbones import BACKBONES, make  # noqa: E402
+from backbones import BACKBONES, even, make  # noqa: E402
+from gpus import need  # noqa: E402
 from mgm_binary import mgm  # noqa: E402
 from mgm_oracle import Oracle, Sizes  # noqa: E402
 from test_generation_parity import greedy, probe, prompts_of  # noqa: E402
-from test_ranks import need  # noqa: E402
-
-# Heads of width 16, which the decode kernel takes; those of the parity tests are odd on purpose.
-SIZES = dict(hidden_size=96, intermediate_size=64)
-LONGROPE = {"type": "longrope", "short_factor": [1 + 0.2 * i for i in range(8)], "long_factor": [2.0**i for i in range(8)]}
 
 
 def changes(name):
-    out = dict(SIZES)
-    if name == "phi3 longrope":
-        out["rope_scaling"] = LONGROPE
+    """Heads of a width that the decode kernel takes."""
+    out = even(name)
     if "head_dim" in BACKBONES[name].options and BACKBONES[name].options["head_dim"] % 8:
         out["head_dim"] = 16
     return out
@@ -55,9 +50,12 @@ def chat(tmp_path_factory):
                {"prompt": "Where is it?", "image": str(images / "bus_red.webp")}, {"prompt": "Who?"}, {"prompt": "And why?"}]
     questions.write_text("".join(json.dumps({"id": n, **record}) + "\n" for n, record in enumerate(records)))
 
-    def run(*options):
+    def run(*options, code=0):
         stats = folder / "stats.json"
-        done = mgm("chat", model, "--device", "cuda", "--batch", questions, "--stats", stats, "--max-new-tokens", 24, *options)
+        done = mgm("chat", model, "--device", "cuda", "--batch", questions, "--stats", stats, "--max-new-tokens", 24, *options,
+                   code=code)
+        if code:
+            return done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()], json.loads(stats.read_text()), done.stderr
     return run
 
@@ -91,5 +89,4 @@ def test_auto_takes_one_gpu_where_it_fits(chat):
 
 
 def test_a_gpu_that_is_not_there(chat):
-    with pytest.raises(AssertionError, match="no GPU 99"):
-        chat("--gpus", 99)
+    assert "no GPU 99" in chat("--gpus", 99, code=2)

@@ -8,6 +8,9 @@ COMMON = dict(vocab_size=101, hidden_size=36, intermediate_size=52, num_hidden_l
               num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=False)
 LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                "original_max_position_embeddings": 64}
+# Widths that kernels for GPUs take, of 16-wide heads; those above are odd on purpose.
+EVEN = dict(hidden_size=96, intermediate_size=64)
+EVEN_PHI_ROPE = {"type": "longrope", "short_factor": [1 + 0.2 * i for i in range(8)], "long_factor": [2.0**i for i in range(8)]}
 PHI_ROPE = {"type": "longrope", "short_factor": [1.0, 1.3, 2.1], "long_factor": [1.0, 4.0, 32.0]}
 
 
@@ -77,6 +80,11 @@ def redraw(model, seed, unit_norms=False):
                     p.sub_(1)
             else:
                 p.normal_(0, (p.numel() / p.shape[0]) ** -0.5, generator=generator)
+
+
+def even(name):
+    """What `make` changes so that widths are EVEN."""
+    return {**EVEN, **({"rope_scaling": EVEN_PHI_ROPE} if name == "phi3 longrope" else {})}
 
 
 def make(name, seed=0, **changes):

@@ -26,6 +26,27 @@ std::string first_wrong(const at::Tensor& have, const at::Tensor& want) {
              have[i].item<float>(), ", should be ", want[i].item<float>());
 }
 
+// Rows from rank to rank, of another number for each pair, as to dealt experts; rank 0 sends none.
+// What is wrong with those that came; "" if nothing is.
+std::string wrong_exchange(ProcessGroup& group, at::Device device) {
+  const int64_t n = group.size(), me = group.rank();
+  const auto count = [](int64_t from, int64_t to) { return from == 0 ? 0 : 1 + (from + to) % 3; };
+  const auto rows = [&](int64_t from, int64_t to) {
+    return pattern(from * n + to + 1, device).expand({count(from, to), kElements});
+  };
+  std::vector<int64_t> to, from;
+  std::vector<at::Tensor> sent, want;
+  for (int64_t r = 0; r < n; ++r) {
+    to.push_back(count(me, r));
+    from.push_back(count(r, me));
+    sent.push_back(rows(me, r));
+    want.push_back(rows(r, me));
+  }
+  const at::Tensor in = at::cat(sent), wanted = at::cat(want), out = at::zeros_like(wanted);
+  group.all_to_all(out, in, from, to, "check of exchanges").wait();
+  return first_wrong(out.flatten(), wanted.flatten());
+}
+
 void check_group(ProcessGroup& group, at::Device device, Findings& out) {
   const int64_t n = group.size();
   const at::Tensor sum = pattern(group.rank() + 1, device);
@@ -35,6 +56,7 @@ void check_group(ProcessGroup& group, at::Device device, Findings& out) {
   group.all_gather(all, mine, "check of gathers").wait();
   std::vector<at::Tensor> parts;
   for (int64_t r = 0; r < n; ++r) parts.push_back(pattern(r + 1, device));
+  const std::string exchanged = wrong_exchange(group, device);
   const std::string sums = first_wrong(sum, pattern(n * (n + 1) / 2, device));
   const std::string gathers = first_wrong(all, at::cat(parts));
   const std::string where = cat("group '", group.name(), "' of ", n, " ranks on ", device.str());
@@ -48,6 +70,10 @@ void check_group(ProcessGroup& group, at::Device device, Findings& out) {
   if (!gathers.empty()) {
     out.push_back(
         failed("links", ExitCode::kDist, cat("all-gather in ", where, ": ", gathers), advice));
+  }
+  if (!exchanged.empty()) {
+    out.push_back(
+        failed("links", ExitCode::kDist, cat("all-to-all in ", where, ": ", exchanged), advice));
   }
 }
 
@@ -67,7 +93,8 @@ Findings check_reductions(Ranks& ranks, const DeviceSetup& device) {
   if (ranks.topology.expert_ranks > 1) check(*ranks.exchange, device.device);
   if (out.empty()) {
     // Groups of shards have numbers in their names, which the ranks differ in.
-    out.push_back(passed("links", cat("right sums and gathers in ", names.size(), " groups")));
+    out.push_back(
+        passed("links", cat("right sums, gathers and exchanges in ", names.size(), " groups")));
   }
   return out;
 }

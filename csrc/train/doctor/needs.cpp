@@ -19,7 +19,7 @@ Needs estimate_needs(const RunConfig& config, const ModelParts& parts, const Dev
   if (topology.expert_ranks > 1) {
     mine = 0;
     for (const GroupSize& size : model.sizes) {
-      mine += size.trained / (size.experts ? topology.of_experts() : topology).shard_size;
+      mine += size.trained / Topologies(topology).of(size.experts).shard_size;
     }
   }
   // A step of samples of the assumed mean length: what does not fit then, never will.

@@ -4,6 +4,7 @@
 #include <map>
 #include <vector>
 
+#include "dist/rank_groups.h"
 #include "train/step_agreement.h"
 #include "train/step_walk.h"
 
@@ -37,13 +38,12 @@ struct Ring {
   bool crosses() const { return nodes > 1; }
 };
 
-// `size` ranks, `stride` apart from each other.
-Ring ring(const Cluster& c, int size, int stride) {
+Ring ring(const Cluster& c, const GroupPlace& group) {
   Ring out;
-  out.size = size;
+  out.size = group.size;
   const int per_node =
-      std::max(1, std::min(size, c.gpus_per_node / std::min(stride, c.gpus_per_node)));
-  out.nodes = (size + per_node - 1) / per_node;
+      std::max(1, std::min(group.size, c.gpus_per_node / std::min(group.stride, c.gpus_per_node)));
+  out.nodes = (group.size + per_node - 1) / per_node;
   // Through the slower link; each rank of a node brings its own share of the network.
   out.bandwidth =
       out.crosses() ? std::min(per_node > 1 ? c.link : 1e300, c.network * per_node) : c.link;
@@ -55,19 +55,18 @@ class TimeWalk final : public StepVisitor {
   TimeWalk(const PlannedModel& model, const Topology& topology, const Cluster& cluster,
            std::vector<UseFlops> flops, double routed_bytes)
       : model_(model),
-        topology_(topology),
-        experts_(topology.of_experts()),
+        topologies_(topology),
+        groups_(topology),
         cluster_(cluster),
         flops_(std::move(flops)),
         routed_bytes_(routed_bytes),
-        shard_(ring(cluster, topology.shard_size, 1)),
-        replica_(ring(cluster, topology.replicas, topology.shard_size)),
-        world_(ring(cluster, topology.world, 1)),
-        expert_shard_(ring(cluster, experts_.shard_size, topology.expert_ranks)),
-        expert_replica_(
-            ring(cluster, experts_.replicas, topology.expert_ranks * experts_.shard_size)),
-        expert_world_(ring(cluster, experts_.world, topology.expert_ranks)),
-        exchange_(ring(cluster, topology.expert_ranks, 1)) {}
+        shard_(ring(cluster, groups_.gather)),
+        replica_(ring(cluster, groups_.replica)),
+        world_(ring(cluster, groups_.world)),
+        expert_shard_(ring(cluster, groups_.expert_gather)),
+        expert_replica_(ring(cluster, groups_.expert_replica)),
+        expert_world_(ring(cluster, groups_.expert_world)),
+        exchange_(ring(cluster, groups_.exchange)) {}
 
   void gather(int g, bool frozen_too, const char* why) override {
     const GroupSize& size = sizes(g);
@@ -108,7 +107,8 @@ class TimeWalk final : public StepVisitor {
   }
   void send_leaf(int g) override {          // the host waits: nothing hides it
     const bool experts = sizes(g).experts;  // with a leaf for every rank of an expert group
-    const double leaves = double(topology(g).replicas) * (experts ? topology_.expert_ranks : 1);
+    const double leaves =
+        double(topology(g).replicas) * (experts ? topologies_.run.expert_ranks : 1);
     const double bytes = double(padded(sizes(g).trained, topology(g).shard_size)) * kFp32 * leaves;
     wait(Traffic::kReduce, send(Traffic::kReduce, experts ? expert_world_ : world_, bytes, 1));
   }
@@ -125,7 +125,7 @@ class TimeWalk final : public StepVisitor {
     const UseFlops& flops = flops_[static_cast<size_t>(u)];
     compute(u, flops.recompute + flops.backward);
     // Every gradient is read once and added or copied into its bucket.
-    const int holders = use.kind == UseKind::kExperts ? topology_.expert_ranks : 1;
+    const int holders = use.kind == UseKind::kExperts ? topologies_.run.expert_ranks : 1;
     const double copied = double(use.trained) / holders * (model_.element + kFp32);
     pass(copied / kDeviceMemory, plan.compute_s);
     exchange(u);
@@ -157,9 +157,9 @@ class TimeWalk final : public StepVisitor {
 
  private:
   const GroupSize& sizes(int g) const { return model_.sizes[static_cast<size_t>(g)]; }
-  const Topology& topology(int g) const { return sizes(g).experts ? experts_ : topology_; }
+  const Topology& topology(int g) const { return topologies_.of(sizes(g).experts); }
   double part(const GroupSize& size) const {
-    const int shards = (size.experts ? experts_ : topology_).shard_size;
+    const int shards = topologies_.of(size.experts).shard_size;
     return double(padded(size.trained, shards)) / shards;
   }
 
@@ -199,7 +199,8 @@ class TimeWalk final : public StepVisitor {
   }
 
   const PlannedModel& model_;
-  const Topology topology_, experts_;
+  const Topologies topologies_;
+  const RankGroups groups_;
   const Cluster& cluster_;
   const std::vector<UseFlops> flops_;
   const double routed_bytes_;  // of all rows that a rank sends to experts, its own among them

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "base/strings.h"
+#include "dist/rank_groups.h"
 #include "train/step_agreement.h"
 #include "train/step_walk.h"
 
@@ -28,24 +29,12 @@ int64_t part(int64_t numel, const Topology& t) {
   return padded(numel, t.shard_size) / t.shard_size;
 }
 
-// NCCL communicators of a rank (dist/ranks.cpp).
-int nccl_groups(const Topology& t) {
-  if (t.world == 1) return 0;
-  if (t.expert_ranks > 1) {
-    Topology plain = t;
-    plain.expert_ranks = 1;
-    return nccl_groups(plain) + nccl_groups(t.of_experts()) + 1;
-  }
-  return 1 + (t.shard_size > 1 ? 2 : 0) + (t.shard_size > 1 && t.replicas > 1 ? 1 : 0);
-}
-
 // Bytes that come and go while a rank walks through a step, and where they are highest.
 class MemoryWalk final : public StepVisitor {
  public:
   MemoryWalk(const PlannedModel& model, const Topology& topology, const ActivationPlan& activations)
       : model_(model),
-        topology_(topology),
-        experts_(topology.of_experts()),
+        topologies_(topology),
         strict_(model.config.dist.reduction == Reduction::kStrict),
         activations_(activations) {
     for (size_t u = 0; u < model.uses.size(); ++u) {
@@ -90,12 +79,12 @@ class MemoryWalk final : public StepVisitor {
     // Every rank's leaf of this rank's part arrives at once.
     const Topology& t = topology(g);
     // Of dealt experts a leaf for every rank of an expert group: as many as ranks in any case.
-    const double arriving = t.world > 1 ? mine * double(topology_.world) : 0;
+    const double arriving = t.world > 1 ? mine * double(topologies_.run.world) : 0;
     const double sent =
         t.replicas > 1 || (t.world > 1 && sizes(g).experts) ? bytes * double(t.replicas) : 0;
     note("strict sum of " + sizes(g).name, kept_, bytes + arriving + sent);
     // Pairs of leaves are added as they meet: as many partial sums stay as the count has ones.
-    leaves_[g] += topology_.world;
+    leaves_[g] += topologies_.run.world;
     partials_[g] = mine * double(__builtin_popcountll(static_cast<uint64_t>(leaves_[g])));
   }
 
@@ -127,8 +116,7 @@ class MemoryWalk final : public StepVisitor {
     if (strict_) {
       double largest = 0;
       for (const GroupSize& size : model_.sizes) {
-        largest =
-            std::max(largest, double(part(size.trained, size.experts ? experts_ : topology_)));
+        largest = std::max(largest, double(part(size.trained, topologies_.of(size.experts))));
       }
       note("strict gradient norm", kept_, 2 * kFp64 * largest);
     }
@@ -141,7 +129,7 @@ class MemoryWalk final : public StepVisitor {
 
  private:
   const GroupSize& sizes(int g) const { return model_.sizes[static_cast<size_t>(g)]; }
-  const Topology& topology(int g) const { return sizes(g).experts ? experts_ : topology_; }
+  const Topology& topology(int g) const { return topologies_.of(sizes(g).experts); }
 
   double workspace(const PlannedUse& use) const {
     const bool convolves =
@@ -157,7 +145,7 @@ class MemoryWalk final : public StepVisitor {
     const auto [it, fresh] = buckets_.try_emplace(g, 0);
     const bool travels = t.reduces_every_micro_batch() && !strict_;
     if (fresh) {
-      const int lanes = strict_ && sizes(g).experts ? topology_.expert_ranks : 1;
+      const int lanes = strict_ && sizes(g).experts ? topologies_.run.expert_ranks : 1;
       it->second = double(padded(sizes(g).trained, t.shard_size)) *
                    (travels ? model_.reduce_element : kFp32) * lanes;
     }
@@ -180,7 +168,7 @@ class MemoryWalk final : public StepVisitor {
   }
 
   const PlannedModel& model_;
-  const Topology topology_, experts_;
+  const Topologies topologies_;
   const bool strict_;
   const ActivationPlan& activations_;
   int last_vision_ = -1;
@@ -194,9 +182,9 @@ class MemoryWalk final : public StepVisitor {
 
 StateMemory state_memory(const std::vector<GroupSize>& sizes, const Topology& run, double element) {
   StateMemory out;
-  const Topology experts = run.of_experts();
+  const Topologies topologies(run);
   for (const GroupSize& size : sizes) {
-    const Topology& topology = size.experts ? experts : run;
+    const Topology& topology = topologies.of(size.experts);
     const double trained = double(part(size.trained, topology));
     const double whole = double(padded(size.trained, topology.shard_size)) +
                          double(padded(size.frozen, topology.shard_size));
@@ -236,9 +224,9 @@ MemoryPlan plan_memory(const PlannedModel& model, const Topology& topology, bool
   out.state.weights += model.packed;
   if (offload) {
     double trained = 0, largest = 0;
-    const Topology experts = topology.of_experts();
+    const Topologies topologies(topology);
     for (const GroupSize& size : model.sizes) {
-      const double mine = double(part(size.trained, size.experts ? experts : topology));
+      const double mine = double(part(size.trained, topologies.of(size.experts)));
       trained += mine;
       largest = std::max(largest, mine);
     }
@@ -250,7 +238,7 @@ MemoryPlan plan_memory(const PlannedModel& model, const Topology& topology, bool
   if (!model.on_cpu) {
     out.workspaces = kBlasWorkspace;
     out.context = kContext;
-    out.nccl = kNcclPerGroup * nccl_groups(topology);
+    out.nccl = kNcclPerGroup * double(RankGroups(topology).connected().size());
     out.fragmentation = kFragmentation * (out.gathered + out.buckets + out.kept + out.working);
   }
   return out;

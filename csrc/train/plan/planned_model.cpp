@@ -4,19 +4,17 @@
 
 #include "base/error.h"
 #include "checkpoint/adapter_file.h"
+#include "types/expert_group.h"
 
 namespace mgm {
 namespace {
 
 bool starts(const std::string& name, const char* prefix) { return name.rfind(prefix, 0) == 0; }
 
-constexpr const char* kExpertsEnd = ".experts";
-
-// The number that ends a group's name; 0 without one.
-int number_of(std::string group) {
-  if (group.ends_with(kExpertsEnd)) group.resize(group.rfind('.'));
-  const size_t dot = group.rfind('.');
-  const std::string last = group.substr(dot + 1);
+// The number that ends a group's name, or its block's; 0 without one.
+int number_of(const std::string& group) {
+  const std::string block = block_of(group);
+  const std::string last = block.substr(block.rfind('.') + 1);
   const bool digits = !last.empty() && last.find_first_not_of("0123456789") == last.npos;
   return digits ? std::stoi(last) : 0;
 }
@@ -25,7 +23,7 @@ UseKind kind_of(const std::string& group, bool last) {
   if (last) return UseKind::kHead;  // tied: the embedding's group again
   if (group == "model.embed_tokens") return UseKind::kEmbedding;
   if (starts(group, "model.layers.")) {
-    return group.ends_with(kExpertsEnd) ? UseKind::kExperts : UseKind::kDecoderBlock;
+    return is_experts_group(group) ? UseKind::kExperts : UseKind::kDecoderBlock;
   }
   if (starts(group, "model.mm_projector")) return UseKind::kProjector;
   if (starts(group, "model.vlm_uni")) return UseKind::kMining;

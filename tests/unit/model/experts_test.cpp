@@ -40,14 +40,16 @@ struct Outcome {
   std::map<std::string, at::Tensor> grads;
 };
 
-// The way ExpertMlps goes, on a path of the test's choice.
-Outcome run(ExpertPath path, const at::Tensor& x_TH, const std::vector<int64_t>& visits) {
+// The way ExpertMlps goes, grouped or not as the test chooses.
+Outcome run(bool grouped, const at::Tensor& x_TH, const std::vector<int64_t>& visits) {
   Experts experts;
   const at::Tensor x = x_TH.detach().clone().requires_grad_();
   ExpertMlps::Routed r = experts.mlps.route(x);
   if (!visits.empty()) r.visits_E = at::tensor(visits, at::kLong);
   Outcome out;
-  out.y = experts.mlps.combine(experts.mlps.compute(r.rows_RH, {}, 0, r.visits_E, path), r.back_R,
+  const ExpertMlps::Stacks stacks = grouped ? experts.mlps.stacks(0, 5) : ExpertMlps::Stacks();
+  EXPECT_EQ(stacks.size(), grouped ? 3u : 0u);
+  out.y = experts.mlps.combine(experts.mlps.compute(r.rows_RH, {}, 0, r.visits_E, stacks), r.back_R,
                                r.weight_Tk);
   at::manual_seed(3);
   out.y.backward(at::randn_like(out.y));
@@ -59,8 +61,8 @@ Outcome run(ExpertPath path, const at::Tensor& x_TH, const std::vector<int64_t>&
 }
 
 void expect_equal_paths(const at::Tensor& x, const std::vector<int64_t>& visits) {
-  const Outcome loop = run(ExpertPath::kLoop, x, visits);
-  const Outcome grouped = run(ExpertPath::kGrouped, x, visits);
+  const Outcome loop = run(false, x, visits);
+  const Outcome grouped = run(true, x, visits);
   EXPECT_TRUE(near_l2(grouped.y, loop.y, 1e-13));
   EXPECT_TRUE(near_l2(grouped.d_x, loop.d_x, 1e-12));
   double largest = 0;
@@ -98,7 +100,7 @@ TEST(Experts, TheGroupedProductCanBeRecomputed) {
     const at::Tensor y = runner->run("block", {x}, [&](const Tensors& in) -> Tensors {
       const ExpertMlps::Routed r = experts.mlps.route(in[0]);
       return {experts.mlps.combine(
-          experts.mlps.compute(r.rows_RH, {}, 0, r.visits_E, ExpertPath::kGrouped), r.back_R,
+          experts.mlps.compute(r.rows_RH, {}, 0, r.visits_E, experts.mlps.stacks(0, 5)), r.back_R,
           r.weight_Tk)};
     })[0];
     y.backward(d_y);
@@ -116,7 +118,7 @@ TEST(Experts, TheGroupedProductCanBeRecomputed) {
 
 TEST(Experts, TheCpuTakesTheLoopAndExpertsKnowTheirNumber) {
   Experts experts;
-  EXPECT_EQ(experts.mlps.path(at::randn({4, 24}, at::kDouble), 0, 5), ExpertPath::kLoop);
+  EXPECT_TRUE(experts.mlps.grouped(at::randn({4, 24}, at::kDouble), 0, 5).empty());
   experts.mlps.number_experts();
   for (const Param* param : experts.params) {
     const std::string& name = param->spec.name;

@@ -345,49 +345,61 @@ TEST(DoctorLinks, TheSlowestRankIsNamed) {
   EXPECT_LT(expected_link({}, 2, 0).gb_per_s, expected_link(bf16_gpu(), 2, 0).gb_per_s);
 }
 
-// Two ranks of which this one sees the other's part as its own; one element may be wrong.
+// An element of what a collective brings, which is wrong; -1: none.
+struct Wrong {
+  int64_t sum = -1, gather = -1, exchange = -1;
+};
+
+// Rank 1 of two, which knows what rank 0 has of the patterns that links are checked with.
 class FakeGroup : public ProcessGroup {
  public:
-  explicit FakeGroup(int64_t wrong_sum, int64_t wrong_gather)
-      : ProcessGroup("fake", 0, 2, nullptr), wrong_sum_(wrong_sum), wrong_gather_(wrong_gather) {}
+  explicit FakeGroup(const Wrong& wrong) : ProcessGroup("fake", 1, 2, nullptr), wrong_(wrong) {}
 
  protected:
   Pending do_all_reduce_sum(at::Tensor& tensor) override {
-    tensor.mul_(3);  // what rank 1 adds is twice as much
-    if (wrong_sum_ >= 0) tensor[wrong_sum_].add_(1);
-    return {};
+    tensor.mul_(1.5);  // what rank 0 adds is half as much
+    return with_wrong(tensor, wrong_.sum);
   }
   Pending do_all_gather(at::Tensor& out, at::Tensor& in) override {
-    out.copy_(at::cat({in, in * 2}));
-    if (wrong_gather_ >= 0) out[wrong_gather_].add_(1);
-    return {};
+    out.copy_(at::cat({in / 2, in}));
+    return with_wrong(out, wrong_.gather);
   }
   Pending do_reduce_scatter_sum(at::Tensor&, at::Tensor&) override { return {}; }
-  Pending do_all_to_all(at::Tensor&, at::Tensor&, std::vector<int64_t>&,
-                        std::vector<int64_t>&) override {
-    return {};
+  // Rank 0 sends nothing; what this one sends itself are its last rows.
+  Pending do_all_to_all(at::Tensor& out, at::Tensor& in, std::vector<int64_t>& out_rows,
+                        std::vector<int64_t>& in_rows) override {
+    EXPECT_EQ(out_rows, (std::vector<int64_t>{0, 3}));
+    EXPECT_EQ(in_rows, (std::vector<int64_t>{2, 3}));
+    out.copy_(in.narrow(0, in_rows[0], in_rows[1]));
+    return with_wrong(out, wrong_.exchange);
   }
   Pending do_broadcast(at::Tensor&, int) override { return {}; }
   void do_barrier() override {}
 
  private:
-  int64_t wrong_sum_, wrong_gather_;
+  static Pending with_wrong(const at::Tensor& tensor, int64_t element) {
+    if (element >= 0) tensor.view(-1)[element].add_(1);
+    return {};
+  }
+  Wrong wrong_;
 };
 
-Findings reductions_of(int64_t wrong_sum, int64_t wrong_gather) {
+Findings reductions_of(const Wrong& wrong) {
   Ranks ranks;
   ranks.topology.world = 2;
-  ranks.control = std::make_shared<FakeGroup>(-1, -1);
-  ranks.world = std::make_shared<FakeGroup>(wrong_sum, wrong_gather);
+  ranks.control = std::make_shared<FakeGroup>(Wrong{});
+  ranks.world = std::make_shared<FakeGroup>(wrong);
   return check_reductions(ranks, {});
 }
 
 TEST(DoctorLinks, OneWrongElementIsFound) {
-  expect_finding(reductions_of(-1, -1), Level::kOk, "right sums and gathers in 2 groups");
-  expect_finding(reductions_of(1000, -1), Level::kFail,
+  expect_finding(reductions_of({}), Level::kOk, "right sums, gathers and exchanges in 2 groups");
+  expect_finding(reductions_of({.sum = 1000}), Level::kFail,
                  "all-reduce in group 'fake' of 2 ranks on cpu: 1 of 1031 values; element 1000");
-  expect_finding(reductions_of(-1, 1031), Level::kFail,
+  expect_finding(reductions_of({.gather = 1031}), Level::kFail,
                  "all-gather in group 'fake' of 2 ranks on cpu: 1 of 2062 values; element 1031");
+  expect_finding(reductions_of({.exchange = 2062}), Level::kFail,
+                 "all-to-all in group 'fake' of 2 ranks on cpu: 1 of 3093 values; element 2062");
 }
 
 // ---- words and files between ranks --------------------------------------------------------------
