@@ -18,6 +18,8 @@
 namespace mgm {
 namespace {
 
+constexpr int kMostRanks = 1024;  // of a host: more is a slip of the finger, and would bring it down
+
 // A rank that has failed this often is left out, where --min-nproc allows it.
 constexpr int kFailuresOfABadSlot = 2;
 
@@ -73,7 +75,10 @@ HostsOptions hosts_of(const LaunchPlan& plan) {
   if (plan.command.empty()) {
     throw ConfigError("nothing to run: mgm launch --nproc N -- train CONFIG.yaml");
   }
-  if (plan.nproc < 1) throw ConfigError("--nproc is ", plan.nproc, "; it must be 1 or more");
+  if (plan.nproc < 1 || plan.nproc > kMostRanks) {
+    throw ConfigError("--nproc is ", plan.nproc, "; it must lie between 1 and ", kMostRanks,
+                      ", one rank per GPU");
+  }
   if (plan.min_nproc < 0 || plan.min_nproc > plan.nproc) {
     throw ConfigError("--min-nproc is ", plan.min_nproc, "; it must lie between 1 and --nproc (",
                       plan.nproc, ")");

@@ -496,6 +496,8 @@ TEST_F(Launcher, ImpossiblePlansAreConfigErrors) {
   EXPECT_NE(error([](LaunchPlan& p) { p.command.clear(); }).find("nothing to run"),
             std::string::npos);
   EXPECT_NE(error([](LaunchPlan& p) { p.nproc = 0; }).find("--nproc is 0"), std::string::npos);
+  EXPECT_NE(error([](LaunchPlan& p) { p.nproc = 100000; }).find("--nproc is 100000"),
+            std::string::npos);
   EXPECT_NE(error([](LaunchPlan& p) { p.min_nproc = 3; }).find("--min-nproc is 3"),
             std::string::npos);
   EXPECT_NE(error([](LaunchPlan& p) { p.restarts = -1; }).find("--restarts is -1"),
