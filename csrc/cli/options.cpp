@@ -1,5 +1,8 @@
 #include "cli/options.h"
 
+#include "base/log.h"
+#include "base/strings.h"
+#include "text/utf8.h"
 #include "train/device.h"
 
 namespace mgm::cli {
@@ -23,6 +26,16 @@ void add_model_options(CLI::App& command, ModelArgs& args) {
                   "less memory, not more speed")
       ->check(CLI::IsMember({"none", "nf4", "int8"}))
       ->capture_default_str();
+}
+
+std::string clean_text(const std::string& text, const std::string& what) {
+  int64_t replaced = 0;
+  std::string out = valid_utf8(text, &replaced);
+  if (replaced > 0) {
+    log::warn(cat(what, ": invalid UTF-8: ", replaced, replaced == 1 ? " part" : " parts",
+                  " became U+FFFD"));
+  }
+  return out;
 }
 
 ModelLoadOptions load_options(const ModelArgs& args) {

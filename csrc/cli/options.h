@@ -20,6 +20,10 @@ struct ModelArgs {
 // MODEL_DIR, --device, --dtype, --template, --adapter and --quantize.
 void add_model_options(CLI::App& command, ModelArgs& args);
 
+// `text` with U+FFFD for what is no UTF-8, of which a warning gives the number; `what` names the
+// text.
+std::string clean_text(const std::string& text, const std::string& what);
+
 // auto: the GPU where there is one; fp32 on the CPU, bf16 on the GPU.
 ModelLoadOptions load_options(const ModelArgs& args);
 
