@@ -72,15 +72,24 @@ def refused(done, folder, key, says):
 
 
 @pytest.mark.parametrize("key,value,says", CASES, ids=[f"{key}={value}" for key, value, _ in CASES])
-def test_every_reader_survives(model, tmp_path, key, value, says):
+def test_what_runs_a_model_refuses(model, tmp_path, key, value, says):
     bad = with_value(model, tmp_path / "model", key, value)
     question = ["--device", "cpu", "--prompt", "Hi"]
     refused(mgm("chat", bad, *question, "--max-new-tokens", 1, check=False, timeout=60), bad, key, says)
     refused(mgm("preprocess", ROOT / "data/embedded/images/apple.png", "--config", bad, "--out", tmp_path / "x",
                 check=False, timeout=60), bad, key, says)
-    # What only copies or lists the file takes it as it is.
-    assert mgm("inspect", bad, check=False, timeout=60).returncode == 0
-    assert mgm("convert", bad, "--out", tmp_path / "copy", check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("turn", [0, -1])
+def test_what_copies_or_lists_the_file_takes_it_as_it_is(model, tmp_path, turn):
+    bad = with_value(model, tmp_path / "model", "hidden_size", 0)
+    config = json.loads((bad / "config.json").read_text())
+    for key, (values, _) in HOSTILE.items():
+        config[key] = values[turn]
+    (bad / "config.json").write_text(json.dumps(config))
+    mgm("inspect", bad, timeout=60)
+    mgm("convert", bad, "--out", tmp_path / "copy", "--dtype", "bf16", timeout=60)
+    assert json.loads((tmp_path / "copy/config.json").read_text())["num_key_value_heads"] == config["num_key_value_heads"]
 
 
 @pytest.mark.parametrize("key", ["num_key_value_heads", "vocab_size"])
