@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "assemble/hf_config.h"
 #include "base/error.h"
 #include "base/json.h"
 #include "checkpoint/gguf_source.h"
@@ -77,6 +78,7 @@ void add_directory_files(const fs::path& dir, const ConvertRequest& request, HfD
   std::sort(report.not_copied.begin(), report.not_copied.end());
   const auto config = out.files.find("config.json");
   if (config == out.files.end() || !request.dtype) return;
+  read_config_json(dir / "config.json");  // that it can be parsed
   OrderedJson json = OrderedJson::parse(config->second, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) {
     throw CheckpointError((dir / "config.json").string(), ": is no JSON object");

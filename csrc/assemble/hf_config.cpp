@@ -3,7 +3,9 @@
 #include <numeric>
 
 #include "assemble/json_fields.h"
+#include "base/log.h"
 #include "config/llm_arch.h"
+#include "text/conversation.h"
 
 namespace mgm {
 namespace {
@@ -19,34 +21,63 @@ HrEncoder convnext_by_name(const std::string& path, const std::string& source) {
                         "' names no known ConvNeXt (large d-320, base w-320, xxlarge)");
 }
 
+std::string template_of(const Json& value, const std::string& source) {
+  if (value.is_string()) return value.get<std::string>();
+  if (!value.is_object()) {
+    throw CheckpointError(source, ": field 'template' must be a name or {NAME: {...}}");
+  }
+  return value.dump();
+}
+
 void read_own_fields(const JsonFields& own, ModelDescription& d) {
   const JsonFields tower = own.sub("vision_tower");
   VisionTowerConfig& v = d.model.vision_tower;
-  v.image_size = tower.get<int64_t>("image_size");
-  v.patch_size = tower.get<int64_t>("patch_size");
-  v.hidden_size = tower.get<int64_t>("hidden_size");
-  v.intermediate_size = tower.get<int64_t>("intermediate_size");
-  v.num_layers = tower.get<int64_t>("num_hidden_layers");
-  v.num_heads = tower.get<int64_t>("num_attention_heads");
-  v.norm_eps = tower.get<double>("layer_norm_eps");
+  tower.read("image_size", v, v.image_size);
+  tower.read("patch_size", v, v.patch_size);
+  tower.read("hidden_size", v, v.hidden_size);
+  tower.read("intermediate_size", v, v.intermediate_size);
+  tower.read("num_hidden_layers", v, v.num_layers);
+  tower.read("num_attention_heads", v, v.num_heads);
+  tower.read("layer_norm_eps", v, v.norm_eps);
   if (own.has("convnext")) {
     const JsonFields convnext = own.sub("convnext");
     d.model.hr_encoder = HrEncoder::kConvnext;
-    d.model.convnext.depths = convnext.get<std::vector<int64_t>>("depths");
-    d.model.convnext.dims = convnext.get<std::vector<int64_t>>("dims");
-    d.model.convnext.norm_eps = convnext.get<double>("norm_eps");
+    ConvnextConfig& c = d.model.convnext;
+    convnext.read("depths", c, c.depths);
+    convnext.read("dims", c, c.dims);
+    convnext.read("norm_eps", c, c.norm_eps);
   } else {
     d.model.hr_encoder = HrEncoder::kNone;
   }
-  d.image.hr_size = own.get<int64_t>("hr_size");
+  own.read("hr_size", d.image, d.image.hr_size);
   d.image.hr_source =
       own.get<std::string>("hr_source") == "native" ? HrSource::kNative : HrSource::kUpsampledLr;
-  d.image.mean = own.get<std::vector<double>>("image_mean");
-  d.image.std = own.get<std::vector<double>>("image_std");
-  d.text.template_name = own.get<std::string>("template");
+  own.read("image_mean", d.image, d.image.mean);
+  own.read("image_std", d.image, d.image.std);
+  d.text.template_name = template_of(own.get<Json>("template"), own.source());
+}
+
+// A name, or the row itself.
+OrderedJson template_json(const std::string& name) {
+  if (name.find(".yaml:") == name.npos && !name.starts_with("{")) return name;
+  try {
+    return OrderedJson::parse(template_text(load_template(name)));
+  } catch (const ConfigError& e) {
+    log::warn(cat("config.json gets the chat template's name alone: ", e.what()));
+    return name;
+  }
 }
 
 }  // namespace
+
+Json read_config_json(const fs::path& path) {
+  const std::string text = read_file(path);
+  try {
+    return parse_json(text, path.string());
+  } catch (const DataError& e) {
+    throw CheckpointError(e.what());
+  }
+}
 
 OrderedJson to_hf_config(const ModelDescription& d, const SpecialIds& ids,
                          const std::string& dtype) {
@@ -92,7 +123,7 @@ OrderedJson to_hf_config(const ModelDescription& d, const SpecialIds& ids,
   own["hr_source"] = d.image.hr_source == HrSource::kNative ? "native" : "upsampled_lr";
   own["image_mean"] = d.image.mean;
   own["image_std"] = d.image.std;
-  own["template"] = d.text.template_name;
+  own["template"] = template_json(d.text.template_name);
   return j;
 }
 
@@ -107,24 +138,29 @@ ModelDescription read_hf_config(const Json& json, const std::string& source) {
   d.model.vision_tower.path = f.get<std::string>("mm_vision_tower");
   d.model.convnext.path = f.get_or<std::string>("mm_vision_tower_aux", "");
   d.model.projector.type = f.get<std::string>("mm_projector_type");
-  d.model.vision_tower.select_layer = f.get<int64_t>("mm_vision_select_layer");
+  f.read("mm_vision_select_layer", d.model.vision_tower, d.model.vision_tower.select_layer);
   const auto feature = f.get_or<std::string>("mm_vision_select_feature", "patch");
   d.model.vision_tower.select_feature =
       feature == "patch" ? SelectFeature::kPatch : SelectFeature::kClsPatch;
   d.image.aspect = f.get_or<std::string>("image_aspect_ratio", "pad") == "pad"
                        ? ImageAspect::kPad
                        : ImageAspect::kSquare;
-  d.image.grid = f.get_or<int64_t>("image_grid", 1);
+  f.read_or("image_grid", d.image, d.image.grid, int64_t{1});
   d.image.global = f.get_or<bool>("image_global", false);
-  d.text.max_length = f.get_or<int64_t>("tokenizer_model_max_length", 2048);
+  f.read_or("tokenizer_model_max_length", d.text, d.text.max_length, int64_t{2048});
   if (f.has("mgm")) {
     read_own_fields(f.sub("mgm"), d);
   } else if (d.model.convnext.path.empty()) {
     d.model.hr_encoder = HrEncoder::kNone;
   } else {
     d.model.hr_encoder = convnext_by_name(d.model.convnext.path, source);
-    d.image.hr_size = f.get<int64_t>("image_size_aux");
+    f.read("image_size_aux", d.image, d.image.hr_size);
   }
+  RunConfig config;
+  config.model = d.model;
+  config.image = d.image;
+  config.text = d.text;
+  check_described(std::move(config), source, {"model.", "image."});
   return d;
 }
 

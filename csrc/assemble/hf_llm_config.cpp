@@ -70,13 +70,16 @@ Activation read_activation(const JsonFields& f, const LlmConfig& llm) {
 
 void read_longrope(const JsonFields& f, const JsonFields& scaling, LlmConfig& llm) {
   RopeScalingConfig& rope = llm.rope_scaling;
-  rope.short_factor = scaling.get<std::vector<double>>("short_factor");
-  rope.long_factor = scaling.get<std::vector<double>>("long_factor");
-  rope.attention_factor = scaling.get_or<double>("attention_factor", 0);
-  rope.original_max_positions = scaling.get_or<int64_t>(
-      "original_max_position_embeddings",
-      f.get_or<int64_t>("original_max_position_embeddings",
-                        llm.arch == LlmArch::kPhi3 ? 4096 : llm.max_positions));
+  scaling.read("short_factor", rope, rope.short_factor);
+  scaling.read("long_factor", rope, rope.long_factor);
+  scaling.read_or("attention_factor", rope, rope.attention_factor, 0.0);
+  const char* kOriginal = "original_max_position_embeddings";
+  const JsonFields& place = scaling.has(kOriginal) ? scaling : f;
+  place.read_or(kOriginal, rope, rope.original_max_positions,
+                llm.arch == LlmArch::kPhi3 ? int64_t{4096} : llm.max_positions);
+  if (rope.original_max_positions == 0) {
+    throw CheckpointError(place.source(), ": field '", kOriginal, "' is 0, but longrope needs it");
+  }
   rope.factor = std::max(1.0, double(llm.max_positions) / double(rope.original_max_positions));
   // Longer sequences take the long factors, also for the keys that are in a cache already.
   llm.max_positions = std::min(llm.max_positions, rope.original_max_positions);
@@ -85,14 +88,14 @@ void read_longrope(const JsonFields& f, const JsonFields& scaling, LlmConfig& ll
 // transformers 4 has rope_theta and rope_scaling, 5 one object rope_parameters.
 void read_rope(const JsonFields& f, LlmConfig& llm) {
   const double theta = llm.arch == LlmArch::kMixtral ? 1e6 : 1e4;
-  llm.rope_theta = f.get_or<double>("rope_theta", theta);
-  llm.rotary_fraction = f.get_or<double>("partial_rotary_factor", 1);
+  f.read_or("rope_theta", llm, llm.rope_theta, theta);
+  f.read_or("partial_rotary_factor", llm, llm.rotary_fraction, 1.0);
   llm.rope_scaling = {};
   const char* key = f.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
   if (f.has(key)) {
     const JsonFields scaling = f.sub(key);
-    llm.rope_theta = scaling.get_or<double>("rope_theta", llm.rope_theta);
-    llm.rotary_fraction = scaling.get_or<double>("partial_rotary_factor", llm.rotary_fraction);
+    scaling.read_or("rope_theta", llm, llm.rope_theta, llm.rope_theta);
+    scaling.read_or("partial_rotary_factor", llm, llm.rotary_fraction, llm.rotary_fraction);
     RopeScalingConfig& rope = llm.rope_scaling;
     auto type =
         scaling.get_or<std::string>("rope_type", scaling.get_or<std::string>("type", "default"));
@@ -100,7 +103,7 @@ void read_rope(const JsonFields& f, LlmConfig& llm) {
     if (llm.arch == LlmArch::kPhi3 && (type == "su" || type == "yarn")) type = "longrope";
     if (type == "linear" || type == "llama3") {
       rope.type = type == "linear" ? RopeType::kLinear : RopeType::kLlama3;
-      rope.factor = scaling.get<double>("factor");
+      scaling.read("factor", rope, rope.factor);
     } else if (type == "longrope") {
       rope.type = RopeType::kLongrope;
       read_longrope(f, scaling, llm);
@@ -109,10 +112,10 @@ void read_rope(const JsonFields& f, LlmConfig& llm) {
                             "' is not supported; known: default, linear, llama3, longrope");
     }
     if (type == "llama3") {
-      rope.low_freq_factor = scaling.get<double>("low_freq_factor");
-      rope.high_freq_factor = scaling.get<double>("high_freq_factor");
-      rope.original_max_positions =
-          scaling.get_or<int64_t>("original_max_position_embeddings", llm.max_positions);
+      scaling.read("low_freq_factor", rope, rope.low_freq_factor);
+      scaling.read("high_freq_factor", rope, rope.high_freq_factor);
+      scaling.read_or("original_max_position_embeddings", rope, rope.original_max_positions,
+                      llm.max_positions);
     }
   }
   if (llm.rotary_fraction != 1 && llm.arch != LlmArch::kPhi3) {
@@ -130,10 +133,7 @@ void read_windows(const JsonFields& f, LlmConfig& llm) {
   llm.layer_types.clear();
   if (!windows) return;
   const bool by_default = llm.arch != LlmArch::kMixtral && llm.arch != LlmArch::kPhi3;
-  llm.sliding_window = f.nullable<int64_t>("sliding_window", by_default ? 4096 : 0, 0);
-  if (llm.sliding_window < 0) {
-    throw CheckpointError(f.source(), ": sliding_window ", llm.sliding_window);
-  }
+  f.read_nullable("sliding_window", llm, llm.sliding_window, int64_t{by_default ? 4096 : 0});
   if (llm.sliding_window == 0) return;
   if ((qwen || llm.arch == LlmArch::kGemma2) && f.has("layer_types")) {
     llm.layer_types = f.get<std::vector<std::string>>("layer_types");
@@ -204,6 +204,17 @@ OrderedJson cap_or_null(double cap) { return cap > 0 ? OrderedJson(cap) : Ordere
 
 }  // namespace
 
+void check_described(RunConfig config, const std::string& source,
+                     const std::vector<std::string>& sections) {
+  for (const ConfigProblem& problem : resolve_and_check(config)) {
+    for (const std::string& section : sections) {
+      if (problem.key.rfind(section, 0) != 0) continue;
+      throw CheckpointError(source, ": describes a model that cannot be run: ", problem.key, ": ",
+                            problem.message);
+    }
+  }
+}
+
 OrderedJson to_llm_config(const LlmConfig& llm, const SpecialIds& ids, const std::string& dtype) {
   const LlmTraits& traits = llm_traits(llm.arch);
   OrderedJson j;
@@ -249,16 +260,16 @@ void read_llm_config(const Json& json, const std::string& source, LlmConfig& llm
   const JsonFields f(json, source);
   llm.arch = read_arch(f);
   const LlmTraits& traits = llm_traits(llm.arch);
-  llm.vocab_size = f.get<int64_t>("vocab_size");
-  llm.hidden_size = f.get<int64_t>("hidden_size");
-  llm.intermediate_size = f.get<int64_t>("intermediate_size");
-  llm.num_layers = f.get<int64_t>("num_hidden_layers");
-  llm.num_heads = f.get<int64_t>("num_attention_heads");
-  llm.num_kv_heads = f.get_or<int64_t>("num_key_value_heads", llm.num_heads);
+  f.read("vocab_size", llm, llm.vocab_size);
+  f.read("hidden_size", llm, llm.hidden_size);
+  f.read("intermediate_size", llm, llm.intermediate_size);
+  f.read("num_hidden_layers", llm, llm.num_layers);
+  f.read("num_attention_heads", llm, llm.num_heads);
+  f.read_or("num_key_value_heads", llm, llm.num_kv_heads, llm.num_heads);
   const int64_t default_width = traits.unit_norm ? 256 : traits.qk_norm ? 128 : 0;
-  llm.head_dim = f.get_or<int64_t>("head_dim", default_width);
-  llm.norm_eps = f.get<double>("rms_norm_eps");
-  llm.max_positions = f.get_or<int64_t>("max_position_embeddings", 2048);
+  f.read_or("head_dim", llm, llm.head_dim, default_width);
+  f.read("rms_norm_eps", llm, llm.norm_eps);
+  f.read_or("max_position_embeddings", llm, llm.max_positions, int64_t{2048});
   llm.tie_embeddings = f.get_or<bool>("tie_word_embeddings", traits.unit_norm);
   llm.activation = read_activation(f, llm);
   read_rope(f, llm);
@@ -268,18 +279,21 @@ void read_llm_config(const Json& json, const std::string& source, LlmConfig& llm
   llm.mlp_bias = f.get_or<bool>("mlp_bias", false);
   llm.query_scalar = llm.attention_softcap = llm.final_softcap = 0;
   if (llm.arch == LlmArch::kGemma2) {
-    llm.query_scalar = f.get_or<double>("query_pre_attn_scalar", 256);
-    llm.attention_softcap = f.nullable<double>("attn_logit_softcapping", 50, 0);
-    llm.final_softcap = f.nullable<double>("final_logit_softcapping", 30, 0);
+    f.read_or("query_pre_attn_scalar", llm, llm.query_scalar, 256.0);
+    f.read_nullable("attn_logit_softcapping", llm, llm.attention_softcap, 50.0);
+    f.read_nullable("final_logit_softcapping", llm, llm.final_softcap, 30.0);
   }
   llm.num_experts = 0;
   llm.router_aux_loss = 0;
   if (traits.experts) {
-    llm.num_experts = f.get_or<int64_t>("num_local_experts", 8);
-    llm.experts_per_token = f.get_or<int64_t>("num_experts_per_tok", 2);
+    f.read_or("num_local_experts", llm, llm.num_experts, int64_t{8});
+    f.read_or("num_experts_per_tok", llm, llm.experts_per_token, int64_t{2});
     if (f.get_or<bool>("output_router_logits", false))
-      llm.router_aux_loss = f.get_or<double>("router_aux_loss_coef", 0.001);
+      f.read_or("router_aux_loss_coef", llm, llm.router_aux_loss, 0.001);
   }
+  RunConfig config;
+  config.model.llm = llm;
+  check_described(std::move(config), source, {"model.llm."});
 }
 
 }  // namespace mgm

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "assemble/convert.h"
+#include "assemble/hf_config.h"
 #include "base/error.h"
 #include "checkpoint/adapter_file.h"
 #include "checkpoint/gguf_source.h"
@@ -138,16 +139,20 @@ void read_gguf(const fs::path& file, const GgufFile& parsed, Inspection& out) {
 // The format that load_model would take for the directory.
 std::string format_name(const Json& config) {
   const auto own = config.find("mgm");
-  const std::string name =
-      own != config.end() && own->is_object() ? text_field(*own, "template") : "";
+  const bool has = own != config.end() && own->is_object();
+  if (has && own->contains("template") && own->at("template").is_object()) {
+    return own->at("template").dump();
+  }
+  const std::string name = has ? text_field(*own, "template") : "";
   return name.empty() ? RunConfig().text.template_name : name;
 }
 
 std::string compare_formats(const ChatTemplate& theirs, const std::string& name,
                             const Tokenizer& tokenizer) {
   using Outcome = TemplateComparison::Outcome;
-  const TemplateComparison first = compare_chat_template(theirs, load_template(name), tokenizer);
-  if (first.outcome == Outcome::kSame) return cat(theirs.source, ": as the format ", name);
+  const ConversationTemplate ours = load_template(name);
+  const TemplateComparison first = compare_chat_template(theirs, ours, tokenizer);
+  if (first.outcome == Outcome::kSame) return cat(theirs.source, ": as the format ", ours.name);
   const bool differs = first.outcome == Outcome::kDiffers;
   std::vector<std::string> same;
   for (const std::string& other : template_names()) {
@@ -155,7 +160,7 @@ std::string compare_formats(const ChatTemplate& theirs, const std::string& name,
     if (result.outcome == Outcome::kSame) same.push_back(other);
   }
   return cat(theirs.source, differs ? ": differs from" : ": not compared with", " the format ",
-             name, " that is taken here: ", first.what,
+             ours.name, " that is taken here: ", first.what,
              "; built-in formats like it: ", same.empty() ? "none" : join(same, ", "));
 }
 
@@ -191,7 +196,11 @@ void read_directory(const fs::path& dir, Json& config, Inspection& out) {
   std::sort(out.tokenizer_files.begin(), out.tokenizer_files.end());
   const fs::path file = dir / "config.json";
   if (!fs::exists(file)) return;
-  config = Json::parse(read_file(file), nullptr, /*allow_exceptions=*/false);
+  try {
+    config = read_config_json(file);
+  } catch (const CheckpointError&) {
+    config = Json();
+  }
   if (config.is_object()) {
     read_config(config, out);
     find_towers(config, dir, out);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "assemble/adapter_dir.h"
+#include "assemble/backbone_files.h"
 #include "assemble/json_fields.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -56,14 +57,20 @@ SourcePtr open_weights(const fs::path& base, const fs::path& dir, const fs::path
   return std::make_shared<OverlaySource>(layers);
 }
 
-// `name` may be a format that only a file of the training run has: whoever converses says so then.
-void warn_of_chat_template(const fs::path& dir, const std::string& name,
-                           const Tokenizer& tokenizer) {
+// What config.json names may be a row of a file that is not here.
+ConversationTemplate own_template(const fs::path& config, const std::string& name) {
   try {
-    const std::string warning = chat_template_warning(dir, load_template(name), tokenizer);
-    if (!warning.empty()) log::warn(warning + "; --template takes another format");
-  } catch (const ConfigError&) {
+    return load_template(name);
+  } catch (const ConfigError& e) {
+    throw CheckpointError(config.string(), ": its chat template '", name, "' cannot be had (",
+                          e.what(), "); --template names another");
   }
+}
+
+void warn_of_chat_template(const fs::path& dir, const ConversationTemplate& conversation,
+                           const Tokenizer& tokenizer) {
+  const std::string warning = chat_template_warning({dir}, conversation, tokenizer);
+  if (!warning.empty()) log::warn(warning + "; --template takes another format");
 }
 
 Json read_config(const fs::path& path) {
@@ -73,9 +80,7 @@ Json read_config(const fs::path& path) {
         path.string(), ": no such file: a model directory has one",
         adapter ? "; this is an adapter: name its model, and it with --adapter" : "");
   }
-  Json json = Json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded()) throw CheckpointError(path.string(), ": is no valid JSON");
-  return json;
+  return read_config_json(path);
 }
 
 std::vector<int32_t> read_stop_ids(const fs::path& dir, const Json& config, int64_t vocabulary) {
@@ -101,20 +106,6 @@ std::vector<int32_t> read_stop_ids(const fs::path& dir, const Json& config, int6
     }
   }
   return out;
-}
-
-// The rules a config has to keep hold for a config.json too.
-void check_description(const ModelDescription& description, const std::string& source) {
-  RunConfig config;
-  config.model = description.model;
-  config.image = description.image;
-  config.text = description.text;
-  for (const ConfigProblem& problem : resolve_and_check(config)) {
-    if (problem.key.rfind("model.", 0) == 0 || problem.key.rfind("image.", 0) == 0) {
-      throw CheckpointError(source, ": describes a model that cannot be run: ", problem.key, ": ",
-                            problem.message);
-    }
-  }
 }
 
 // Where a model's weights are.
@@ -220,9 +211,11 @@ LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
     log::warn(cat(config.string(), " names no chat template; '", description.text.template_name,
                   "' is used, --template takes another"));
   }
+  const ConversationTemplate conversation =
+      options.template_name.empty() ? own_template(config, description.text.template_name)
+                                    : load_template(options.template_name);
   if (options.mining) description.model.mining.kernel = *options.mining;
   description.model.llm.quantize = options.quantize;
-  check_description(description, config.string());
   const auto [base, adapter] = find_places(dir, options);
   if (!adapter.empty()) description.model.adapter = read_adapter_config(adapter);
   loaded.model = std::make_unique<MiniGemini>(description.model, description.image);
@@ -232,7 +225,7 @@ LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
     throw CheckpointError(dir.string(), ": its tokenizer has ", loaded.tokenizer->vocab_size(),
                           " tokens, its embedding ", description.model.llm.vocab_size, " rows");
   }
-  warn_of_chat_template(dir, description.text.template_name, *loaded.tokenizer);
+  warn_of_chat_template(dir, conversation, *loaded.tokenizer);
   loaded.drop_path_seed = options.drop_path_seed;
   loaded.stop_ids = read_stop_ids(dir, json, loaded.tokenizer->vocab_size());
   const SourcePtr source = open_weights(base, dir, adapter, description);
@@ -260,6 +253,7 @@ std::map<std::string, std::string> model_files(const ModelContent& content, at::
     config["optimize_vision_tower_aux"] = content.hr_encoder_trained;
   }
   out["config.json"] = config.dump(2) + "\n";
+  for (auto& [name, text] : backbone_files(content.backbone, ids)) out.try_emplace(name, text);
   return out;
 }
 

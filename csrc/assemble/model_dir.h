@@ -59,11 +59,12 @@ struct ModelContent {
   // Any float dtype and device; asked for once per parameter, shard by shard.
   std::function<at::Tensor(Param&)> value;
   const Tokenizer& tokenizer;
+  fs::path backbone;  // where the language model came from; empty: from nowhere
   // The reference takes a tower from the shards only where config.json says that it was trained.
   bool vision_tower_trained = false, hr_encoder_trained = false;
 };
 
-// config.json and the tokenizer's files: name -> content.
+// config.json, the tokenizer's files and those of backbone_files.h: name -> content.
 std::map<std::string, std::string> model_files(const ModelContent& content, at::ScalarType dtype,
                                                bool llm_only);
 

@@ -5,8 +5,36 @@
 #include "base/error.h"
 
 namespace mgm {
+namespace {
+
+// Values are copied and written by recursion, so that a file of brackets alone would overflow the
+// stack.
+void check_depth(std::string_view text, const std::string& source) {
+  constexpr int kMaxDepth = 512;
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      in_string = c != '"';
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth <= kMaxDepth) continue;
+      throw DataError(source,
+                      ": not valid JSON for this program: lists and objects nest deeper than ",
+                      kMaxDepth, " at byte ", i);
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+}
+
+}  // namespace
 
 Json parse_json(std::string_view text, const std::string& source) {
+  check_depth(text, source);
   try {
     return Json::parse(text.begin(), text.end());
   } catch (const Json::parse_error& e) {

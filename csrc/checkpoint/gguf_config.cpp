@@ -112,9 +112,11 @@ OrderedJson llama3_scaling(const std::vector<float>& stored, double theta, int64
                            const std::string& source) {
   constexpr double kLow = 1, kHigh = 4, kPositions = 8192;
   const double factor = stored.empty() ? 1 : *std::max_element(stored.begin(), stored.end());
+  // Sizes first: a damaged head_dim may be any number.
+  bool same = static_cast<int64_t>(stored.size()) == head_dim / 2;
   const std::vector<float> expected =
-      llama3_factors(theta, head_dim, factor, kLow, kHigh, kPositions);
-  bool same = stored.size() == expected.size();
+      same ? llama3_factors(theta, head_dim, factor, kLow, kHigh, kPositions)
+           : std::vector<float>();
   for (size_t i = 0; same && i < stored.size(); ++i) {
     same = std::abs(stored[i] - expected[i]) <= 1e-4f * expected[i];
   }

@@ -184,6 +184,12 @@ SourcePtr open_torch_file(const fs::path& file) {
 SourcePtr open_tensor_file(const fs::path& file) {
   const auto mapped = map_file(file);
   const std::string_view bytes = bytes_of(*mapped);
+  if (bytes.starts_with("version https://git-lfs")) {
+    throw CheckpointError(
+        file.string(),
+        ": is a git-lfs pointer, not the weights: `git lfs pull` in its folder, or "
+        "a download of the file itself, brings them");
+  }
   if (is_gguf(bytes)) return open_gguf(file);
   // "PK\3\4", or the first bytes of a legacy torch file, which the torch reader explains.
   const bool torch = bytes.substr(0, 2) == "PK" || bytes.substr(0, 1) == "\x80";

@@ -107,7 +107,7 @@ void take_line(Chat& chat, const std::string& line) {
   } else if (line.rfind(kImage, 0) == 0) {
     chat.add_picture(std::string(trim(line.substr(kImage.size()))));
   } else {
-    chat.ask(line);
+    chat.ask(clean_text(line, "standard input"));
   }
 }
 
@@ -209,7 +209,8 @@ void answer_file(const ChatArgs& args) {
   if (!args.stats.empty()) write_file_atomic(args.stats, stats_json(stats).dump(2) + "\n");
 }
 
-void run(const ChatArgs& args) {
+void run(ChatArgs args) {
+  if (args.prompt) args.prompt = clean_text(*args.prompt, "--prompt");
   const SamplingConfig& s = args.sampling;
   check_sampling(s);
   if (s.temperature == 0 && (s.top_k != 0 || s.top_p != 1)) {

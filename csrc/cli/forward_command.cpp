@@ -53,9 +53,12 @@ at::Tensor int64_row(const std::vector<int64_t>& values) {
   return at::tensor(values, at::kLong).unsqueeze(0);
 }
 
-void forward(const ForwardArgs& args) {
+void forward(ForwardArgs args) {
+  args.prompt = clean_text(args.prompt, "--prompt");
+  args.answer = clean_text(args.answer, "--answer");
   ModelLoadOptions options = load_options(args.model);
-  if (options.template_name == "none") options.template_name = "";
+  // Some template has to be there; this one is compared with nothing.
+  if (options.template_name == "none") options.template_name = "plain";
   options.mining = args.mining == "reference" ? MiningKernel::kReference : MiningKernel::kAbsorbed;
   const LoadedModel loaded = load_model(args.model.dir, options);
   const MiniGemini& model = *loaded.model;

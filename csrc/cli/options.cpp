@@ -1,5 +1,8 @@
 #include "cli/options.h"
 
+#include "base/log.h"
+#include "base/strings.h"
+#include "text/utf8.h"
 #include "train/device.h"
 
 namespace mgm::cli {
@@ -29,6 +32,16 @@ void add_drop_path_option(CLI::App& command, ModelArgs& args) {
   command.add_option("--drop-path", args.drop_path_seed,
                      "Only to compare with the published code, which leaves the ConvNeXt's drop "
                      "path on when it answers: a seed that draws the blocks to leave out");
+}
+
+std::string clean_text(const std::string& text, const std::string& what) {
+  int64_t replaced = 0;
+  std::string out = valid_utf8(text, &replaced);
+  if (replaced > 0) {
+    log::warn(cat(what, ": invalid UTF-8: ", replaced, replaced == 1 ? " part" : " parts",
+                  " became U+FFFD"));
+  }
+  return out;
 }
 
 ModelLoadOptions load_options(const ModelArgs& args) {

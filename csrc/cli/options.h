@@ -25,6 +25,10 @@ void add_model_options(CLI::App& command, ModelArgs& args);
 // --drop-path, for commands that compare with the reference.
 void add_drop_path_option(CLI::App& command, ModelArgs& args);
 
+// `text` with U+FFFD for what is no UTF-8, of which a warning gives the number; `what` names the
+// text.
+std::string clean_text(const std::string& text, const std::string& what);
+
 // auto: the GPU where there is one; fp32 on the CPU, bf16 on the GPU.
 ModelLoadOptions load_options(const ModelArgs& args);
 

@@ -31,7 +31,7 @@ ImageSetup read_setup(const std::string& path) {
   ImageSetup setup;
   if (fs::is_directory(path)) {
     const fs::path file = fs::path(path) / "config.json";
-    const Json json = Json::parse(read_file(file), nullptr, /*allow_exceptions=*/false);
+    const Json json = read_config_json(file);
     const ModelDescription description = read_hf_config(json, file.string());
     model = description.model;
     setup.image = description.image;

@@ -1,6 +1,7 @@
 #include "config/read_visitor.h"
 
 #include "base/strings.h"
+#include "config/field_range.h"
 #include "config/scalar.h"
 #include "config/suggest.h"
 
@@ -8,13 +9,6 @@ namespace mgm {
 namespace {
 
 using Kind = ConfigNode::Kind;
-
-std::string range_text(const Range& range) {
-  if (range.min && range.max) {
-    return cat("between ", number_text(*range.min), " and ", number_text(*range.max));
-  }
-  return range.min ? "at least " + number_text(*range.min) : "at most " + number_text(*range.max);
-}
 
 }  // namespace
 
@@ -106,9 +100,9 @@ void ReadVisitor::read(const ConfigNode& node, const std::string&, std::string& 
 
 bool ReadVisitor::in_range(const ConfigNode& node, const std::string& key, double number,
                            const Range& range) {
-  const bool low = range.min && number < *range.min, high = range.max && number > *range.max;
-  if (low || high) issue(node, key, cat("must be ", range_text(range), ", got ", node.scalar));
-  return !low && !high;
+  const bool ok = mgm::in_range(number, range);
+  if (!ok) issue(node, key, cat("must be ", range_text(range), ", got ", node.scalar));
+  return ok;
 }
 
 template <class T>

@@ -47,6 +47,7 @@ constexpr double kMaxSize = 1 << 20;    // widths, counts per layer, batch sizes
 constexpr double kMaxPixels = 1 << 16;  // side of an image
 constexpr double kMaxTokens = 1 << 24;  // of one sequence
 constexpr double kMaxLayers = 4096;
+constexpr double kMaxExperts = 1024;  // of a block; each has weights of its own to be named
 constexpr double kMaxVocab = 1 << 30;
 constexpr double kMaxEpochs = 1e6;
 constexpr double kMaxCount = 1e12;  // samples, steps
@@ -110,8 +111,9 @@ void LlmConfig::describe(FieldVisitor& v) {
           between(0, 1e6));
   v.field("final_softcap", final_softcap, "c tanh(logits / c) of the head; 0: none",
           between(0, 1e6));
-  v.field("num_experts", num_experts, "experts per MoE block; 0: dense", between(0, kMaxSize));
-  v.field("experts_per_token", experts_per_token, "experts a token visits", between(1, kMaxSize));
+  v.field("num_experts", num_experts, "experts per MoE block; 0: dense", between(0, kMaxExperts));
+  v.field("experts_per_token", experts_per_token, "experts a token visits",
+          between(1, kMaxExperts));
   v.field("router_aux_loss", router_aux_loss,
           "weight of the load-balancing loss in training; 0: none", between(0, 1e3));
   v.field("init_std", init_std,
@@ -214,8 +216,9 @@ void ImageConfig::describe(FieldVisitor& v) {
            "pad: paste on a square of the mean colour; square: centre crop of the short side");
   v.choice("hr_source", hr_source,
            "native: the HR canvas; upsampled_lr: the LR view enlarged again (ablation: no detail)");
-  v.field("mean", mean, "channel means of the normalisation, RGB");
-  v.field("std", std, "channel standard deviations of the normalisation, RGB");
+  v.field("mean", mean, "channel means of the normalisation, RGB", between(0, 1));
+  v.field("std", std, "channel standard deviations of the normalisation, RGB; above 0",
+          between(0, 1e3));
 }
 
 void TextConfig::describe(FieldVisitor& v) {

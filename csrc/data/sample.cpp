@@ -71,9 +71,13 @@ FoundImage find_image(const DataSource& source, const std::string& name) {
 
 }  // namespace
 
+std::string llm_path(const ModelConfig& model) {
+  return model.path.empty() ? model.llm.path : model.path;
+}
+
 std::string tokenizer_path(const RunConfig& config) {
   if (!config.text.tokenizer.empty()) return config.text.tokenizer;
-  const std::string& model = config.model.path.empty() ? config.model.llm.path : config.model.path;
+  const std::string model = llm_path(config.model);
   if (model.empty()) {
     throw ConfigError(
         "text.tokenizer: is not set, and neither model.path nor model.llm.path names a ",

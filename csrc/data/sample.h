@@ -41,6 +41,9 @@ Sample widen_markers(const Encoded& encoded, int64_t tokens_per_image);
 
 using SampleResult = std::variant<Sample, Problem>;
 
+// Where the language model comes from: model.path, else model.llm.path; may be empty.
+std::string llm_path(const ModelConfig& model);
+
 // Where the tokenizer of a run is: text.tokenizer, or the directory of the model. Throws
 // ConfigError.
 std::string tokenizer_path(const RunConfig& config);

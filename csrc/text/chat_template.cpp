@@ -1,6 +1,7 @@
 #include "text/chat_template.h"
 
 #include <algorithm>
+#include <cctype>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -140,9 +141,27 @@ TemplateComparison compare_chat_template(const ChatTemplate& theirs,
   return {};
 }
 
-std::string chat_template_warning(const fs::path& model, const ConversationTemplate& ours,
-                                  const Tokenizer& tokenizer) {
-  if (ours.captions) return "";
+namespace {
+
+// Tokens that a format ends answers with.
+std::vector<std::string> end_tokens(const ConversationTemplate& conversation) {
+  std::vector<std::string> out = conversation.stop;
+  const std::string& end = conversation.assistant_end;
+  size_t open = std::string::npos;  // of a token "<...>", which holds no white space
+  for (size_t i = 0; i < end.size(); ++i) {
+    if (end[i] == '<') open = i;
+    if (std::isspace(static_cast<unsigned char>(end[i]))) open = std::string::npos;
+    if (end[i] != '>' || open == std::string::npos) continue;
+    const std::string token = end.substr(open, i + 1 - open);
+    if (token.size() > 2 && std::find(out.begin(), out.end(), token) == out.end())
+      out.push_back(token);
+    open = std::string::npos;
+  }
+  return out;
+}
+
+std::string warning_of(const fs::path& model, const ConversationTemplate& ours,
+                       const Tokenizer& tokenizer) {
   std::optional<ChatTemplate> theirs;
   try {
     theirs = find_chat_template(model);
@@ -156,6 +175,27 @@ std::string chat_template_warning(const fs::path& model, const ConversationTempl
   return cat(model.string(), ": its chat template (", theirs->source, ") ",
              differs ? "differs from" : "was not compared with", " the format '", ours.name,
              "': ", result.what);
+}
+
+}  // namespace
+
+std::string chat_template_warning(const std::vector<fs::path>& places,
+                                  const ConversationTemplate& ours, const Tokenizer& tokenizer) {
+  if (ours.captions) return "";
+  for (const fs::path& place : places) {
+    const std::string warning = place.empty() ? "" : warning_of(place, ours, tokenizer);
+    if (!warning.empty()) return warning;
+  }
+  return "";
+}
+
+std::vector<std::string> missing_end_tokens(const ConversationTemplate& ours,
+                                            const Tokenizer& tokenizer) {
+  std::vector<std::string> out;
+  for (const std::string& token : end_tokens(ours)) {
+    if (tokenizer.token_id(token) < 0) out.push_back(token);
+  }
+  return out;
 }
 
 }  // namespace mgm

@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/fs.h"
 #include "text/conversation.h"
@@ -36,9 +37,14 @@ TemplateComparison compare_chat_template(const ChatTemplate& theirs,
                                          const ConversationTemplate& ours,
                                          const Tokenizer& tokenizer);
 
-// One sentence for a log or a report; empty where there is no template, or it says the same. Throws
-// nothing.
-std::string chat_template_warning(const fs::path& model, const ConversationTemplate& ours,
-                                  const Tokenizer& tokenizer);
+// One sentence for a log or a report, on the first of the places (as find_chat_template takes them;
+// empty: none) whose template differs or cannot be compared; empty where none does. Throws nothing.
+std::string chat_template_warning(const std::vector<fs::path>& places,
+                                  const ConversationTemplate& ours, const Tokenizer& tokenizer);
+
+// Tokens that the format ends answers with and the tokenizer lacks: it would teach the end of an
+// answer as ordinary text.
+std::vector<std::string> missing_end_tokens(const ConversationTemplate& ours,
+                                            const Tokenizer& tokenizer);
 
 }  // namespace mgm

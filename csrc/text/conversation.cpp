@@ -6,6 +6,7 @@
 #include "base/embedded.h"
 #include "base/error.h"
 #include "base/fs.h"
+#include "base/json.h"
 #include "config/yaml_load.h"
 #include "text/utf8.h"
 
@@ -131,7 +132,28 @@ void check_turns(const std::vector<Turn>& turns, const std::string& where) {
 
 std::vector<std::string> template_names() { return names_of(builtin_table()); }
 
+std::string template_text(const ConversationTemplate& t) {
+  const OrderedJson row = {{"begin", t.begin},
+                           {"first_user_begin", t.first_user_begin},
+                           {"user_begin", t.user_begin},
+                           {"user_end", t.user_end},
+                           {"assistant_begin", t.assistant_begin},
+                           {"assistant_prompt", t.assistant_prompt},
+                           {"assistant_end", t.assistant_end},
+                           {"captions", t.captions},
+                           {"stop", t.stop}};
+  return OrderedJson{{t.name, row}}.dump(-1, ' ', /*ensure_ascii=*/false,
+                                         OrderedJson::error_handler_t::replace);
+}
+
 ConversationTemplate load_template(const std::string& name) {
+  if (name.starts_with("{")) {  // template_text
+    const ConfigNode table = parse_table(name, "template");
+    if (table.kind != ConfigNode::Kind::kMap || table.map.size() != 1) {
+      throw ConfigError("template: expected one row {NAME: {...}}, got ", shown(name));
+    }
+    return read_row(table.map[0].key, table.map[0].value);
+  }
   const size_t colon = name.rfind(".yaml:");
   ConfigNode table;
   std::string row_name = name;
@@ -150,7 +172,8 @@ ConversationTemplate load_template(const std::string& name) {
     return read_row(row->key, row->value);
   const std::vector<std::string> names = names_of(table);
   const std::string near = closest(row_name, names);
-  throw ConfigError("no template '", row_name, "'",
+  const std::string file = colon == name.npos ? "" : " in " + name.substr(0, colon + 5);
+  throw ConfigError("no template '", row_name, "'", file,
                     near.empty() ? "" : cat("; did you mean '", near, "'?"),
                     " Known: ", join(names, ", "), "; or FILE.yaml:NAME");
 }

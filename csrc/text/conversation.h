@@ -25,9 +25,11 @@ struct ConversationTemplate {
   std::vector<std::string> stop;  // tokens that end an answer, besides the tokenizer's EOS
 };
 
-// By name or alias from the built-in table, or NAME from a file given as "path.yaml:NAME". Throws
-// ConfigError listing the known names.
+// By name or alias from the built-in table, NAME from a file given as "path.yaml:NAME", or what
+// template_text wrote. Throws ConfigError listing the known names.
 ConversationTemplate load_template(const std::string& name);
+// The row itself, {NAME: {...}} in JSON, for where its file will not be.
+std::string template_text(const ConversationTemplate& conversation);
 std::vector<std::string> template_names();
 
 struct Turn {

@@ -97,6 +97,12 @@ void check_inputs_exist(const ResolvedConfig& resolved) {
     problems.push_back(
         {key, cat(path, ": no such file or folder, seen from ", fs::current_path().string())});
   }
+  const std::string& projector = model.projector.path;
+  if (fs::is_directory(projector)) {
+    problems.push_back(
+        {"model.projector.path", cat(projector, ": is a folder; name the file in it, as ",
+                                     (fs::path(projector) / "mm_projector.bin").string())});
+  }
   if (!problems.empty()) throw_problems(resolved, problems);
 }
 
@@ -115,8 +121,16 @@ DataParts open_data(const ResolvedConfig& resolved) {
   }
   DataParts parts;
   parts.tokenizer = load_tokenizer(tokenizer_path(config));
+  const ConversationTemplate conversation = conversation_template(resolved);
+  for (const std::string& token : missing_end_tokens(conversation, *parts.tokenizer)) {
+    throw_problems(resolved, {{"text.template",
+                               cat(conversation.name, " ends answers with '", token,
+                                   "', which is no token of ", tokenizer_path(config),
+                                   ": the end of an answer would be taught as ",
+                                   "ordinary text; take the template of this language model")}});
+  }
   const std::string warning = chat_template_warning(
-      tokenizer_path(config), conversation_template(resolved), *parts.tokenizer);
+      {tokenizer_path(config), llm_path(config.model)}, conversation, *parts.tokenizer);
   if (!warning.empty()) log::warn(warning + "; text.template takes another format");
   parts.index = std::make_unique<AnnotationIndex>(config.data.sources);
   parts.builder = std::make_unique<SampleBuilder>(config, *parts.index, *parts.tokenizer);

@@ -183,12 +183,12 @@ std::optional<ExportCheck> export_run(const ExportRequest& request) {
   };
   const auto tokenizer = load_tokenizer(tokenizer_path(config));
   const ModelDescription description{config.model, config.image, config.text};
-  const ModelContent content{description, parts.params,         value,
-                             *tokenizer,  trained.vision_tower, trained.hr_encoder};
+  const ModelContent content{description,       parts.params,           value,
+                             *tokenizer,        llm_path(config.model), trained.vision_tower,
+                             trained.hr_encoder};
   if (request.part == ExportPart::kAdapter) {
     write_adapter(request.out, content, parts.model->decoder().linears(), trained.names,
-                  config.model.path.empty() ? config.model.llm.path : config.model.path, out_type,
-                  request.directory);
+                  llm_path(config.model), out_type, request.directory);
   } else {
     write_model(request.out, content, out_type, request.part == ExportPart::kLlm,
                 request.directory);

@@ -1,7 +1,6 @@
 #include "train/doctor/input_checks.h"
 
 #include <algorithm>
-#include <cctype>
 
 #include "assemble/initial_weights.h"
 #include "checkpoint/mm_projector_file.h"
@@ -49,23 +48,6 @@ void check_paths(const ModelConfig& model, Findings& out) {
                                    : "correct the path, or copy the weights to this host; relative "
                                      "paths start at the current folder"));
   }
-}
-
-// Tokens that a template ends answers with.
-std::vector<std::string> end_tokens(const ConversationTemplate& conversation) {
-  std::vector<std::string> out = conversation.stop;
-  const std::string& end = conversation.assistant_end;
-  size_t open = std::string::npos;  // of a token "<...>", which holds no white space
-  for (size_t i = 0; i < end.size(); ++i) {
-    if (end[i] == '<') open = i;
-    if (std::isspace(static_cast<unsigned char>(end[i]))) open = std::string::npos;
-    if (end[i] != '>' || open == std::string::npos) continue;
-    const std::string token = end.substr(open, i + 1 - open);
-    if (token.size() > 2 && std::find(out.begin(), out.end(), token) == out.end())
-      out.push_back(token);
-    open = std::string::npos;
-  }
-  return out;
 }
 
 void report_problems(const CheckReport& report, bool skip, const std::string& of, Findings& out) {
@@ -145,16 +127,16 @@ Findings check_tokenizer(const RunConfig& config, std::unique_ptr<Tokenizer>* to
                            "model.llm.vocab_size"));
     }
     const ConversationTemplate conversation = load_template(config.text.template_name);
-    for (const std::string& token : end_tokens(conversation)) {
-      if (loaded->token_id(token) >= 0) continue;
+    for (const std::string& token : missing_end_tokens(conversation, *loaded)) {
       out.push_back(failed("tokenizer", ExitCode::kConfig,
-                           cat("text.template ", config.text.template_name, " ends answers with '",
-                               token, "', which is no token of ", path),
+                           cat("text.template ", conversation.name, " ends answers with '", token,
+                               "', which is no token of ", path),
                            "take the template of this language model: the end of an answer would "
                            "be taught as ordinary text"));
     }
     if (out.empty()) {
-      const std::string warning = chat_template_warning(path, conversation, *loaded);
+      const std::string warning =
+          chat_template_warning({path, llm_path(config.model)}, conversation, *loaded);
       if (!warning.empty()) {
         out.push_back(warned("tokenizer", warning,
                              "right if the model is to learn this format; else take another "

@@ -196,7 +196,54 @@ TEST(LlmConfigJson, RefusesWhatItCannotDo) {
   expect_refused(minimal("llama"), "hidden_act", "relu2", {"hidden_act 'relu2'"});
   expect_refused(minimal("phi3"), "resid_pdrop", 0.1, {"resid_pdrop 0.1"});
   expect_refused(minimal("mixtral"), "router_jitter_noise", 0.1, {"router_jitter_noise"});
-  expect_refused(minimal("mistral"), "sliding_window", -1, {"sliding_window -1"});
+  expect_refused(minimal("mistral"), "sliding_window", -1,
+                 {"'sliding_window'", "between 0 and", "got -1"});
+}
+
+TEST(LlmConfigJson, WholeNumbersMayHaveAPointButNoFraction) {
+  Json json = minimal("llama");
+  json["hidden_size"] = 64.0;
+  json["vocab_size"] = uint64_t{100};
+  EXPECT_EQ(read(json).hidden_size, 64);
+  EXPECT_EQ(read(json).vocab_size, 100);
+  for (const Json& bad : {Json(40.7), Json(1e30), Json(-1e30), Json(uint64_t{1} << 63), Json("64"),
+                          Json(true), Json::array({64}), Json::object()}) {
+    expect_refused(minimal("llama"), "hidden_size", bad,
+                   {"config.json", "'hidden_size'", bad.dump()});
+  }
+}
+
+TEST(LlmConfigJson, NumbersObeyTheSchemaOfYaml) {
+  for (const char* key :
+       {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+        "num_attention_heads", "num_key_value_heads", "max_position_embeddings"}) {
+    for (const Json& bad : {Json(0), Json(-5), Json(int64_t{1} << 62), Json(1e12)}) {
+      expect_refused(minimal("llama"), key, bad,
+                     {"config.json", cat("'", key, "'"), "between 1 and"});
+    }
+  }
+  expect_refused(minimal("llama"), "head_dim", -16, {"'head_dim'", "between 0 and", "got -16"});
+  expect_refused(minimal("llama"), "rms_norm_eps", -1.0, {"'rms_norm_eps'", "between 0 and 1"});
+  expect_refused(minimal("llama"), "rope_theta", 0, {"'rope_theta'", "between 1 and"});
+  expect_refused(minimal("mixtral"), "num_local_experts", 1000000, {"'num_local_experts'"});
+  expect_refused(minimal("llama"), "rope_scaling", {{"rope_type", "linear"}, {"factor", 0.0}},
+                 {"config.json rope_scaling", "'factor'", "between 1 and"});
+  Json phi = minimal("phi3");
+  phi["original_max_position_embeddings"] = 0;
+  expect_refused(phi, "rope_scaling",
+                 {{"type", "longrope"},
+                  {"short_factor", std::vector<double>(8, 1.0)},
+                  {"long_factor", std::vector<double>(8, 1.0)}},
+                 {"'original_max_position_embeddings'"});
+  expect_refused(phi, "rope_scaling",
+                 {{"type", "longrope"}, {"short_factor", {1.0, -3.0}}, {"long_factor", {1.0}}},
+                 {"'short_factor[1]'", "got -3"});
+}
+
+TEST(LlmConfigJson, SizesObeyTheRulesOfYaml) {
+  expect_refused(minimal("llama"), "num_key_value_heads", 3, {"config.json", "num_kv_heads"});
+  expect_refused(minimal("llama"), "num_attention_heads", 6, {"config.json", "num_heads"});
+  expect_refused(minimal("llama"), "head_dim", 7, {"config.json", "even head width, got 7"});
 }
 
 TEST(LlmConfig, ContradictionsAreFound) {
