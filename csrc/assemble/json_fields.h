@@ -43,6 +43,7 @@ class JsonFields {
 
   JsonFields sub(const char* key) const { return {get<Json>(key), source_ + " " + key}; }
   const std::string& source() const { return source_; }
+  const Json& json() const { return json_; }
 
  private:
   Json json_;

@@ -236,3 +236,106 @@ def test_towers_that_are_nowhere(parts, tmp_path):
     shutil.rmtree(alone / "towers/aux")
     Run(tmp_path, {"model.path": alone}).refused(4, alone, "its shards hold no HR vision tower", "'towers/aux'")
     Run(tmp_path, {"model.path": alone, "model.convnext.path": "not/here"}).refused(4, "'not/here'", "model.convnext.path")
+
+
+# ---- what the files beside the weights say ----------------------------------------------------------------
+@pytest.fixture
+def clip(apart, parts, tmp_path):
+    """Writes the files of the towers' directories, of which every run has its own copy."""
+    shutil.copytree(parts / "towers", tmp_path / "towers")
+    apart.weights |= {"model.vision_tower.path": tmp_path / "towers/clip", "model.convnext.path": tmp_path / "towers/aux"}
+
+    def write(file, content):
+        (tmp_path / "towers" / file).write_text(json.dumps(content))
+        return tmp_path / "towers" / file
+    return write
+
+
+def config_of(kind, **changes):
+    """config.json as transformers writes it for the tower alone, or for both halves of a CLIP."""
+    vision = transformers.CLIPVisionConfig(**{**CLIP, **changes})
+    return json.loads((vision if kind == "vision" else transformers.CLIPConfig(vision_config=vision.to_dict())).to_json_string())
+
+
+@pytest.mark.parametrize("kind", ["vision", "both halves"])
+def test_a_clips_own_config(kind, apart, clip):
+    file = clip("clip/config.json", config_of(kind))
+    assert not re.search("^FAIL", apart("doctor").stdout, re.M)
+    for key, value, theirs in (("num_heads", 4, "2"), ("norm_eps", 0.1, r"1.0e-05"), ("image_size", 56, "42"), ("num_layers", 4, "3")):
+        apart.refused(2, f"model.vision_tower.{key}: is {value}, but {file} has {theirs}; write that",
+                      **{f"model__vision_tower__{key}": value})
+    apart.refused(2, "model.vision_tower.num_heads: is 4", "model.vision_tower.norm_eps: is 0.1", model__vision_tower__num_heads=4,
+                  model__vision_tower__norm_eps=0.1)
+    file = clip("clip/config.json", config_of(kind, hidden_act="gelu"))
+    apart.refused(2, f"model.vision_tower.path: {file} has hidden_act gelu, but the tower is computed with quick_gelu")
+    clip("clip/config.json", config_of(kind))
+    apart()
+
+
+def test_fields_a_clips_config_leaves_out_have_the_defaults_of_transformers(apart, clip):
+    defaults = transformers.CLIPVisionConfig()
+    file = clip("clip/config.json", {"model_type": "clip_vision_model"})
+    apart.refused(2, *(f"model.vision_tower.{ours}: is {CLIP[theirs]}, but {file} has {getattr(defaults, theirs)}" for ours, theirs in
+                       {"hidden_size": "hidden_size", "intermediate_size": "intermediate_size", "num_layers": "num_hidden_layers",
+                        "num_heads": "num_attention_heads", "image_size": "image_size", "patch_size": "patch_size"}.items()))
+    del (content := config_of("vision"))["layer_norm_eps"]
+    del content["hidden_act"]
+    clip("clip/config.json", content)
+    apart("doctor")
+
+
+def test_another_kind_of_tower(apart, clip):
+    clip("clip/config.json", json.loads(transformers.SiglipVisionConfig(**CLIP).to_json_string()))
+    apart.refused(2, "model_type siglip_vision_model", "is no CLIP")
+
+
+def test_a_preprocessor(apart, clip):
+    processor = transformers.CLIPImageProcessor(size={"shortest_edge": 42}, crop_size={"height": 42, "width": 42})
+    content = json.loads(processor.to_json_string())
+    clip("clip/preprocessor_config.json", content)
+    apart("doctor")
+    clip("clip/preprocessor_config.json", {**content, "crop_size": 42, "image_mean": [float(torch.tensor(v)) for v in content["image_mean"]]})
+    apart("doctor")
+    file = clip("clip/preprocessor_config.json", {**content, "image_mean": [0.5, 0.5, 0.5], "crop_size": 56})
+    apart.refused(2, "image.mean: is [0.48145466, 0.4578275, 0.40821073], but ", f"{file} has [0.5, 0.5, 0.5]",
+                  f"model.vision_tower.image_size: is 42, but {file} has 56")
+    apart.refused(2, "image.std: is [1, 1, 1], but ", image__std="[1,1,1]")
+
+
+def test_an_openclip_config(apart, clip):
+    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+    content = {"model_cfg": {"embed_dim": 768, "vision_cfg": {"timm_model_name": "convnext_tiny", "image_size": 320}, "text_cfg": {}},
+               "preprocess_cfg": {"mean": mean, "std": std}}
+    clip("aux/open_clip_config.json", content)
+    apart("doctor")
+    file = clip("aux/open_clip_config.json", {**content, "preprocess_cfg": {"mean": mean, "std": [0.5, 0.5, 0.5]}})
+    apart.refused(2, f"{file} has [0.5, 0.5, 0.5]", "image.std: is ")
+    content["model_cfg"]["vision_cfg"]["timm_model_name"] = "convnext_xxlarge"
+    clip("aux/open_clip_config.json", content)
+    apart.refused(2, "model.convnext.norm_eps: is 1.0e-06", "has 1.0e-05", "model.convnext.dims: is [6, 10, 12, 14]")
+
+
+@pytest.mark.parametrize("key,value,theirs", [("vision_tower__select_layer", -1, "-2"), ("vision_tower__num_heads", 4, "2"),
+                                              ("vision_tower__norm_eps", 0.1, "1.0e-05"), ("convnext__norm_eps", 0.1, "1.0e-06")])
+def test_a_complete_models_config(key, value, theirs, model, tmp_path):
+    run = Run(tmp_path, {"model.path": model})
+    run.refused(2, f"model.{key.replace('__', '.')}: is {value}, but {model}/config.json has {theirs}", **{f"model__{key}": value})
+
+
+def test_a_complete_models_normalisation(model, parts, tmp_path):
+    run = Run(tmp_path, {"model.path": model})
+    run.refused(2, "image.mean: is [0.5, 0.5, 0.5], but ", f"{model}/config.json has [0.48145466", image__mean="[0.5,0.5,0.5]")
+    published = json.loads((model / "config.json").read_text())
+    del published["mgm"]  # as published: of select_layer it speaks all the same
+    shutil.copytree(model, tmp_path / "published")
+    (tmp_path / "published/config.json").write_text(json.dumps(published))
+    run.weights = {"model.path": tmp_path / "published"}
+    run.refused(2, "model.vision_tower.select_layer: is -1, but ", model__vision_tower__select_layer=-1)
+    run()
+
+
+def test_towers_beside_a_model_are_held_against_their_own_config(parts, tmp_path):
+    folder = tmp_path / "beside"
+    shutil.copytree(parts, folder)
+    (folder / "towers/clip/config.json").write_text(json.dumps(config_of("vision", hidden_act="gelu")))
+    Run(tmp_path, {"model.path": folder}).refused(2, folder / "towers/clip/config.json", "hidden_act gelu")
