@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "assemble/hf_config.h"
+#include "assemble/tower_config.h"
 #include "base/error.h"
 #include "base/fs.h"
 #include "checkpoint/gguf_source.h"
@@ -26,11 +27,11 @@ fs::path backbone_path(const ModelConfig& model) {
 // What shapes do not tell (the base of the rotation, an epsilon, a window) would train as a model
 // that nobody published. What is the trainer's to choose is left out, and what both say in other
 // words. Directories that are not there are named when they are opened.
-void check_same_backbone(const ResolvedConfig& stage) {
-  const ModelConfig& model = stage.config.model;
+std::vector<ConfigProblem> backbone_problems(const RunConfig& config) {
+  const ModelConfig& model = config.model;
   const fs::path file = backbone_path(model) / "config.json";
-  if (model.init != ModelInit::kPretrained || !fs::exists(file)) return;
-  RunConfig published = stage.config;
+  if (model.init != ModelInit::kPretrained || !fs::exists(file)) return {};
+  RunConfig published = config;
   const LlmConfig& ours = model.llm;
   LlmConfig& theirs = published.model.llm;
   read_llm_config(read_json(file), file.string(), theirs);
@@ -42,12 +43,12 @@ void check_same_backbone(const ResolvedConfig& stage) {
   if (ours.head_dim == 0 && theirs.head_dim == head_dim) theirs.head_dim = 0;
   if (ours.query_scalar == 0 && theirs.query_scalar == double(head_dim)) theirs.query_scalar = 0;
   std::vector<ConfigProblem> problems;
-  for (const ConfigDifference& d : diff(stage.config, published)) {
+  for (const ConfigDifference& d : diff(config, published)) {
     problems.push_back(
         {d.key, cat("is ", d.a.value_or("not there"), ", but ", file.string(), " has ",
                     d.b.value_or("none"), "; write that, or take model.llm.arch: auto")});
   }
-  if (!problems.empty()) throw_problems(stage, problems);
+  return problems;
 }
 
 }  // namespace
@@ -67,7 +68,13 @@ void read_backbone(ModelConfig& model) {
 std::vector<ResolvedConfig> read_training_configs(const std::string& path,
                                                   const std::vector<std::string>& sets) {
   std::vector<ResolvedConfig> stages = read_run_configs(path, sets, read_backbone);
-  for (const ResolvedConfig& stage : stages) check_same_backbone(stage);
+  for (const ResolvedConfig& stage : stages) {
+    std::vector<ConfigProblem> problems = backbone_problems(stage.config);
+    for (ConfigProblem& problem : tower_problems(stage.config)) {
+      problems.push_back(std::move(problem));
+    }
+    if (!problems.empty()) throw_problems(stage, problems);
+  }
   return stages;
 }
 

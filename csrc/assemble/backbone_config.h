@@ -11,8 +11,8 @@ namespace mgm {
 void read_backbone(ModelConfig& model);
 
 // read_run_configs (config/reader.h) with read_backbone. Throws ConfigError with every place where
-// a stage that starts from published weights says something else of the language model than the
-// config.json beside them.
+// a stage that starts from published weights says something else of the language model or of a
+// vision tower (tower_config.h) than the files beside them.
 std::vector<ResolvedConfig> read_training_configs(const std::string& path,
                                                   const std::vector<std::string>& sets);
 

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "assemble/adapter_dir.h"
+#include "assemble/published_weights.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "checkpoint/adapter_file.h"
@@ -18,9 +19,45 @@ namespace {
 
 constexpr int64_t kPiece = 1 << 20;  // elements
 
-// What a published language model and its towers lack.
-bool may_start_random(const std::string& name) {
-  return is_projector_or_mining(name) || is_adapter_weight(name);
+// The part of the model that `name` is of, as a prefix of names; "" for the language model's own.
+std::string part_of(const std::string& name) {
+  for (const char* part : {"model.mm_projector.", "model.vlm_uni_", "model.vision_tower.",
+                           "model.vision_tower_aux."}) {
+    if (name.starts_with(part)) return part;
+  }
+  return "";
+}
+
+// Whether train.seed may stand in for a weight that no file has. A file that was named for it has
+// to have it, and of a part that some file has it has to have all: what is left out of it has been
+// renamed or lost.
+bool may_draw(const RunConfig& config, const std::set<std::string>& parts,
+              const std::string& name) {
+  const ModelConfig& m = config.model;
+  const bool random = m.init == ModelInit::kRandom;
+  if (is_adapter_weight(name)) return m.adapter.path.empty();
+  if (is_projector_or_mining(name)) {
+    if (!m.projector.path.empty() || !(random || m.path.empty())) return false;
+  } else if (!random && !is_drawn_tower(m, name)) {
+    return false;
+  }
+  return parts.count(part_of(name)) == 0;
+}
+
+// What to do where projector or mining heads are missing.
+std::string advice(const ModelConfig& model) {
+  if (!model.projector.path.empty()) {
+    return cat("model.projector.path: ", model.projector.path, " has to hold the whole projector",
+               model.hr_encoder == HrEncoder::kNone ? "" : " and the mining heads",
+               ", as the file that stage 1 leaves does; to begin with random ones: --set "
+               "'model.projector.path=\"\"'",
+               model.hr_encoder == HrEncoder::kNone
+                   ? ""
+                   : "; for a model without mining: --set model.hr_encoder=none");
+  }
+  if (model.init == ModelInit::kRandom || model.path.empty()) return "";
+  return cat("model.path: ", model.path, " has to be a complete model; to take what it has and ",
+             "begin with a random projector or random mining heads, name it as model.llm.path");
 }
 
 // What scales an adapter has to be what it was trained with. Which linears it is of, the names of
@@ -36,12 +73,37 @@ void check_same_adapter(const AdapterConfig& config) {
   compare("rslora", cat(std::boolalpha, config.rslora), cat(std::boolalpha, file.rslora));
 }
 
-std::vector<OverlayLayer> weight_layers(const RunConfig& config) {
-  const ModelConfig& m = config.model;
+struct Sources {
   std::vector<OverlayLayer> layers;
+  std::vector<std::string> unused;  // "file: name" of what is in none of them
+};
+
+// Lays a projector file over what is there, whole parts at a time: of a file that lost a weight the
+// rest is not mixed with another file's.
+void lay_projector_over(const std::shared_ptr<const OverlaySource>& projector, bool mining,
+                        std::vector<OverlayLayer>& layers) {
+  std::set<std::string> parts = {"model.mm_projector."};
+  if (mining) parts.insert("model.vlm_uni_");
+  for (const std::string& name : projector->names()) {
+    if (name.starts_with("model.vision_tower")) parts.insert(part_of(name));
+  }
+  for (OverlayLayer& layer : layers) {
+    layer.map = [parts, map = layer.map](const std::string& name) {
+      std::optional<std::string> ours = map ? map(name) : name;
+      if (ours && parts.count(part_of(*ours)) > 0) ours.reset();
+      return ours;
+    };
+  }
+  layers.push_back({projector, {}});
+}
+
+Sources open_sources(const RunConfig& config) {
+  const ModelConfig& m = config.model;
+  Sources out;
+  std::vector<OverlayLayer>& layers = out.layers;
   if (m.init == ModelInit::kPretrained) {
     if (!m.path.empty()) {
-      layers.push_back({open_model_dir(m.path), {}});
+      layers = open_published(m.path, m.path, with_published_towers(m));
     } else {
       if (m.llm.path.empty()) {
         throw ConfigError(
@@ -64,7 +126,9 @@ std::vector<OverlayLayer> weight_layers(const RunConfig& config) {
                             " is not there; stage 1 writes it when it completes. To begin with a "
                             "random projector: --set 'model.projector.path=\"\"'");
     }
-    layers.push_back({open_projector_file(m.projector.path, /*aux_tower=*/true), {}});
+    const auto projector = open_projector_file(m.projector.path, /*aux_tower=*/true);
+    lay_projector_over(projector, m.hr_encoder != HrEncoder::kNone, layers);
+    out.unused = projector->dropped();
   }
   if (!m.adapter.path.empty()) {
     check_same_adapter(m.adapter);
@@ -72,7 +136,7 @@ std::vector<OverlayLayer> weight_layers(const RunConfig& config) {
       layers.push_back(std::move(layer));
     }
   }
-  return layers;
+  return out;
 }
 
 // In bounded pieces: nobody needs a large parameter twice.
@@ -95,8 +159,8 @@ bool is_drawn_tower(const ModelConfig& model, const std::string& name) {
 
 InitialWeights::InitialWeights(const RunConfig& config)
     : seed_(static_cast<uint64_t>(config.train.seed)) {
-  const std::vector<OverlayLayer> layers = weight_layers(config);
-  if (!layers.empty()) source_.emplace(layers);
+  const Sources sources = open_sources(config);
+  if (!sources.layers.empty()) source_.emplace(sources.layers);
 }
 
 void InitialWeights::read(Param& param, const WeightSink& sink) const {
@@ -113,16 +177,24 @@ void InitialWeights::read(Param& param, const WeightSink& sink) const {
 void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
                      const WeightSink& sink,
                      const std::function<ElementRange(const Param&)>& range) {
-  const bool random = config.model.init == ModelInit::kRandom;
-  std::set<std::string> loaded;
-  const std::vector<OverlayLayer> layers = weight_layers(config);
-  if (!layers.empty()) {
-    const OverlaySource source(layers);
+  std::set<std::string> lacking;
+  const Sources sources = open_sources(config);
+  if (sources.layers.empty()) {
+    for (const Param* param : params) lacking.insert(param->spec.name);
+  } else {
+    const OverlaySource source(sources.layers);
+    std::set<std::string> parts;
+    for (const std::string& name : source.names()) parts.insert(part_of(name));
+    parts.erase("");
     LoadOptions options;
-    options.allow_missing = true;  // which ones may be missing is decided below
+    options.may_lack = [&](const Param& param) { return may_draw(config, parts, param.spec.name); };
+    options.unused = sources.unused;
     options.range = range;
     for (const Param* param : params) {
-      if (source.contains(param->spec.name)) loaded.insert(param->spec.name);
+      const std::string& name = param->spec.name;
+      if (source.contains(name)) continue;
+      lacking.insert(name);
+      if (is_projector_or_mining(name)) options.advice = advice(config.model);
     }
     const LoadReport report = load_weights(params, source, options, sink);
     log::info(cat("weights: ", report.loaded, " tensors, ", human_bytes(double(report.bytes)),
@@ -130,27 +202,12 @@ void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
     if (!report.ignored.empty())
       log::info(cat("weights: ignored buffers: ", join(report.ignored, ", ")));
   }
-  std::vector<std::string> missing;
   int64_t fresh = 0;
   for (Param* param : params) {
-    if (loaded.count(param->spec.name)) continue;
-    const std::string& name = param->spec.name;
-    const bool from_adapter = is_adapter_weight(name) && !config.model.adapter.path.empty();
-    const bool may_draw = random || may_start_random(name) || is_drawn_tower(config.model, name);
-    if (from_adapter || !may_draw) {
-      missing.push_back(param->spec.name);
-      continue;
-    }
+    if (lacking.count(param->spec.name) == 0) continue;
     ++fresh;
     draw(*param, static_cast<uint64_t>(config.train.seed),
          range ? range(*param) : ElementRange{0, param->spec.numel()}, sink);
-  }
-  if (!missing.empty()) {
-    constexpr size_t kShown = 20;
-    const size_t count = missing.size();
-    if (count > kShown) missing.resize(kShown);
-    throw CheckpointError("the directories of model.* lack ", count,
-                          " parameters: ", join(missing, ", "), count > kShown ? ", ..." : "");
   }
   if (fresh > 0) log::info(cat("weights: ", fresh, " tensors drawn from seed ", config.train.seed));
 }

@@ -18,12 +18,12 @@ namespace mgm {
 //
 // model.init random: every value is a function of (train.seed, parameter name, element).
 // model.projector.path and model.adapter.path still override what they hold. model.init pretrained:
-// model.path (a complete model), else model.llm.path, model.vision_tower.path and
-// model.convnext.path; model.projector.path and model.adapter.path on top. Projector, mining and
-// adapters start random if no file has them, as in stage 1, and so does a tower without a path
-// (is_drawn_tower); anything else that is missing, or a tensor that nobody takes, is a
-// CheckpointError with the whole list, and so are adapters that model.adapter.path lacks or has
-// more of.
+// model.path (a complete model; towers it lacks from published_weights.h), else model.llm.path,
+// model.vision_tower.path and model.convnext.path; model.projector.path and model.adapter.path on
+// top. Drawn from train.seed is a whole part that no file has: projector and mining heads, if
+// neither model.path nor model.projector.path is set, as in stage 1; adapters without
+// model.adapter.path; a tower without a path (is_drawn_tower). Anything else that is missing, and
+// a tensor that nobody takes, is a CheckpointError with both lists.
 void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
                      const WeightSink& sink,
                      const std::function<ElementRange(const Param&)>& range = {});

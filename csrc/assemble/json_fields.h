@@ -71,6 +71,7 @@ class JsonFields {
 
   JsonFields sub(const char* key) const { return {get<Json>(key), source_ + " " + key}; }
   const std::string& source() const { return source_; }
+  const Json& json() const { return json_; }
 
  private:
   [[noreturn]] void unexpected(const char* key, const Json& value, const char* expected) const {

@@ -5,12 +5,12 @@
 #include "assemble/adapter_dir.h"
 #include "assemble/backbone_files.h"
 #include "assemble/json_fields.h"
+#include "assemble/published_weights.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/timer.h"
 #include "checkpoint/adapter_file.h"
 #include "checkpoint/mm_projector_file.h"
-#include "checkpoint/name_maps.h"
 #include "checkpoint/weight_loader.h"
 #include "model/adapters.h"
 #include "nn/weight_packer.h"
@@ -19,42 +19,14 @@
 namespace mgm {
 namespace {
 
-bool any_name(const TensorSource& source, const std::string& prefix) {
-  for (const std::string& name : source.names()) {
-    if (name.rfind(prefix, 0) == 0) return true;
-  }
-  return false;
-}
-
-fs::path tower_dir(const std::string& named, const fs::path& dir, const char* what) {
-  for (const fs::path& candidate : {fs::path(named), dir / named}) {
-    if (!named.empty() && fs::is_directory(candidate)) return candidate;
-  }
-  throw CheckpointError(dir.string(), ": its shards hold no ", what, ", and the directory '", named,
-                        "' that config.json names for it does not exist");
-}
-
-// The weights of `base`, towers from their own directories where its shards lack them, and what an
-// adapter's directory lays on top.
+// The weights of `base`, towers beside it included, and what an adapter's directory lays on top.
 SourcePtr open_weights(const fs::path& base, const fs::path& dir, const fs::path& adapter,
                        const ModelDescription& description) {
-  const SourcePtr shards = open_model_dir(base);
-  std::vector<OverlayLayer> layers;
-  if (!any_name(*shards, "model.vision_tower.")) {
-    const fs::path tower = tower_dir(description.model.vision_tower.path, dir, "vision tower");
-    layers.push_back({open_model_dir(tower), map_clip_name});
-  }
-  if (description.model.hr_encoder != HrEncoder::kNone &&
-      !any_name(*shards, "model.vision_tower_aux.")) {
-    const fs::path tower = tower_dir(description.model.convnext.path, dir, "HR vision tower");
-    layers.push_back({open_model_dir(tower), map_openclip_name});
-  }
-  if (layers.empty() && adapter.empty()) return shards;
-  layers.push_back({shards, {}});
+  std::vector<OverlayLayer> layers = open_published(base, dir, description.model);
   if (!adapter.empty()) {
     for (OverlayLayer& layer : open_adapter_layers(adapter)) layers.push_back(std::move(layer));
   }
-  return std::make_shared<OverlaySource>(layers);
+  return layers.size() == 1 ? layers.front().source : std::make_shared<OverlaySource>(layers);
 }
 
 // What config.json names may be a row of a file that is not here.

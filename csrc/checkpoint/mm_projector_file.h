@@ -30,8 +30,8 @@ void write_projector_file(const fs::path& path, const std::vector<TensorSpec>& t
 //   vlm_uni_*                                        model.vlm_uni_*
 //   vision_tower.vision_tower.*                      model.vision_tower.vision_tower.*
 //   vision_tower_aux.vision_{stem,stages}.*          the same with `aux_tower`, else dropped
-// Everything else is in dropped(). What the file lacks, load_weights refuses, unless another layer
-// of an overlay has it.
+// Everything else is in dropped(), which a run does not start with (assemble/initial_weights.h).
+// What the file lacks, load_weights refuses, unless another layer of an overlay has it.
 std::shared_ptr<const OverlaySource> open_projector_file(const fs::path& path, bool aux_tower);
 
 }  // namespace mgm

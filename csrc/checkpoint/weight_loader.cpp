@@ -15,6 +15,8 @@ namespace mgm {
 namespace {
 
 constexpr const char* kHead = "lm_head.weight";
+constexpr const char* kMissing = "missing";
+constexpr const char* kUnexpected = "unexpected";
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
 
 bool ends_with(const std::string& text, std::string_view end) {
@@ -26,7 +28,7 @@ class Problems {
  public:
   void add(const std::string& kind, const std::string& what) { kinds_[kind].push_back(what); }
 
-  void throw_if_any(const std::string& source, size_t params) const {
+  void throw_if_any(const std::string& source, size_t params, const std::string& advice) const {
     if (kinds_.empty()) return;
     constexpr size_t kShown = 12;
     std::string text;
@@ -37,6 +39,7 @@ class Problems {
       if (list.size() > kShown) text += cat("\n  ... and ", list.size() - kShown, " more");
       count += list.size();
     }
+    if (!advice.empty() && kinds_.contains(kMissing)) text += "\n" + advice;
     throw CheckpointError(source, ": ", count, " problems between these weights and the model of ",
                           params, " tensors:", text);
   }
@@ -143,14 +146,14 @@ void compare(const std::vector<Param*>& params, const TensorSource& source,
     const std::string& name = param->spec.name;
     MGM_CHECK(wanted.insert(name).second, "parameter '", name, "' is declared twice");
     if (!source.contains(name)) {
-      if (options.allow_missing) {
+      if (options.may_lack && options.may_lack(*param)) {
         report.missing.push_back(name);
       } else {
         const bool tied = name == kHead && source.contains(kEmbedding);
-        problems.add("missing", tied ? cat(name,
-                                           ": files of models with tied embeddings have none; "
-                                           "set tie_word_embeddings / model.llm.tie_embeddings")
-                                     : name);
+        problems.add(kMissing, tied ? cat(name,
+                                          ": files of models with tied embeddings have none; "
+                                          "set tie_word_embeddings / model.llm.tie_embeddings")
+                                    : name);
       }
       continue;
     }
@@ -175,15 +178,16 @@ void compare(const std::vector<Param*>& params, const TensorSource& source,
           at::equal(source.read(name), source.read(kEmbedding))) {
         report.ignored.push_back(name);
       } else {
-        problems.add("unexpected", cat(name, ": differs from ", kEmbedding,
-                                       ", but the model's config ties the two"));
+        problems.add(kUnexpected, cat(name, ": differs from ", kEmbedding,
+                                      ", but the model's config ties the two"));
       }
     } else if (options.allow_unexpected) {
       report.unexpected.push_back(name);
     } else {
-      problems.add("unexpected", cat(name, " in ", source.info(name).file));
+      problems.add(kUnexpected, cat(name, " in ", source.info(name).file));
     }
   }
+  for (const std::string& what : options.unused) problems.add(kUnexpected, what);
 }
 
 void default_sink(Param& param, const at::Tensor& value, at::ScalarType dtype) {
@@ -202,7 +206,7 @@ LoadReport load_weights(const std::vector<Param*>& params, const TensorSource& s
   LoadReport report;
   Problems problems;
   compare(params, source, options, report, problems);
-  problems.throw_if_any(source.description(), params.size());
+  problems.throw_if_any(source.description(), params.size(), options.advice);
   for (Param* param : params) {
     const std::string& name = param->spec.name;
     if (!source.contains(name)) continue;  // allowed to be missing
@@ -228,7 +232,7 @@ LoadReport load_weights(const std::vector<Param*>& params, const TensorSource& s
       default_sink(*param, value, options.dtype);
     }
   }
-  problems.throw_if_any(source.description(), params.size());
+  problems.throw_if_any(source.description(), params.size(), options.advice);
   return report;
 }
 

@@ -21,8 +21,13 @@ struct LoadOptions {
   // Tensors of the source that no parameter takes are an error, or, if allowed, in
   // report.unexpected.
   bool allow_unexpected = false;
-  // Parameters that the source lacks are an error, or, if allowed, in report.missing and untouched.
-  bool allow_missing = false;
+  // Parameters that the source lacks are an error, or, where this allows it, in report.missing and
+  // untouched. Not set: allows none.
+  std::function<bool(const Param&)> may_lack;
+  // Ends the message if parameters are missing.
+  std::string advice;
+  // Tensors ("file: name") that did not even get into the source: unexpected too.
+  std::vector<std::string> unused;
   // Reads every weight once more and refuses NaN and infinity by name.
   bool check_finite = true;
   // For parameters whose value is not bound yet.

@@ -2,6 +2,7 @@
 
 #include <torch/headeronly/version.h>
 
+#include "assemble/published_weights.h"
 #include "base/hash.h"
 #include "checkpoint/mm_projector_file.h"
 #include "config/flatten.h"
@@ -21,13 +22,10 @@ std::vector<WeightFile> weight_files(const ModelConfig& model) {
     if (!path.empty()) out.push_back({path, projector});
   };
   if (model.init == ModelInit::kPretrained) {
-    if (!model.path.empty()) {
-      add(model.path, false);
-    } else {
-      add(model.llm.path, false);
-      add(model.vision_tower.path, false);
-      if (model.hr_encoder != HrEncoder::kNone) add(model.convnext.path, false);
-    }
+    add(model.path.empty() ? model.llm.path : model.path, false);
+    const TowerDirs towers = tower_dirs(model);
+    add(towers.vision_tower.string(), false);
+    add(towers.convnext.string(), false);
   }
   add(model.projector.path, true);
   return out;

@@ -117,12 +117,36 @@ TEST_F(WeightLoaderTest, MissingAndUnexpectedMayBeAllowed) {
   declare("a", {1}, at::zeros({1}));
   declare("b", {1}, at::zeros({1}));
   LoadOptions options;
-  options.allow_missing = options.allow_unexpected = true;
+  options.allow_unexpected = true;
+  options.may_lack = [](const Param& param) { return param.spec.name == "b"; };
   const LoadReport report =
       load_weights(params_, *source({{"a", at::ones({1})}, {"c", at::ones({1})}}), options);
   EXPECT_EQ(report.loaded, 1);
   EXPECT_EQ(report.missing, std::vector<std::string>{"b"});
   EXPECT_EQ(report.unexpected, std::vector<std::string>{"c"});
+}
+
+TEST_F(WeightLoaderTest, MissingAndUnusedComeTogether) {
+  declare("a", {1}, at::zeros({1}));
+  declare("b", {1}, at::zeros({1}));
+  declare("c", {1}, at::zeros({1}));
+  LoadOptions options;
+  options.may_lack = [](const Param& param) { return param.spec.name == "b"; };
+  options.unused = {"other.bin: d"};
+  options.advice = "look again";
+  const SourcePtr s = source({{"a", at::ones({1})}, {"e", at::ones({1})}});
+  expect_checkpoint_error([&] { load_weights(params_, *s, options); },
+                          {"3 problems", "1 missing:\n  c", "2 unexpected:", "e in ",
+                           "\n  other.bin: d", "\nlook again"});
+  expect_same(params_[0]->value, at::zeros({1}));
+  // Advice is for what is missing.
+  params_.pop_back();
+  try {
+    load_weights(params_, *s, options);
+    ADD_FAILURE() << "two tensors are unexpected";
+  } catch (const CheckpointError& e) {
+    EXPECT_EQ(std::string(e.what()).find("look again"), std::string::npos);
+  }
 }
 
 TEST_F(WeightLoaderTest, TiedHead) {

@@ -1,0 +1,82 @@
+#include "assemble/published_weights.h"
+
+#include <algorithm>
+
+#include "assemble/json_fields.h"
+#include "checkpoint/name_maps.h"
+
+namespace mgm {
+namespace {
+
+bool any_name(const TensorSource& source, const std::string& prefix) {
+  return std::any_of(source.names().begin(), source.names().end(),
+                     [&](const std::string& name) { return name.starts_with(prefix); });
+}
+
+fs::path find_dir(const std::string& named, const fs::path& dir, const char* what,
+                  const char* key) {
+  for (const fs::path& candidate : {fs::path(named), dir / named}) {
+    if (!named.empty() && fs::is_directory(candidate)) return candidate;
+  }
+  throw CheckpointError(dir.string(), ": its shards hold no ", what, ", and the directory '", named,
+                        "' that ", key, " or its config.json names for it does not exist");
+}
+
+}  // namespace
+
+TowerDirs towers_beside(const TensorSource& shards, const fs::path& dir, const ModelConfig& named) {
+  TowerDirs out;
+  if (!any_name(shards, "model.vision_tower.")) {
+    out.vision_tower =
+        find_dir(named.vision_tower.path, dir, "vision tower", "model.vision_tower.path");
+  }
+  if (named.hr_encoder != HrEncoder::kNone && !any_name(shards, "model.vision_tower_aux.")) {
+    out.convnext = find_dir(named.convnext.path, dir, "HR vision tower", "model.convnext.path");
+  }
+  return out;
+}
+
+std::vector<OverlayLayer> open_published(const fs::path& base, const fs::path& dir,
+                                         const ModelConfig& named) {
+  const SourcePtr shards = open_model_dir(base);
+  const TowerDirs towers = towers_beside(*shards, dir, named);
+  std::vector<OverlayLayer> layers;
+  if (!towers.vision_tower.empty()) {
+    layers.push_back({open_model_dir(towers.vision_tower), map_clip_name});
+  }
+  if (!towers.convnext.empty()) {
+    layers.push_back({open_model_dir(towers.convnext), map_openclip_name});
+  }
+  layers.push_back({shards, {}});
+  return layers;
+}
+
+ModelConfig with_published_towers(const ModelConfig& model) {
+  ModelConfig out = model;
+  const fs::path file = fs::path(model.path) / "config.json";
+  if (!fs::exists(file)) return out;
+  const Json json = read_json(file);
+  const JsonFields fields(json, file.string());
+  const auto fill = [&](std::string& path, const char* field) {
+    if (path.empty()) path = fields.get_or<std::string>(field, "");
+  };
+  fill(out.vision_tower.path, "mm_vision_tower");
+  fill(out.convnext.path, "mm_vision_tower_aux");
+  return out;
+}
+
+TowerDirs tower_dirs(const ModelConfig& model) {
+  if (model.init != ModelInit::kPretrained) return {};
+  if (!model.path.empty()) {
+    try {
+      return towers_beside(*open_model_dir(model.path), model.path, with_published_towers(model));
+    } catch (const CheckpointError&) {
+      return {};
+    }
+  }
+  TowerDirs out{model.vision_tower.path, {}};
+  if (model.hr_encoder != HrEncoder::kNone) out.convnext = model.convnext.path;
+  return out;
+}
+
+}  // namespace mgm
