@@ -20,7 +20,7 @@ namespace {
 constexpr int64_t kPiece = 1 << 20;  // elements
 
 // The part of the model that `name` is of, as a prefix of names; "" for the language model's own.
-std::string part_of(const std::string& name) {
+std::string weights_part(const std::string& name) {
   for (const char* part : {"model.mm_projector.", "model.vlm_uni_", "model.vision_tower.",
                            "model.vision_tower_aux."}) {
     if (name.starts_with(part)) return part;
@@ -41,7 +41,7 @@ bool may_draw(const RunConfig& config, const std::set<std::string>& parts,
   } else if (!random && !is_drawn_tower(m, name)) {
     return false;
   }
-  return parts.count(part_of(name)) == 0;
+  return parts.count(weights_part(name)) == 0;
 }
 
 // What to do where projector or mining heads are missing.
@@ -85,12 +85,12 @@ void lay_projector_over(const std::shared_ptr<const OverlaySource>& projector, b
   std::set<std::string> parts = {"model.mm_projector."};
   if (mining) parts.insert("model.vlm_uni_");
   for (const std::string& name : projector->names()) {
-    if (name.starts_with("model.vision_tower")) parts.insert(part_of(name));
+    if (name.starts_with("model.vision_tower")) parts.insert(weights_part(name));
   }
   for (OverlayLayer& layer : layers) {
     layer.map = [parts, map = layer.map](const std::string& name) {
       std::optional<std::string> ours = map ? map(name) : name;
-      if (ours && parts.count(part_of(*ours)) > 0) ours.reset();
+      if (ours && parts.count(weights_part(*ours)) > 0) ours.reset();
       return ours;
     };
   }
@@ -184,7 +184,7 @@ void initial_weights(const RunConfig& config, const std::vector<Param*>& params,
   } else {
     const OverlaySource source(sources.layers);
     std::set<std::string> parts;
-    for (const std::string& name : source.names()) parts.insert(part_of(name));
+    for (const std::string& name : source.names()) parts.insert(weights_part(name));
     parts.erase("");
     LoadOptions options;
     options.may_lack = [&](const Param& param) { return may_draw(config, parts, param.spec.name); };
