@@ -5,6 +5,7 @@
 #include "assemble/adapter_dir.h"
 #include "assemble/json_fields.h"
 #include "assemble/published_weights.h"
+#include "assemble/tower_config.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/timer.h"
@@ -75,8 +76,10 @@ std::vector<int32_t> read_stop_ids(const fs::path& dir, const Json& config, int6
   return out;
 }
 
-// The rules a config has to keep hold for a config.json too.
-void check_description(const ModelDescription& description, const std::string& source) {
+// The rules a config has to keep hold for a config.json too, and so does what towers beside the
+// shards say of themselves.
+void check_description(const fs::path& dir, const ModelDescription& description,
+                       const std::string& source) {
   RunConfig config;
   config.model = description.model;
   config.image = description.image;
@@ -86,6 +89,12 @@ void check_description(const ModelDescription& description, const std::string& s
       throw CheckpointError(source, ": describes a model that cannot be run: ", problem.key, ": ",
                             problem.message);
     }
+  }
+  config.model.init = ModelInit::kPretrained;
+  config.model.path = dir.string();
+  for (const ConfigProblem& problem : tower_problems(config)) {
+    throw CheckpointError(source, ": does not go with its towers: ", problem.key, ": ",
+                          problem.message);
   }
 }
 
@@ -187,7 +196,7 @@ LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
   }
   if (options.mining) description.model.mining.kernel = *options.mining;
   description.model.llm.quantize = options.quantize;
-  check_description(description, config.string());
+  check_description(dir, description, config.string());
   const auto [base, adapter] = find_places(dir, options);
   if (!adapter.empty()) description.model.adapter = read_adapter_config(adapter);
   loaded.model = std::make_unique<MiniGemini>(description.model, description.image);
