@@ -6,6 +6,7 @@
 #include "assemble/backbone_files.h"
 #include "assemble/json_fields.h"
 #include "assemble/published_weights.h"
+#include "assemble/tower_config.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/timer.h"
@@ -78,6 +79,20 @@ std::vector<int32_t> read_stop_ids(const fs::path& dir, const Json& config, int6
     }
   }
   return out;
+}
+
+// What towers beside the shards say of themselves holds for a config.json too.
+void check_towers(const fs::path& dir, const ModelDescription& description,
+                  const std::string& source) {
+  RunConfig config;
+  config.model = description.model;
+  config.image = description.image;
+  config.model.init = ModelInit::kPretrained;
+  config.model.path = dir.string();
+  for (const ConfigProblem& problem : tower_problems(config)) {
+    throw CheckpointError(source, ": does not go with its towers: ", problem.key, ": ",
+                          problem.message);
+  }
 }
 
 // Where a model's weights are.
@@ -188,6 +203,7 @@ LoadedModel load_model(const fs::path& dir, const ModelLoadOptions& options) {
                                     : load_template(options.template_name);
   if (options.mining) description.model.mining.kernel = *options.mining;
   description.model.llm.quantize = options.quantize;
+  check_towers(dir, description, config.string());
   const auto [base, adapter] = find_places(dir, options);
   if (!adapter.empty()) description.model.adapter = read_adapter_config(adapter);
   loaded.model = std::make_unique<MiniGemini>(description.model, description.image);

@@ -339,3 +339,8 @@ def test_towers_beside_a_model_are_held_against_their_own_config(parts, tmp_path
     shutil.copytree(parts, folder)
     (folder / "towers/clip/config.json").write_text(json.dumps(config_of("vision", hidden_act="gelu")))
     Run(tmp_path, {"model.path": folder}).refused(2, folder / "towers/clip/config.json", "hidden_act gelu")
+    chat = ("chat", folder, "--device", "cpu", "--prompt", "Hi", "--max-new-tokens", 2)
+    error = mgm(*chat, code=4).stderr
+    assert f"{folder}/config.json: does not go with its towers" in error and "hidden_act gelu" in error
+    (folder / "towers/clip/config.json").write_text(json.dumps(config_of("both halves")))
+    mgm(*chat)
