@@ -179,7 +179,7 @@ def test_an_export_has_the_small_files_of_its_backbone(base, tmp_path):
     (base / "training.py").write_text("print()")
     mgm("train", recipe(tmp_path, base))
     for part in ("all", "llm"):
-        out = tmp_path / part
+        out = tmp_path / f"export_{part}"
         mgm("export", tmp_path / "run", "--out", out, "--part", part)
         made = transformers.GenerationConfig.from_pretrained(out)
         assert made.eos_token_id == [2, 7] and made.bos_token_id == 1
