@@ -64,9 +64,9 @@ def with_value(model, folder, key, value):
     return folder
 
 
-def refused(done, folder, key, says):
+def refused(done, folder, key, says, code=4):
     last = key.split(".")[-1]
-    assert done.returncode == 4, (done.returncode, done.stderr)
+    assert done.returncode == code, (done.returncode, done.stderr)
     for part in (folder / "config.json", f"'{last}", says):
         assert str(part) in done.stderr, done.stderr
 
@@ -104,7 +104,8 @@ def test_forward_refuses_as_chat_does(model, tmp_path, key):
 def test_a_plan_refuses(model, tmp_path, key, value, says):
     bad = with_value(model, tmp_path / "model", key, value)
     plan = ["train", recipe(tmp_path, bad), "--plan"]
-    refused(mgm(*plan, check=False, timeout=60), bad, key, says)
+    # At model.llm.path of the recipe, so as an error of the config.
+    refused(mgm(*plan, check=False, timeout=60), bad, key, says, code=2)
 
 
 def test_brackets_alone_are_no_stack_overflow(model, tmp_path):
@@ -179,7 +180,7 @@ def test_an_export_has_the_small_files_of_its_backbone(base, tmp_path):
     (base / "training.py").write_text("print()")
     mgm("train", recipe(tmp_path, base))
     for part in ("all", "llm"):
-        out = tmp_path / part
+        out = tmp_path / f"export_{part}"
         mgm("export", tmp_path / "run", "--out", out, "--part", part)
         made = transformers.GenerationConfig.from_pretrained(out)
         assert made.eos_token_id == [2, 7] and made.bos_token_id == 1
