@@ -64,13 +64,21 @@ int run(int argc, char** argv) {
   return 0;
 }
 
+// What was printed may still wait in a buffer, or be lost: a full disk, a closed pipe.
+int printed(int code) {
+  std::cout.flush();
+  if (std::fflush(stdout) == 0 && std::cout && std::ferror(stdout) == 0) return code;
+  std::cerr << "error: standard output could not be written: what was printed there is not whole\n";
+  return code == 0 ? static_cast<int>(mgm::ExitCode::kInternal) : code;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   try {
-    return run(argc, argv);
+    return printed(run(argc, argv));
   } catch (const mgm::cli::Exit& e) {
-    return e.code;
+    return printed(e.code);
   } catch (const mgm::ConfigError& e) {  // lines of "file:line:col: key: message"
     std::cerr << e.what() << "\n";
     return static_cast<int>(e.code());

@@ -2,7 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <cmath>
 #include <limits>
+#include <utility>
 
 #include "base/error.h"
 #include "base/rng.h"
@@ -26,6 +28,12 @@ at::Tensor outside_mass(const at::Tensor& scores_RV, double top_p) {
 }  // namespace
 
 void check_sampling(const SamplingConfig& config) {
+  for (const auto& [name, value] : {std::pair{"temperature", config.temperature},
+                                    {"top-p", config.top_p},
+                                    {"repetition penalty", config.repetition_penalty},
+                                    {"length penalty", config.length_penalty}}) {
+    if (!std::isfinite(value)) throw ConfigError("a ", name, " of ", value, " is no number");
+  }
   if (config.temperature != 0 && !(config.temperature >= kColdest)) {
     throw ConfigError("a temperature of ", config.temperature, " is neither 0 (greedy) nor ",
                       kColdest, " or more");

@@ -18,7 +18,8 @@
 namespace mgm {
 namespace {
 
-constexpr int kMostRanks = 1024;  // of a host: more is a slip of the finger, and would bring it down
+constexpr int kMostRanks =
+    1024;  // of a host: more is a slip of the finger, and would bring it down
 
 // A rank that has failed this often is left out, where --min-nproc allows it.
 constexpr int kFailuresOfABadSlot = 2;

@@ -14,8 +14,8 @@ std::string valid_utf8(std::string_view text, int64_t* replaced = nullptr);
 // Bytes of `text` up to the last whole character.
 size_t whole_characters(std::string_view text);
 
-// Bytes of white space of Python's str.strip() at the beginning and at the end; of a text of nothing
-// else all of them, both times.
+// Bytes of white space of Python's str.strip() at the beginning and at the end; of a text of
+// nothing else all of them, both times.
 size_t leading_space(std::string_view text);
 size_t trailing_space(std::string_view text);
 

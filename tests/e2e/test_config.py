@@ -7,10 +7,11 @@ import functools
 import os
 import pathlib
 import re
+import subprocess
 
 import pytest
 
-from mgm_binary import ROOT, mgm
+from mgm_binary import MGM, ROOT, mgm
 
 CASES = sorted(p.parent.relative_to(ROOT) for p in (ROOT / "tests/config_cases").glob("*/config.yaml"))
 CASES += [pathlib.Path("tests/config_cases/missing_file")]
@@ -104,3 +105,10 @@ def test_every_command_has_help_with_an_example():
 def test_an_unknown_command_is_named():
     assert mgm("trian", "x.yaml", code=2).stderr == "unknown command 'trian'; did you mean 'mgm train'?\n"
     assert mgm("frobnicate", code=2).stderr == "unknown command 'frobnicate'; mgm --help lists them\n"
+
+
+@pytest.mark.parametrize("command", [("--help",), ("config", "show", "configs/tiny/stage1.yaml")])
+def test_output_that_is_lost_is_an_error(command):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([MGM, *command], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and "error: standard output could not be written" in done.stderr, done

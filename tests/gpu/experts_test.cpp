@@ -210,8 +210,11 @@ TEST_F(ExpertsGpu, AModelReadFromADirectoryTakesTheGroupedPath) {
   const TempDir dir;
   const std::vector<Param*> params = written.loaded.model->params();
   write_model(dir.path("model"),
-              {written.loaded.description, params, [](Param& param) { return param.value; },
-               *written.loaded.tokenizer},
+              {written.loaded.description,
+               params,
+               [](Param& param) { return param.value; },
+               *written.loaded.tokenizer,
+               {}},
               at::kBFloat16, /*llm_only=*/false, {});
   const auto answer = [](const LoadedModel& loaded, int64_t& products) {
     const GroupedProducts grouped;

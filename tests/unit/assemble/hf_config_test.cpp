@@ -28,7 +28,7 @@ Json written(const ModelDescription& d) {
   return Json::parse(to_hf_config(d, {1, 2, 0}, "float32").dump());
 }
 
-std::string refusal(const Json& json) {
+std::string refusal_of_model(const Json& json) {
   try {
     read_hf_config(json, "dir/config.json");
   } catch (const CheckpointError& e) {
@@ -46,7 +46,7 @@ TEST(HfConfig, NumbersObeyTheSchema) {
   const auto refused = [](const std::string& place, const Json& value, const std::string& range) {
     Json json = written(small());
     json[Json::json_pointer(place)] = value;
-    const std::string message = refusal(json), key = place.substr(place.rfind('/') + 1);
+    const std::string message = refusal_of_model(json), key = place.substr(place.rfind('/') + 1);
     for (const std::string& part : {std::string("dir/config.json"), "'" + key, range}) {
       EXPECT_NE(message.find(part), message.npos) << place << " " << value << ": " << message;
     }
@@ -76,13 +76,13 @@ TEST(HfConfig, NumbersObeyTheSchema) {
 TEST(HfConfig, DescriptionsObeyTheRules) {
   Json json = written(small());
   json["mgm"]["image_std"] = {0, 0, 0};
-  EXPECT_NE(refusal(json).find("image.std"), std::string::npos) << refusal(json);
+  EXPECT_NE(refusal_of_model(json).find("image.std"), std::string::npos) << refusal_of_model(json);
   json = written(small());
   json["mgm"]["vision_tower"]["patch_size"] = 13;
-  EXPECT_NE(refusal(json).find("not a multiple of patch_size 13"), std::string::npos);
+  EXPECT_NE(refusal_of_model(json).find("not a multiple of patch_size 13"), std::string::npos);
   json = written(small());
   json["mgm"]["convnext"]["dims"] = {6, 10};
-  EXPECT_NE(refusal(json).find("needs 4 stages, got 2"), std::string::npos);
+  EXPECT_NE(refusal_of_model(json).find("needs 4 stages, got 2"), std::string::npos);
 }
 
 TEST(HfConfig, ATemplateFromAFileGoesInWhole) {

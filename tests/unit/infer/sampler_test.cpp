@@ -170,6 +170,13 @@ TEST(Sampler, RefusesWhatIsNotFinite) {
   EXPECT_THROW(check_sampling(both), ConfigError);
   both.temperature = 0;
   check_sampling(both);
+  for (double SamplingConfig::*number :
+       {&SamplingConfig::temperature, &SamplingConfig::top_p, &SamplingConfig::repetition_penalty,
+        &SamplingConfig::length_penalty}) {
+    SamplingConfig nan;
+    nan.*number = NAN;
+    EXPECT_THROW(check_sampling(nan), ConfigError);
+  }
 }
 
 }  // namespace
