@@ -151,8 +151,10 @@ std::string compare_formats(const ChatTemplate& theirs, const std::string& name,
                             const Tokenizer& tokenizer) {
   using Outcome = TemplateComparison::Outcome;
   const ConversationTemplate ours = load_template(name);
+  const std::string taken =
+      name.starts_with("{") ? ours.name : name;  // an alias as it stands there
   const TemplateComparison first = compare_chat_template(theirs, ours, tokenizer);
-  if (first.outcome == Outcome::kSame) return cat(theirs.source, ": as the format ", ours.name);
+  if (first.outcome == Outcome::kSame) return cat(theirs.source, ": as the format ", taken);
   const bool differs = first.outcome == Outcome::kDiffers;
   std::vector<std::string> same;
   for (const std::string& other : template_names()) {
@@ -160,7 +162,7 @@ std::string compare_formats(const ChatTemplate& theirs, const std::string& name,
     if (result.outcome == Outcome::kSame) same.push_back(other);
   }
   return cat(theirs.source, differs ? ": differs from" : ": not compared with", " the format ",
-             ours.name, " that is taken here: ", first.what,
+             taken, " that is taken here: ", first.what,
              "; built-in formats like it: ", same.empty() ? "none" : join(same, ", "));
 }
 

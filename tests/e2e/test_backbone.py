@@ -75,7 +75,7 @@ def test_a_gguf_file_is_all_it_takes(dirs, tmp_path):
     found = {}
     for llm in (SMOLLM2, tmp_path / "directory"):
         config = recipe(tmp_path, dirs / "any")  # its towers
-        values = {"model.llm.path": llm, "text.tokenizer": llm, "train.rules": '[{preset: stage2}]',
+        values = {"model.llm.path": llm, "text.tokenizer": llm, "text.template": "mpt", "train.rules": '[{preset: stage2}]',
                   "run.dir": tmp_path / llm.name}
         assert "text:" in config.read_text()
         mgm("train", config, *sets(values))

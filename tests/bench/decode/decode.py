@@ -39,7 +39,7 @@ SHAPES = {  # hidden, intermediate, layers, heads, key-value heads, vocabulary, 
 }
 NAMES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
          "tie_word_embeddings")
-CLIP = {"image_size": 28, "patch_size": 14, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+CLIP = {"image_size": 42, "patch_size": 14, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
         "num_attention_heads": 2, "layer_norm_eps": 1e-5}
 
 
