@@ -15,9 +15,10 @@ namespace mgm {
 namespace {
 
 constexpr const char* kHead = "lm_head.weight";
+constexpr const char* kEmbedding = "model.embed_tokens.weight";
+// Kinds of problems.
 constexpr const char* kMissing = "missing";
 constexpr const char* kUnexpected = "unexpected";
-constexpr const char* kEmbedding = "model.embed_tokens.weight";
 
 bool ends_with(const std::string& text, std::string_view end) {
   return text.size() >= end.size() && text.compare(text.size() - end.size(), end.npos, end) == 0;

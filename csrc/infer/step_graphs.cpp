@@ -98,17 +98,16 @@ class GraphRecorder final : public StepRecorder {
     warm_up();
     c10::cuda::device_synchronize();
     try {
-      return captured(step);
-    } catch (const c10::OutOfMemoryError&) {
-      // While a graph is recorded the allocator gives nothing back that it holds in reserve.
-      c10::cuda::CUDACachingAllocator::emptyCache();
-    } catch (const c10::Error& e) {
-      refuse(e);
-    }
-    try {
+      try {
+        return captured(step);
+      } catch (const c10::OutOfMemoryError&) {
+        // While a graph is recorded the allocator gives nothing back that it holds in reserve.
+        c10::cuda::CUDACachingAllocator::emptyCache();
+      }
       return captured(step);
     } catch (const c10::Error& e) {
-      refuse(e);
+      throw InternalError("a decode step cannot be recorded as a CUDA graph: ",
+                          e.what_without_backtrace());
     }
   }
 
@@ -117,11 +116,6 @@ class GraphRecorder final : public StepRecorder {
     auto out = std::make_unique<GraphStep>();
     capture(*out, memory_.id(), step);
     return out;
-  }
-
-  [[noreturn]] static void refuse(const c10::Error& e) {
-    throw InternalError("a decode step cannot be recorded as a CUDA graph: ",
-                        e.what_without_backtrace());
   }
 
   // cuBLAS has a workspace per stream, which must not become part of a graph's memory.
