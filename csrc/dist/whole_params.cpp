@@ -26,7 +26,9 @@ void visit_whole_params(
   for (const Flat* flat : {&group.trained, &group.frozen}) {
     if (flat->empty()) continue;
     const at::Tensor& part = flat == &group.trained ? group.master : flat->shard;
-    const at::Tensor whole = gather(*flat, part.detach(), ranks, group.name + " for a file");
+    // An offloaded master lies on the host, where NCCL does not reach.
+    const at::Tensor there = part.detach().to(flat->shard.device());
+    const at::Tensor whole = gather(*flat, there, ranks, group.name + " for a file");
     if (!ranks.is_first()) continue;
     for (const Segment& s : flat->segments) {
       take(*s.param, whole.narrow(0, s.offset, s.numel).view(s.param->spec.shape));
