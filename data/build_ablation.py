@@ -6,9 +6,9 @@ on maps; captions of drawings. Everything that is graded comes in four sizes. Mo
     data/build_ablation.py --out DIR --share 0.01 a small one, to look at
     data/build_ablation.py --sheet F.png          one picture of every task and size
 
-Writes DIR/pretrain.json (lists of what mosaics and scenes show, stage 0), align.json (captions, stage 1), train.json and
-heldout.json (questions, stage 2; a held-out record is one question and also has "task" and "size"), images/, and licences.csv with the package, file and licence behind every
-picture. What is held out: photographs behind scenes, manuals, countries, titles of drawings, and some drawings of known
+Writes DIR/pretrain.json (lists of what mosaics and scenes show, stage 0), align.json (the same and captions of drawings,
+stage 1), train.json and heldout.json (questions, stage 2; a held-out record is one question and also has "task" and
+"size"), images/, and licences.csv with the package, file and licence behind every picture. What is held out: photographs behind scenes, manuals, countries, titles of drawings, and some drawings of known
 titles. The same seed gives the same bytes under the same Pillow, librsvg and poppler; the hash of all is printed.
 
 Needs the packages of tests/requirements.txt, rsvg-convert, pdftoppm and pdftotext (Debian librsvg2-bin, poppler-utils),
@@ -44,9 +44,10 @@ PHOTO_SIDE = 400  # of photographs behind things, which are softened; pixels
 NEW_TITLES = 0.1  # share of the drawings' titles that are held out
 KNOWN_TITLES = 0.35  # share of the other titles with several drawings of which one is held out
 HELDOUT_COUNTRIES = 0.2
-ASKED = 3  # one mosaic in so many is asked about in stage 2, which is about scenes; all are listed in stage 0
+ASKED = 3  # one mosaic in so many is asked about in stage 2, which is about scenes; all are listed in stages 0 and 1
 MOST_TURNS = 4  # of a record of stage 2
 CAPTION_QUESTION = "What does the picture show?"
+LIST_QUESTION = "What is in the picture, row by row?"
 
 
 def draw_of(*key):
@@ -78,13 +79,18 @@ class Writer:
         said = [f"{package['package']} {package['version']}: {path}" for package, path in sources]
         self.licences.append([f"{name}.webp", "; ".join(said), "; ".join(sorted({p["licence"] for p, _ in sources}))])
 
-    def train(self, name, picture, rng):
-        """A record of the questions in random order, of many some."""
-        turns = rng.sample(picture.turns, min(MOST_TURNS, len(picture.turns)))
+    def train(self, name, picture, rng, first=()):
+        """A record of the questions in random order, of many some, behind those of `first`."""
+        turns = [*first, *rng.sample(picture.turns, min(MOST_TURNS - len(first), len(picture.turns)))]
         self.records["train"].append(record(name, name, [(turn.question, turn.answer) for turn in turns]))
 
     def caption(self, split, name, picture):
         self.records[split].append(record(name, name, [("", picture.caption)]))
+
+    def listed(self, name, picture):
+        """What stages 0 and 1 list."""
+        for split in ("pretrain", "align"):
+            self.caption(split, name, picture)
 
     def heldout(self, name, picture):
         """A record of every question."""
@@ -157,8 +163,7 @@ def scenes(writer, split, count, sources, seed):
         name = f"{split}/scene_{i:05}"
         writer.add(split, name, picture, rng)
         if split == "train":
-            writer.caption("pretrain", name, picture)
-            writer.caption("align", name, picture)
+            writer.listed(name, picture)
 
 
 def mosaics(writer, split, count, sources, seed):
@@ -169,9 +174,10 @@ def mosaics(writer, split, count, sources, seed):
         picture = with_files(ablation_scenes.mosaic(rng, grid, backgrounds, sources.cutouts), sources)
         name = f"{split}/mosaic_{i:05}"
         writer.picture(name, picture)
-        writer.caption("pretrain", name, picture)
+        writer.listed(name, picture)
         if i // len(ablation_scenes.GRIDS) % ASKED == 0:
-            writer.train(name, picture, rng)
+            # A list ties more of what is seen to words of the language model than a single cell does.
+            writer.train(name, picture, rng, [Turn("mosaic", 0, LIST_QUESTION, picture.caption)] if grid > 1 else [])
 
 
 def with_files(picture, sources):

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "infer/sampler.h"
+#include "types/upload.h"
 
 namespace mgm {
 namespace {
@@ -68,7 +69,7 @@ class Search {
   at::Tensor tokens() const {
     std::vector<int64_t> out;
     for (const Hypothesis& h : running_) out.push_back(h.ids.back());
-    return at::tensor(out, at::kLong).to(device_, /*non_blocking=*/true);
+    return upload(at::tensor(out, at::kLong), device_);
   }
 
   const Hypothesis& answer() const { return finished_[0]; }
@@ -85,7 +86,7 @@ class Search {
     }
     seen_BV_ = at::zeros({config_.num_beams, config_.vocabulary},
                          at::TensorOptions(device_).dtype(at::kBool));
-    seen_BV_.index_fill_(1, at::tensor(known, at::kLong).to(device_), true);
+    seen_BV_.index_fill_(1, upload(at::tensor(known, at::kLong), device_), true);
   }
 
   // Enough of the best continuations that B of them go on, whatever ends.
@@ -96,9 +97,8 @@ class Search {
     const at::Tensor log_probs = at::log_softmax(logits_BV.to(at::kFloat), -1);
     std::vector<float> scores;
     for (const Hypothesis& h : running_) scores.push_back(h.score);
-    const at::Tensor sums =
-        process_logits(log_probs, seen_BV_, penalty_) +
-        at::tensor(scores, at::kFloat).to(device_, /*non_blocking=*/true).unsqueeze(1);
+    const at::Tensor sums = process_logits(log_probs, seen_BV_, penalty_) +
+                            upload(at::tensor(scores, at::kFloat), device_).unsqueeze(1);
     const auto [values, places] = sums.flatten().topk(count);
     const at::Tensor finite = at::isfinite(logits_BV).all().reshape({1});
     // One copy to the host; fp64 holds all of it exactly.
@@ -135,7 +135,7 @@ class Search {
     before_ = std::move(running_);
     running_ = std::move(next);
     if (seen_BV_.defined()) {
-      const at::Tensor from = at::tensor(parents_, at::kLong).to(device_, /*non_blocking=*/true);
+      const at::Tensor from = upload(at::tensor(parents_, at::kLong), device_);
       seen_BV_ = seen_BV_.index_select(0, from).scatter_(1, tokens().unsqueeze(1), true);
     }
   }

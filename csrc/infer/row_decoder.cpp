@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "types/upload.h"
 
 namespace mgm {
 namespace {
@@ -52,9 +53,10 @@ at::Tensor RowDecoder::add(const at::Tensor& x_TH, const Batch& batch, const For
     last.push_back(offsets[i + 1] - 1);
     lengths.push_back(offsets[i + 1] - offsets[i]);
   }
-  positions_.narrow(0, size_, count).copy_(at::tensor(lengths, at::kLong));
+  positions_.narrow(0, size_, count)
+      .copy_(upload(at::tensor(lengths, at::kLong), positions_.device()));
   size_ += count;
-  const at::Tensor rows = at::tensor(last, at::kLong).to(hidden_TH.device());
+  const at::Tensor rows = upload(at::tensor(last, at::kLong), hidden_TH.device());
   return decoder_.logits(hidden_TH.index_select(0, rows), ctx);
 }
 
@@ -129,8 +131,7 @@ void RowDecoder::reorder(const std::vector<int64_t>& parents, int64_t from) {
   }
   const int64_t fresh = cache_.lengths[0] - from;
   if (!moves || fresh == 0) return;
-  const at::Tensor rows =
-      at::tensor(parents, at::kLong).to(positions_.device(), /*non_blocking=*/true);
+  const at::Tensor rows = upload(at::tensor(parents, at::kLong), positions_.device());
   for (std::vector<at::Tensor>* layers : {&cache_.keys, &cache_.values}) {
     for (const at::Tensor& layer : *layers) {
       const at::Tensor held = layer.narrow(0, 0, size_).narrow(1, from, fresh);

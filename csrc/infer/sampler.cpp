@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/rng.h"
+#include "types/upload.h"
 
 namespace mgm {
 namespace {
@@ -97,7 +98,7 @@ void RowSampler::add(const std::vector<int32_t>& prompt_ids, uint64_t stream) {
     }
     at::Tensor seen = seen_RV_.select(0, static_cast<int64_t>(sequences_.size()));
     seen.zero_();
-    seen.index_fill_(0, at::tensor(known, at::kLong).to(device_), true);
+    seen.index_fill_(0, upload(at::tensor(known, at::kLong), device_), true);
   }
   sequences_.push_back({stream, 0});
 }
@@ -117,7 +118,7 @@ at::Tensor RowSampler::uniform(int64_t first, int64_t count) const {
     const Sequence& s = sequences_[static_cast<size_t>(i)];
     draws.push_back(uniform01(key_, s.stream, s.drawn));
   }
-  return at::tensor(draws, at::kDouble).to(device_, /*non_blocking=*/true);
+  return upload(at::tensor(draws, at::kDouble), device_);
 }
 
 RowSampler::Choice RowSampler::choose(int64_t first, const at::Tensor& logits_RV) {

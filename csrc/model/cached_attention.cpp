@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "ops/decode_attention.h"
+#include "types/upload.h"
 
 namespace mgm {
 namespace {
@@ -21,7 +22,7 @@ at::Tensor row_slots(const SeqInfo& seq, int64_t first, int64_t capacity, bool o
     slots.insert(slots.end(), static_cast<size_t>(seq.offsets[s + 1] - seq.offsets[s]),
                  (first + i) * capacity);
   }
-  return at::tensor(slots, at::kLong).to(device);
+  return upload(at::tensor(slots, at::kLong), device);
 }
 
 }  // namespace
