@@ -6,6 +6,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "base/file_access.h"
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/gpus.h"
@@ -134,10 +135,8 @@ void converse(Chat& chat) {
 // Answers in the order of their questions, each written as soon as those before it are.
 class OrderedAnswers {
  public:
-  // `path` empty: stdout.
-  OrderedAnswers(const std::vector<Json>& ids, const std::string& path) : ids_(ids) {
-    if (!path.empty()) file_.emplace(path);
-  }
+  // `path` empty: stdout. A file is emptied when the first answer is there, not before.
+  OrderedAnswers(const std::vector<Json>& ids, const std::string& path) : ids_(ids), path_(path) {}
 
   void take(size_t number, const Answer& answer) {
     waiting_[number] = answer_line(ids_[number], answer);
@@ -153,6 +152,7 @@ class OrderedAnswers {
 
  private:
   void write(const std::string& line) {
+    if (!file_ && !path_.empty()) file_.emplace(path_);
     if (file_) {
       file_->write(line);
     } else {
@@ -161,6 +161,7 @@ class OrderedAnswers {
   }
 
   const std::vector<Json>& ids_;
+  const std::string path_;
   std::optional<FileWriter> file_;
   std::map<size_t, std::string> waiting_;
   size_t next_ = 0;
@@ -182,8 +183,20 @@ OrderedJson stats_json(const BatchStats& s) {
           {"graph_steps", s.graph_steps}};
 }
 
+void check_outputs(const ChatArgs& args, const PromptFile& questions) {
+  FileUse files;
+  read_model(files, args.model);
+  files.reads(args.batch);
+  for (const BatchPrompt& prompt : questions.prompts) {
+    for (const std::string& picture : prompt.images) files.reads(picture);
+  }
+  if (!args.out.empty()) files.writes("--out", args.out);
+  if (!args.stats.empty()) files.writes("--stats", args.stats);
+}
+
 void answer_file(const ChatArgs& args) {
   const PromptFile questions = read_prompt_file(args.batch);
+  check_outputs(args, questions);
   OrderedAnswers answers(questions.ids, args.out);
   ModelLoadOptions options = load_options(args.model);
   place_on_gpus(

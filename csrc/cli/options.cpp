@@ -44,6 +44,11 @@ std::string clean_text(const std::string& text, const std::string& what) {
   return out;
 }
 
+void read_model(FileUse& files, const ModelArgs& args) {
+  files.reads(args.dir);
+  if (!args.adapter.empty()) files.reads(args.adapter);
+}
+
 ModelLoadOptions load_options(const ModelArgs& args) {
   TrainConfig wanted;
   wanted.device = args.device == "cpu"    ? DeviceKind::kCpu

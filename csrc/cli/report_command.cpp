@@ -3,6 +3,7 @@
 
 #include <iostream>
 
+#include "base/file_access.h"
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/strings.h"
@@ -33,16 +34,19 @@ std::vector<size_t> spread(size_t total, size_t count) {
   return out;
 }
 
-QuestionSet evaluate_set(const LoadedModel& model, const std::string& title,
-                         const std::string& file, const std::string& images, size_t shown) {
+QuestionSet read_set(const std::string& title, const std::string& file, const std::string& images,
+                     size_t shown) {
   QuestionSet set;
   set.title = title;
   set.questions = read_questions(file, images);
   set.shown = spread(set.questions.size(), shown);
+  return set;
+}
+
+void evaluate_set(const LoadedModel& model, QuestionSet& set) {
   set.plain = evaluate(model, set.questions, Spoil::kNothing, kExchangeSeed);
   set.permuted = evaluate(model, set.questions, Spoil::kPermutedPictures, kExchangeSeed);
   set.zero_hr = evaluate(model, set.questions, Spoil::kZeroHr, kExchangeSeed);
-  return set;
 }
 
 AttentionPicture attention_of(const LoadedModel& model, const std::string& path) {
@@ -87,15 +91,32 @@ void print_accuracies(const std::vector<QuestionSet>& sets) {
   }
 }
 
+// That the page can be written where it is to be, over nothing that it is made of.
+void check_output(const ReportArgs& args, const std::vector<QuestionSet>& sets) {
+  FileUse files;
+  read_model(files, args.model);
+  files.reads(args.heldin);
+  if (!args.heldout.empty()) files.reads(args.heldout);
+  for (const std::string& run : args.runs) files.reads(fs::path(run) / "metrics.jsonl");
+  for (const QuestionSet& set : sets) {
+    for (const Question& question : set.questions) {
+      for (const std::string& picture : question.images) files.reads(picture);
+    }
+  }
+  files.writes("--out", args.out);
+}
+
 void report(const ReportArgs& args) {
-  const LoadedModel model = load_model(args.model.dir, load_options(args.model));
   Report out;
   for (const std::string& run : args.runs) out.runs.push_back(read_metrics(run));
   const auto print = static_cast<size_t>(args.print);
-  out.sets.push_back(evaluate_set(model, "Held-in pictures", args.heldin, args.images, print));
+  out.sets.push_back(read_set("Held-in pictures", args.heldin, args.images, print));
   if (!args.heldout.empty()) {
-    out.sets.push_back(evaluate_set(model, "Held-out pictures", args.heldout, args.images, 0));
+    out.sets.push_back(read_set("Held-out pictures", args.heldout, args.images, 0));
   }
+  check_output(args, out.sets);
+  const LoadedModel model = load_model(args.model.dir, load_options(args.model));
+  for (QuestionSet& set : out.sets) evaluate_set(model, set);
   for (const QuestionSet& set : out.sets) print_answers(set);
   print_accuracies(out.sets);
   if (!args.note.empty()) std::cout << "\n" << args.note << "\n";

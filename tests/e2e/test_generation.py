@@ -109,8 +109,9 @@ def test_refusals(model, tmp_path):
     refused(1, "chat", model, "--batch", questions, "--out", "/proc/no/answers", says=["/proc/no"])
     long = write_questions(tmp_path, [("Hi", []), ("word " * 3000, [])])
     out = tmp_path / "out.jsonl"
+    out.write_text("of another day")
     refused(3, "chat", model, "--device", "cpu", "--batch", long, "--out", out, says=["questions.jsonl:2", "tokens", "2048"])
-    assert out.read_text() == ""  # before the first is answered
+    assert out.read_text() == "of another day"  # nothing is written before the first answer
     (tmp_path / "half.png").write_bytes(APPLE.read_bytes()[:900])
     broken = write_questions(tmp_path, [("Hi", []), ("What?", [tmp_path / "half.png"])])
     refused(3, "chat", model, "--device", "cpu", "--batch", broken, says=["questions.jsonl:2", "half.png"])
