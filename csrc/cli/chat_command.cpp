@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/gpus.h"
+#include "cli/numbers.h"
 #include "cli/options.h"
 #include "infer/generator.h"
 #include "infer/prompt_file.h"
@@ -256,12 +257,12 @@ void add_beam_options(CLI::App& command, SamplingConfig& sampling) {
       command
           .add_option("--beams", sampling.num_beams,
                       "Beam search over this many beams, as transformers' num_beams; 1: off")
-          ->check(CLI::Range(1, 64))
+          ->check(whole_number(1, 64))
           ->capture_default_str();
   command
       .add_option("--length-penalty", sampling.length_penalty,
                   "Beam search divides an answer's log probability by its length to this power")
-      ->check(CLI::Range(-10.0, 10.0))
+      ->check(number(-10, 10))
       ->capture_default_str()
       ->needs(beams);
 }
@@ -275,7 +276,7 @@ void add_batch_options(CLI::App& command, ChatArgs& args, const std::vector<CLI:
   command
       .add_option("--batch-size", args.batch_size,
                   "Questions answered at a time; with --beams they are answered one by one")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number(1, 1'000'000))
       ->capture_default_str()
       ->needs(batch);
   command.add_option("--out", args.out, "Write the answers there instead of to stdout")
@@ -306,28 +307,30 @@ void add_chat(CLI::App& app) {
           ->capture_default_str();
   add_batch_options(*command, *args, {image, prompt, trim});
   command->add_option("--temperature", args->sampling.temperature, "0: greedy")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number(0, INT32_MAX))
       ->capture_default_str();
   command
       ->add_option("--top-p", args->sampling.top_p, "Sample from the likeliest tokens of this mass")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number(0, 1))
       ->capture_default_str();
   command->add_option("--top-k", args->sampling.top_k, "Sample from this many tokens; 0: all")
-      ->check(CLI::NonNegativeNumber)
+      ->check(number(0, 1e6))
       ->capture_default_str();
   command
       ->add_option("--repetition-penalty", args->sampling.repetition_penalty,
                    "Divides the score of tokens of prompt and answer (multiplies negative scores); "
                    "1: off. Applies at temperature 0 too")
-      ->check(CLI::Range(0.01, 100.0))
+      ->check(number(0.01, 100))
       ->capture_default_str();
   add_beam_options(*command, args->sampling);
   command->add_flag("--no-graphs", args->no_graphs,
                     "On a GPU, launch the kernels of every step one by one instead of replaying "
                     "recorded CUDA graphs; answers are the same");
-  command->add_option("--seed", args->sampling.seed, "Of sampling")->capture_default_str();
+  command->add_option("--seed", args->sampling.seed, "Of sampling")
+      ->check(seed_number())
+      ->capture_default_str();
   command->add_option("--max-new-tokens", args->sampling.max_new_tokens, "Longest answer")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number(1, INT32_MAX))
       ->capture_default_str();
   command->footer(
       "Example:\n"

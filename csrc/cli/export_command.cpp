@@ -5,6 +5,7 @@
 
 #include "base/strings.h"
 #include "cli/commands.h"
+#include "cli/numbers.h"
 #include "train/export_run.h"
 
 namespace mgm::cli {
@@ -60,7 +61,7 @@ void add_export(CLI::App& app) {
   command
       ->add_option("--max-shard-size", args->shard_bytes,
                    "Bytes of one safetensors file, as 2GB or 500MB; a larger tensor is a file")
-      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->transform(byte_size(1))
       ->capture_default_str();
   command->add_flag("--verify", args->verify,
                     "Load what was written and compare its logits with those of the run's weights "

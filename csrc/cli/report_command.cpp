@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "cli/commands.h"
+#include "cli/numbers.h"
 #include "cli/options.h"
 #include "image/encode.h"
 #include "report/attention_picture.h"
@@ -148,7 +149,7 @@ void add_report(CLI::App& app) {
   command->add_option("--out", args->out, "HTML file to write")->required();
   command->add_option("--note", args->note, "What readers should know of this run; printed too");
   command->add_option("--print", args->print, "Held-in answers to show")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number(1, 1'000'000'000))
       ->capture_default_str();
   command->footer(
       "Every question is asked three times: as trained, with the pictures exchanged among the\n"
