@@ -97,7 +97,8 @@ void render(const RenderOptions& options) {
                              {"ids", encoded.ids},
                              {"labels", encoded.labels},
                              {"images", encoded.images},
-                             {"collapsed_markers", rendered.collapsed_markers}};
+                             {"collapsed_markers", rendered.collapsed_markers},
+                             {"straddling_tokens", encoded.straddling}};
     std::cout << out.dump() << "\n";
   }
 }
