@@ -103,10 +103,12 @@ class Chat {
 };
 
 void take_line(Chat& chat, const std::string& line) {
-  constexpr std::string_view kImage = "/image ";
+  constexpr std::string_view kImage = "/image";
   if (line == "/new") {
     chat.start_anew();
-  } else if (line.rfind(kImage, 0) == 0) {
+  } else if (line == kImage) {
+    throw DataError("/image FILE: the file of the picture is missing");
+  } else if (line.rfind(cat(kImage, " "), 0) == 0) {
     chat.add_picture(std::string(trim(line.substr(kImage.size()))));
   } else {
     chat.ask(clean_text(line, "standard input"));
@@ -140,6 +142,7 @@ class OrderedAnswers {
   OrderedAnswers(const std::vector<Json>& ids, const std::string& path) : ids_(ids), path_(path) {}
 
   void take(size_t number, const Answer& answer) {
+    if (!answer.error.empty()) errors_[number] = answer.error;
     waiting_[number] = answer_line(ids_[number], answer);
     for (; waiting_.count(next_) > 0; ++next_) {
       write(waiting_[next_]);
@@ -149,6 +152,12 @@ class OrderedAnswers {
 
   void finish() {
     if (file_) file_->finish();
+  }
+  // Throws DataError if a question has no answer.
+  void check() const {
+    if (errors_.empty()) return;
+    throw DataError(errors_.begin()->second, " (", errors_.size(), " of ", ids_.size(),
+                    " questions have no answer; the others are written)");
   }
 
  private:
@@ -165,6 +174,7 @@ class OrderedAnswers {
   const std::string path_;
   std::optional<FileWriter> file_;
   std::map<size_t, std::string> waiting_;
+  std::map<size_t, std::string> errors_;
   size_t next_ = 0;
 };
 
@@ -221,6 +231,7 @@ void answer_file(const ChatArgs& args) {
            stats.step_seconds > 0 ? double(stats.step_tokens) / stats.step_seconds : 0.0,
            human_bytes(double(stats.cache_bytes)).c_str()));
   if (!args.stats.empty()) write_file_atomic(args.stats, stats_json(stats).dump(2) + "\n");
+  answers.check();
 }
 
 void run(ChatArgs args) {
@@ -271,7 +282,8 @@ void add_batch_options(CLI::App& command, ChatArgs& args, const std::vector<CLI:
   CLI::Option* batch = command.add_option(
       "--batch", args.batch,
       "Answer a file of JSON lines {\"id\", \"prompt\", \"image\": path or list of paths}; writes "
-      "lines {\"id\", \"answer\", \"stopped\"} in the same order");
+      "lines {\"id\", \"answer\", \"stopped\"} in the same order, {\"id\", \"error\"} for a broken "
+      "picture");
   for (CLI::Option* option : single) batch->excludes(option);
   command
       .add_option("--batch-size", args.batch_size,
@@ -307,14 +319,14 @@ void add_chat(CLI::App& app) {
           ->capture_default_str();
   add_batch_options(*command, *args, {image, prompt, trim});
   command->add_option("--temperature", args->sampling.temperature, "0: greedy")
-      ->check(whole_number(0, INT32_MAX))
+      ->check(number(0, 1e6))
       ->capture_default_str();
   command
       ->add_option("--top-p", args->sampling.top_p, "Sample from the likeliest tokens of this mass")
       ->check(number(0, 1))
       ->capture_default_str();
   command->add_option("--top-k", args->sampling.top_k, "Sample from this many tokens; 0: all")
-      ->check(number(0, 1e6))
+      ->check(whole_number(0, INT32_MAX))
       ->capture_default_str();
   command
       ->add_option("--repetition-penalty", args->sampling.repetition_penalty,

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "base/strings.h"
+#include "config/node.h"
 
 namespace mgm::cli {
 namespace {
