@@ -46,7 +46,8 @@ QuestionSet read_set(const std::string& title, const std::string& file, const st
 
 void evaluate_set(const LoadedModel& model, QuestionSet& set) {
   set.plain = evaluate(model, set.questions, Spoil::kNothing, kExchangeSeed);
-  set.permuted = evaluate(model, set.questions, Spoil::kPermutedPictures, kExchangeSeed);
+  if (count_pictures(set.questions) > 1)
+    set.permuted = evaluate(model, set.questions, Spoil::kPermutedPictures, kExchangeSeed);
   set.zero_hr = evaluate(model, set.questions, Spoil::kZeroHr, kExchangeSeed);
 }
 
@@ -86,9 +87,15 @@ void print_answers(const QuestionSet& set) {
 void print_accuracies(const std::vector<QuestionSet>& sets) {
   std::cout << "\nexact answers            as trained   pictures exchanged   HR map zeroed\n";
   for (const QuestionSet& set : sets) {
-    std::cout << strf("  %-20s %10.1f %% %18.1f %% %13.1f %%   of %lld\n", set.title.c_str(),
-                      100 * set.plain.all.share(), 100 * set.permuted.all.share(),
-                      100 * set.zero_hr.all.share(), static_cast<long long>(set.plain.all.total));
+    const std::string exchanged =
+        set.permuted ? strf("%.1f", 100 * set.permuted->all.share()) : std::string("-");
+    std::cout << strf("  %-20s %10.1f %% %18s %% %13.1f %%   of %lld\n", set.title.c_str(),
+                      100 * set.plain.all.share(), exchanged.c_str(), 100 * set.zero_hr.all.share(),
+                      static_cast<long long>(set.plain.all.total));
+  }
+  for (const QuestionSet& set : sets) {
+    const std::string why = why_not_exchanged(set);
+    if (!why.empty()) std::cout << why << "\n";
   }
 }
 
@@ -153,7 +160,7 @@ void add_report(CLI::App& app) {
       ->capture_default_str();
   command->footer(
       "Every question is asked three times: as trained, with the pictures exchanged among the\n"
-      "questions, and with the HR feature maps zeroed.\n"
+      "questions (where there are two or more), and with the HR feature maps zeroed.\n"
       "Example:\n"
       "  mgm report runs/tiny/model --run runs/tiny/stage1 --run runs/tiny/stage2\n"
       "    --heldin data/embedded/eval_heldin.json --heldout data/embedded/heldout.json\n"

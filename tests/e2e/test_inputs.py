@@ -82,6 +82,20 @@ def test_report_asks_nothing_if_it_cannot_write(tmp_path):
     refused(2, "report", tmp_path / "none", *paths, "--out", tmp_path, says=["--out", "is a folder"])
 
 
+def test_report_says_where_no_pictures_could_be_exchanged(model, tmp_path):
+    heldin, heldout, page = tmp_path / "in.json", tmp_path / "out.json", tmp_path / "r.html"
+    text = {"id": "t", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}
+    heldin.write_text(json.dumps([QUESTION, dict(QUESTION, id="b")]))
+    heldout.write_text(json.dumps([text]))
+    report = ["report", model, "--device", "cpu", "--heldin", heldin, "--images", IMAGES, "--out", page]
+    done = mgm(*report, "--heldout", heldout)
+    says = ["Held-in pictures: pictures were not exchanged, since the questions are about one picture alone",
+            "Held-out pictures: pictures were not exchanged, since the questions are about no picture"]
+    assert all(line in done.stdout.splitlines() and line in page.read_text() for line in says)
+    heldin.write_text(json.dumps([QUESTION, dict(QUESTION, id="b", image="bus_red.webp")]))
+    assert "not exchanged" not in mgm(*report).stdout + page.read_text()
+
+
 def test_preprocess_and_forward(model, tmp_path):
     picture = tmp_path / "apple.png"
     shutil.copy(APPLE, picture)
@@ -98,10 +112,11 @@ def test_preprocess_and_forward(model, tmp_path):
 def test_show_does_not_write_over_annotations(tmp_path):
     annotations = tmp_path / "a.json"
     annotations.write_text(json.dumps([QUESTION]))
-    source = json.dumps([{"annotations": str(annotations), "images": str(IMAGES)}])
+    shutil.copy(APPLE, tmp_path)
+    source = json.dumps([{"annotations": str(annotations), "images": str(tmp_path)}])
     show = ["data", "show", "configs/tiny/stage2.yaml", "--set", f"data.sources={source}", "--index", 0]
     refused(2, *show, "--html", annotations, says=["--html", "same file", annotations])
-    refused(2, *show, "--html", APPLE, says=["--html", "apple.png"])
+    refused(2, *show, "--html", tmp_path / "apple.png", says=["--html", "apple.png"])
     mgm(*show, "--html", tmp_path / "sample.html")
 
 
@@ -183,3 +198,48 @@ def test_odd_tokenizers_and_configs_of_models(odd, model, tmp_path):
 def test_questions_still_come_from_a_pipe(model):
     assert mgm("tokenize", "data/embedded/tokenizer", input="What is it?\n").stdout.strip()
     assert mgm("chat", model, "--device", "cpu", "--max-new-tokens", 2, input="What is it?\n").stdout
+
+
+# ---- JSON, in words ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("text,says", [
+    ("[1,\n2,]", "standard input:2:3: not valid JSON: unexpected ']'; expected '[', '{', or a literal"),
+    ("[1e999]", "standard input:1:2: the number 1e999 is beyond what a 64-bit float holds (1.8e308)"),
+    ("5", "standard input: expected a LLaVA record or its conversations array, got number"),
+    ("{}", "got an object without 'conversations'"),
+    ('{"conversations": 3}', "got 'conversations' that is number"),
+    ("[3]", "standard input: turn 1: expected an object, got number"),
+    ('[{"from": "human", "value": 3}]', "standard input: turn 1: 'value' must be a text, got number"),
+    ('[{"from": "human", "value": ""}, {"value": "x"}]', "standard input: turn 2: 'from' is missing"),
+])
+def test_render_says_what_is_wrong(text, says):
+    error = mgm("render", "--template", "v1", input=text, code=3).stderr
+    assert says in error and "json.exception" not in error, error
+
+
+def test_json_mistakes_of_other_files(model, tmp_path):
+    def says(code, *args):
+        error = mgm(*args, code=code).stderr
+        assert "json.exception" not in error, error
+        return error
+    questions = tmp_path / "q.jsonl"
+    questions.write_text('{"id": 1, "prompt": "a"}\n{"id": 2 "prompt": "b"}\n')
+    assert f"{questions}:2:12: not valid JSON: unexpected string literal" in says(3, "chat", model, "--batch", questions)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": "x"}\n')
+    report = ["report", model, "--run", run, "--heldin", questions, "--images", IMAGES, "--out", tmp_path / "r.html"]
+    assert "metrics.jsonl:1: no line of metrics: expected number, got string" in says(3, *report)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": 3}}')
+    assert "not a shard index: expected string" in says(4, "inspect", tmp_path).replace("compatible reference type is", "expected")
+    index.write_text('{"x": 3}')
+    assert "not a shard index: the key 'weight_map' is missing" in says(4, "inspect", tmp_path)
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes((9).to_bytes(8, "little") + b'{"a": tru')
+    assert "the safetensors header is not valid JSON: byte" in says(4, "inspect", weights)
+
+
+def test_image_without_a_file(model):
+    error = mgm("chat", model, "--device", "cpu", input="/image\n", code=3).stderr
+    assert "/image FILE: the file of the picture is missing" in error
+    assert "/image FILE" in mgm("chat", model, "--device", "cpu", input="/image  \n", code=3).stderr
