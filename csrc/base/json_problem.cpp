@@ -9,7 +9,8 @@
 namespace mgm {
 namespace {
 
-constexpr int kTypeId = 302, kAtId = 304, kIndexId = 305, kKeyId = 403, kOverflowId = 406;
+constexpr int kTypeId = 302, kReferenceId = 303, kAtId = 304, kIndexId = 305, kKeyId = 403,
+              kOverflowId = 406;
 
 // What stands between the first pair of quotes.
 std::string quoted(std::string_view what) {
@@ -61,6 +62,8 @@ std::string json_problem(const Json::exception& problem) {
     case kTypeId:  // "type must be string, but is number"
       return replace_all(replace_all(std::string(what), "type must be ", "expected "), ", but is ",
                          ", got ");
+    case kReferenceId:  // "incompatible ReferenceType for get_ref, actual type is number"
+      return cat("unexpected type: ", what.substr(what.rfind(' ') + 1));
     case kAtId:
     case kIndexId:  // "cannot use at() with number"
       return cat("expected an object or a list, got ", what.substr(what.rfind(' ') + 1));
