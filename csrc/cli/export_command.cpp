@@ -30,6 +30,7 @@ void run(const ExportArgs& args) {
   request.directory.max_shard_bytes = args.shard_bytes;
   if (args.dtype == "fp32") request.dtype = at::kFloat;
   if (args.dtype == "bf16") request.dtype = at::kBFloat16;
+  if (args.dtype == "fp16") request.dtype = at::kHalf;
   // One weight after another: the memory of the last one goes back before the next is read, instead
   // of being kept in pieces.
   ::mallopt(M_MMAP_THRESHOLD, 1 << 20);
@@ -55,8 +56,9 @@ void add_export(CLI::App& app) {
       ->check(CLI::IsMember({"all", "llm", "adapter"}))
       ->capture_default_str();
   command->add_flag("--merge", args->merge, "Fold adapters into the weights they belong to");
-  command->add_option("--dtype", args->dtype, "auto (as the run used its weights), fp32 or bf16")
-      ->check(CLI::IsMember({"auto", "fp32", "bf16"}))
+  command
+      ->add_option("--dtype", args->dtype, "auto (as the run used its weights), fp32, bf16 or fp16")
+      ->check(CLI::IsMember({"auto", "fp32", "bf16", "fp16"}))
       ->capture_default_str();
   command
       ->add_option("--max-shard-size", args->shard_bytes,
