@@ -30,9 +30,7 @@ bool looks_like_tiktoken(std::string_view text) {
 }
 
 // Of the content: a GGUF file may be far larger than memory, so it is not read whole.
-bool begins_as_gguf(const fs::path& file) {
-  return is_gguf(read_beginning(file, 4));
-}
+bool begins_as_gguf(const fs::path& file) { return is_gguf(read_beginning(file, 4)); }
 
 Kind kind_of(const fs::path& file) {
   if (file.extension() == ".tiktoken") return Kind::kTiktoken;
