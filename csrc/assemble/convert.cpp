@@ -147,6 +147,12 @@ ConvertReport convert_weights(const ConvertRequest& request) {
   if (fs::exists(request.out) && fs::equivalent(request.from, request.out, ignored)) {
     throw ConfigError("--out: ", request.out.string(), " is the source itself");
   }
+  const fs::path around = request.from.has_parent_path() ? request.from.parent_path() : ".";
+  if (fs::exists(request.out) && !fs::is_directory(request.from) &&
+      fs::equivalent(around, request.out, ignored)) {
+    throw ConfigError("--out: ", request.out.string(), " is the folder of the source, which would ",
+                      "be replaced with it; choose another folder");
+  }
   check_hf_target(request.out, request.directory.replace);
   const SourcePtr source = open_weights(request.from);
   ConvertReport report;

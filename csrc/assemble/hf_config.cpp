@@ -50,8 +50,9 @@ void read_own_fields(const JsonFields& own, ModelDescription& d) {
     d.model.hr_encoder = HrEncoder::kNone;
   }
   own.read("hr_size", d.image, d.image.hr_size);
-  d.image.hr_source =
-      own.get<std::string>("hr_source") == "native" ? HrSource::kNative : HrSource::kUpsampledLr;
+  if (!own.has("hr_source")) throw CheckpointError(own.source(), ": field 'hr_source' is missing");
+  d.image.hr_source = own.choice<HrSource>(
+      "hr_source", {{"native", HrSource::kNative}, {"upsampled_lr", HrSource::kUpsampledLr}}, {});
   own.read("image_mean", d.image, d.image.mean);
   own.read("image_std", d.image, d.image.std);
   d.text.template_name = template_of(own.get<Json>("template"), own.source());
@@ -127,6 +128,12 @@ OrderedJson to_hf_config(const ModelDescription& d, const SpecialIds& ids,
   return j;
 }
 
+SelectFeature read_select_feature(const JsonFields& fields, SelectFeature fallback) {
+  return fields.choice<SelectFeature>(
+      "mm_vision_select_feature",
+      {{"patch", SelectFeature::kPatch}, {"cls_patch", SelectFeature::kClsPatch}}, fallback);
+}
+
 ModelDescription read_hf_config(const Json& json, const std::string& source) {
   const JsonFields f(json, source);
   ModelDescription d;
@@ -139,12 +146,10 @@ ModelDescription read_hf_config(const Json& json, const std::string& source) {
   d.model.convnext.path = f.get_or<std::string>("mm_vision_tower_aux", "");
   d.model.projector.type = f.get<std::string>("mm_projector_type");
   f.read("mm_vision_select_layer", d.model.vision_tower, d.model.vision_tower.select_layer);
-  const auto feature = f.get_or<std::string>("mm_vision_select_feature", "patch");
-  d.model.vision_tower.select_feature =
-      feature == "patch" ? SelectFeature::kPatch : SelectFeature::kClsPatch;
-  d.image.aspect = f.get_or<std::string>("image_aspect_ratio", "pad") == "pad"
-                       ? ImageAspect::kPad
-                       : ImageAspect::kSquare;
+  d.model.vision_tower.select_feature = read_select_feature(f, SelectFeature::kPatch);
+  d.image.aspect = f.choice<ImageAspect>(
+      "image_aspect_ratio", {{"pad", ImageAspect::kPad}, {"square", ImageAspect::kSquare}},
+      ImageAspect::kPad);
   f.read_or("image_grid", d.image, d.image.grid, int64_t{1});
   d.image.global = f.get_or<bool>("image_global", false);
   f.read_or("tokenizer_model_max_length", d.text, d.text.max_length, int64_t{2048});

@@ -10,6 +10,8 @@
 
 namespace mgm {
 
+class JsonFields;
+
 // The parts of a RunConfig that describe a model.
 struct ModelDescription {
   ModelConfig model;
@@ -40,6 +42,9 @@ Json read_config_json(const fs::path& path);
 // of those whose key begins with one of `sections`.
 void check_described(RunConfig config, const std::string& source,
                      const std::vector<std::string>& sections);
+
+// mm_vision_select_feature, or `fallback` where it is absent.
+SelectFeature read_select_feature(const JsonFields& fields, SelectFeature fallback);
 
 // A whole model: LLM fields plus mm_* (and "mgm" where present).
 ModelDescription read_hf_config(const Json& json, const std::string& source);

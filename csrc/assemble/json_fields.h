@@ -50,6 +50,20 @@ class JsonFields {
     return has(key) ? get<T>(key) : fallback;
   }
 
+  // One of a few words: choice("side", {{"left", Side::kLeft}, ...}, Side::kLeft if absent).
+  template <class T>
+  T choice(const char* key, const std::vector<std::pair<const char*, T>>& words, T fallback) const {
+    if (!has(key)) return fallback;
+    const auto text = get<std::string>(key);
+    std::vector<std::string> known;
+    for (const auto& [word, value] : words) {
+      if (text == word) return value;
+      known.push_back(word);
+    }
+    throw CheckpointError(source_, ": field '", key, "' is '", shown(text),
+                          "'; known: ", join(known, ", "));
+  }
+
   // Into a number of a config struct, within the limits that its description has. The first form
   // needs the key, the second takes `fallback` without it.
   template <class Section, class T>

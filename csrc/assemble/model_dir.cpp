@@ -233,7 +233,9 @@ std::map<std::string, std::string> model_files(const ModelContent& content, at::
   for (const auto& [name, text] : content.tokenizer.files()) out[name] = text;
   const SpecialIds ids{content.tokenizer.bos_id(), content.tokenizer.eos_id(),
                        content.tokenizer.pad_id()};
-  const std::string type = dtype == at::kBFloat16 ? "bfloat16" : "float32";
+  const std::string type = dtype == at::kBFloat16 ? "bfloat16"
+                           : dtype == at::kHalf   ? "float16"
+                                                  : "float32";
   OrderedJson config = llm_only ? to_llm_config(content.description.model.llm, ids, type)
                                 : to_hf_config(content.description, ids, type);
   if (!llm_only) {

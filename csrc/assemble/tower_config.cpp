@@ -53,10 +53,7 @@ void read_published(const JsonFields& f, RunConfig& out) {
   ModelConfig& m = out.model;
   VisionTowerConfig& tower = m.vision_tower;
   tower.select_layer = f.get_or<int64_t>("mm_vision_select_layer", tower.select_layer);
-  if (f.has("mm_vision_select_feature")) {
-    const bool patch = f.get<std::string>("mm_vision_select_feature") == "patch";
-    tower.select_feature = patch ? SelectFeature::kPatch : SelectFeature::kClsPatch;
-  }
+  tower.select_feature = read_select_feature(f, tower.select_feature);
   m.projector.type = f.get_or<std::string>("mm_projector_type", m.projector.type);
   if (!f.has("mgm")) return;
   const ModelDescription d = read_hf_config(f.json(), f.source());

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/file_access.h"
 
 namespace mgm {
 namespace {
@@ -24,18 +25,13 @@ std::string advice() {
 }  // namespace
 
 std::string read_file(const fs::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) throw DataError(path.string(), ": cannot open: ", reason());
+  const int fd = open_regular(path);
   struct stat info {};
   std::string content;
-  if (::fstat(fd, &info) == 0 && S_ISDIR(info.st_mode)) {
-    ::close(fd);
-    throw DataError(path.string(), ": is a folder, expected a file");
-  }
-  content.resize(static_cast<size_t>(info.st_size));
+  if (::fstat(fd, &info) == 0) content.resize(static_cast<size_t>(info.st_size));
   size_t done = 0;
   while (true) {
-    if (done == content.size()) content.resize(done + 65536);  // also reads pipes and /proc
+    if (done == content.size()) content.resize(done + 65536);  // files of /proc have no size
     const ssize_t got = ::read(fd, content.data() + done, content.size() - done);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) {
@@ -126,12 +122,12 @@ void FileWriter::finish() {
 uint64_t FileWriter::hash() const { return XXH3_64bits_digest(hash_->state); }
 
 MappedFile::MappedFile(const fs::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) throw DataError(path.string(), ": cannot open: ", reason());
+  const int fd = open_regular(path);
   struct stat info {};
-  if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+  if (::fstat(fd, &info) != 0) {
+    const std::string why = reason();
     ::close(fd);
-    throw DataError(path.string(), ": not a regular file");
+    throw DataError(path.string(), ": cannot ask for its size: ", why);
   }
   size_ = static_cast<size_t>(info.st_size);
   if (size_ > 0) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/json_problem.h"
 
 namespace mgm {
 namespace {
@@ -37,17 +38,14 @@ Json parse_json(std::string_view text, const std::string& source) {
   check_depth(text, source);
   try {
     return Json::parse(text.begin(), text.end());
-  } catch (const Json::parse_error& e) {
-    const size_t at = std::min(e.byte > 0 ? e.byte - 1 : 0, text.size());
+  } catch (const Json::exception& e) {
+    const size_t at = json_offset(e, text);
     const auto line = 1 + std::count(text.begin(), text.begin() + static_cast<ptrdiff_t>(at), '\n');
     const size_t newline = at == 0 ? text.npos : text.rfind('\n', at - 1);
     const size_t column = newline == text.npos ? at + 1 : at - newline;
-    const std::string_view what = e.what();
-    const size_t colon = what.find("; ");
+    const bool valid = dynamic_cast<const Json::parse_error*>(&e) == nullptr;  // but too large
     throw DataError(source, ":", line, ":", column,
-                    ": not valid JSON: ", colon == what.npos ? what : what.substr(colon + 2));
-  } catch (const Json::out_of_range& e) {  // a number that no double holds
-    throw DataError(source, ": not valid JSON: ", e.what());
+                    valid ? ": " : ": not valid JSON: ", json_problem(e));
   }
 }
 

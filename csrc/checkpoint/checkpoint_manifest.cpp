@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/json.h"
+#include "base/json_problem.h"
 #include "checkpoint/checkpoint_folder.h"
 #include "formats/safetensors.h"
 
@@ -113,7 +114,7 @@ Manifest read_manifest(const fs::path& dir) {
   try {
     return parse(read_json(path), path);
   } catch (const Json::exception& e) {
-    throw CheckpointError(path.string(), ": malformed: ", e.what());
+    throw CheckpointError(path.string(), ": malformed: ", json_problem(e));
   } catch (const DataError& e) {
     throw CheckpointError(e.what());
   }

@@ -4,9 +4,9 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <fstream>
 
 #include "base/error.h"
+#include "base/file_access.h"
 #include "checkpoint/gguf_config.h"
 #include "checkpoint/gguf_names.h"
 #include "formats/dtype.h"
@@ -180,10 +180,11 @@ int64_t metadata_integer(const OpenGguf& gguf, const std::string& key, int64_t f
 }  // namespace
 
 bool is_gguf_file(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  std::string magic(4, '\0');
-  in.read(magic.data(), 4);
-  return in.gcount() == 4 && is_gguf(magic);
+  try {
+    return is_gguf(read_beginning(file, 4));
+  } catch (const DataError&) {  // whoever opens it says why
+    return false;
+  }
 }
 
 std::vector<fs::path> gguf_files(const fs::path& dir) {

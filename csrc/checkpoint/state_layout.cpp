@@ -4,6 +4,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/json_problem.h"
 #include "formats/dtype.h"
 
 namespace mgm {
@@ -147,7 +148,7 @@ StateLayout parse_state_layout(const Json& json, const std::string& source) {
       }
     }
   } catch (const Json::exception& e) {
-    throw CheckpointError(source, ": malformed layout: ", e.what());
+    throw CheckpointError(source, ": malformed layout: ", json_problem(e));
   } catch (const CheckpointError& e) {
     throw CheckpointError(source, ": malformed layout: ", e.what());
   }

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/json_problem.h"
 #include "dist/agreement.h"
 
 namespace mgm {
@@ -66,7 +67,7 @@ TrainCheckpoint::TrainCheckpoint(const fs::path& path) : dir_(normal(path)) {
     layout_ = std::make_shared<StateLayout>(parse_state_layout(state_.at("layout"), source));
     state_.erase("layout");
   } catch (const Json::exception& e) {
-    throw CheckpointError(source, ": malformed: ", e.what());
+    throw CheckpointError(source, ": malformed: ", json_problem(e));
   } catch (const DataError& e) {
     throw CheckpointError(e.what());
   }

@@ -6,9 +6,11 @@
 #include <map>
 
 #include "base/error.h"
+#include "base/file_access.h"
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/gpus.h"
+#include "cli/numbers.h"
 #include "cli/options.h"
 #include "infer/generator.h"
 #include "infer/prompt_file.h"
@@ -101,10 +103,12 @@ class Chat {
 };
 
 void take_line(Chat& chat, const std::string& line) {
-  constexpr std::string_view kImage = "/image ";
+  constexpr std::string_view kImage = "/image";
   if (line == "/new") {
     chat.start_anew();
-  } else if (line.rfind(kImage, 0) == 0) {
+  } else if (line == kImage) {
+    throw DataError("/image FILE: the file of the picture is missing");
+  } else if (line.rfind(cat(kImage, " "), 0) == 0) {
     chat.add_picture(std::string(trim(line.substr(kImage.size()))));
   } else {
     chat.ask(clean_text(line, "standard input"));
@@ -134,12 +138,11 @@ void converse(Chat& chat) {
 // Answers in the order of their questions, each written as soon as those before it are.
 class OrderedAnswers {
  public:
-  // `path` empty: stdout.
-  OrderedAnswers(const std::vector<Json>& ids, const std::string& path) : ids_(ids) {
-    if (!path.empty()) file_.emplace(path);
-  }
+  // `path` empty: stdout. A file is emptied when the first answer is there, not before.
+  OrderedAnswers(const std::vector<Json>& ids, const std::string& path) : ids_(ids), path_(path) {}
 
   void take(size_t number, const Answer& answer) {
+    if (!answer.error.empty()) errors_[number] = answer.error;
     waiting_[number] = answer_line(ids_[number], answer);
     for (; waiting_.count(next_) > 0; ++next_) {
       write(waiting_[next_]);
@@ -150,9 +153,16 @@ class OrderedAnswers {
   void finish() {
     if (file_) file_->finish();
   }
+  // Throws DataError if a question has no answer.
+  void check() const {
+    if (errors_.empty()) return;
+    throw DataError(errors_.begin()->second, " (", errors_.size(), " of ", ids_.size(),
+                    " questions have no answer; the others are written)");
+  }
 
  private:
   void write(const std::string& line) {
+    if (!file_ && !path_.empty()) file_.emplace(path_);
     if (file_) {
       file_->write(line);
     } else {
@@ -161,8 +171,10 @@ class OrderedAnswers {
   }
 
   const std::vector<Json>& ids_;
+  const std::string path_;
   std::optional<FileWriter> file_;
   std::map<size_t, std::string> waiting_;
+  std::map<size_t, std::string> errors_;
   size_t next_ = 0;
 };
 
@@ -182,8 +194,20 @@ OrderedJson stats_json(const BatchStats& s) {
           {"graph_steps", s.graph_steps}};
 }
 
+void check_outputs(const ChatArgs& args, const PromptFile& questions) {
+  FileUse files;
+  read_model(files, args.model);
+  files.reads(args.batch);
+  for (const BatchPrompt& prompt : questions.prompts) {
+    for (const std::string& picture : prompt.images) files.reads(picture);
+  }
+  if (!args.out.empty()) files.writes("--out", args.out);
+  if (!args.stats.empty()) files.writes("--stats", args.stats);
+}
+
 void answer_file(const ChatArgs& args) {
   const PromptFile questions = read_prompt_file(args.batch);
+  check_outputs(args, questions);
   OrderedAnswers answers(questions.ids, args.out);
   ModelLoadOptions options = load_options(args.model);
   place_on_gpus(
@@ -207,6 +231,7 @@ void answer_file(const ChatArgs& args) {
            stats.step_seconds > 0 ? double(stats.step_tokens) / stats.step_seconds : 0.0,
            human_bytes(double(stats.cache_bytes)).c_str()));
   if (!args.stats.empty()) write_file_atomic(args.stats, stats_json(stats).dump(2) + "\n");
+  answers.check();
 }
 
 void run(ChatArgs args) {
@@ -243,12 +268,12 @@ void add_beam_options(CLI::App& command, SamplingConfig& sampling) {
       command
           .add_option("--beams", sampling.num_beams,
                       "Beam search over this many beams, as transformers' num_beams; 1: off")
-          ->check(CLI::Range(1, 64))
+          ->check(whole_number(1, 64))
           ->capture_default_str();
   command
       .add_option("--length-penalty", sampling.length_penalty,
                   "Beam search divides an answer's log probability by its length to this power")
-      ->check(CLI::Range(-10.0, 10.0))
+      ->check(number(-10, 10))
       ->capture_default_str()
       ->needs(beams);
 }
@@ -257,12 +282,13 @@ void add_batch_options(CLI::App& command, ChatArgs& args, const std::vector<CLI:
   CLI::Option* batch = command.add_option(
       "--batch", args.batch,
       "Answer a file of JSON lines {\"id\", \"prompt\", \"image\": path or list of paths}; writes "
-      "lines {\"id\", \"answer\", \"stopped\"} in the same order");
+      "lines {\"id\", \"answer\", \"stopped\"} in the same order, {\"id\", \"error\"} for a broken "
+      "picture");
   for (CLI::Option* option : single) batch->excludes(option);
   command
       .add_option("--batch-size", args.batch_size,
                   "Questions answered at a time; with --beams they are answered one by one")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number(1, 1'000'000))
       ->capture_default_str()
       ->needs(batch);
   command.add_option("--out", args.out, "Write the answers there instead of to stdout")
@@ -293,28 +319,30 @@ void add_chat(CLI::App& app) {
           ->capture_default_str();
   add_batch_options(*command, *args, {image, prompt, trim});
   command->add_option("--temperature", args->sampling.temperature, "0: greedy")
-      ->check(CLI::NonNegativeNumber)
+      ->check(number(0, 1e6))
       ->capture_default_str();
   command
       ->add_option("--top-p", args->sampling.top_p, "Sample from the likeliest tokens of this mass")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number(0, 1))
       ->capture_default_str();
   command->add_option("--top-k", args->sampling.top_k, "Sample from this many tokens; 0: all")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number(0, INT32_MAX))
       ->capture_default_str();
   command
       ->add_option("--repetition-penalty", args->sampling.repetition_penalty,
                    "Divides the score of tokens of prompt and answer (multiplies negative scores); "
                    "1: off. Applies at temperature 0 too")
-      ->check(CLI::Range(0.01, 100.0))
+      ->check(number(0.01, 100))
       ->capture_default_str();
   add_beam_options(*command, args->sampling);
   command->add_flag("--no-graphs", args->no_graphs,
                     "On a GPU, launch the kernels of every step one by one instead of replaying "
                     "recorded CUDA graphs; answers are the same");
-  command->add_option("--seed", args->sampling.seed, "Of sampling")->capture_default_str();
+  command->add_option("--seed", args->sampling.seed, "Of sampling")
+      ->check(seed_number())
+      ->capture_default_str();
   command->add_option("--max-new-tokens", args->sampling.max_new_tokens, "Longest answer")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number(1, INT32_MAX))
       ->capture_default_str();
   command->footer(
       "Example:\n"

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "cli/commands.h"
+#include "cli/numbers.h"
 
 namespace mgm::cli {
 namespace {
@@ -67,7 +68,7 @@ void add_convert(CLI::App& app) {
   command
       ->add_option("--max-shard-size", args->shard_bytes,
                    "Bytes of one safetensors file, as 2GB or 500MB; a larger tensor is a file")
-      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->transform(byte_size(1))
       ->capture_default_str();
   command->add_flag("--replace", args->replace, "Replace an existing model directory");
   command->footer(

@@ -7,6 +7,7 @@
 
 #include "assemble/backbone_config.h"
 #include "base/error.h"
+#include "base/file_access.h"
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/strings.h"
@@ -99,6 +100,12 @@ void show(const Options& options) {
   if (const auto* problem = std::get_if<Problem>(&result)) throw DataError(describe(*problem));
   const Sample& sample = std::get<Sample>(result);
   if (!options.html.empty()) {
+    FileUse files;
+    files.reads(options.config);
+    files.reads(tokenizer_path(opened.config));
+    for (const DataSource& source : opened.config.data.sources) files.reads(source.annotations);
+    for (const Picture& picture : sample.pictures) files.reads(picture.path);
+    files.writes("--html", options.html);
     write_file_atomic(options.html, show_html(sample, opened.builder));
     std::cout << "wrote " << options.html << "\n";
     return;

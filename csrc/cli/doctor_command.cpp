@@ -4,6 +4,7 @@
 #include "assemble/backbone_config.h"
 #include "base/log.h"
 #include "cli/commands.h"
+#include "cli/numbers.h"
 #include "train/doctor/doctor.h"
 
 namespace mgm::cli {
@@ -61,12 +62,12 @@ void add_doctor(CLI::App& app) {
   command
       ->add_option("--wait", args->options.wait_s,
                    "Seconds to wait for ranks to come and groups to connect")
-      ->check(CLI::PositiveNumber)
+      ->check(number(0.001, 1e6))
       ->capture_default_str();
   command
       ->add_option("--link", args->options.link_gb_per_s,
                    "Expected GB/s from rank to rank; a warning below")
-      ->check(CLI::PositiveNumber);
+      ->check(number(1e-6, 1e6));
   command->footer(
       "Runs alone, or as every rank of a job: put it where `mgm train` stands in the launcher's\n"
       "line. The first rank prints one list, worst first. Without --link the links are expected "

@@ -5,6 +5,7 @@
 
 #include "base/strings.h"
 #include "cli/commands.h"
+#include "cli/numbers.h"
 #include "train/export_run.h"
 
 namespace mgm::cli {
@@ -29,6 +30,7 @@ void run(const ExportArgs& args) {
   request.directory.max_shard_bytes = args.shard_bytes;
   if (args.dtype == "fp32") request.dtype = at::kFloat;
   if (args.dtype == "bf16") request.dtype = at::kBFloat16;
+  if (args.dtype == "fp16") request.dtype = at::kHalf;
   // One weight after another: the memory of the last one goes back before the next is read, instead
   // of being kept in pieces.
   ::mallopt(M_MMAP_THRESHOLD, 1 << 20);
@@ -54,13 +56,14 @@ void add_export(CLI::App& app) {
       ->check(CLI::IsMember({"all", "llm", "adapter"}))
       ->capture_default_str();
   command->add_flag("--merge", args->merge, "Fold adapters into the weights they belong to");
-  command->add_option("--dtype", args->dtype, "auto (as the run used its weights), fp32 or bf16")
-      ->check(CLI::IsMember({"auto", "fp32", "bf16"}))
+  command
+      ->add_option("--dtype", args->dtype, "auto (as the run used its weights), fp32, bf16 or fp16")
+      ->check(CLI::IsMember({"auto", "fp32", "bf16", "fp16"}))
       ->capture_default_str();
   command
       ->add_option("--max-shard-size", args->shard_bytes,
                    "Bytes of one safetensors file, as 2GB or 500MB; a larger tensor is a file")
-      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->transform(byte_size(1))
       ->capture_default_str();
   command->add_flag("--verify", args->verify,
                     "Load what was written and compare its logits with those of the run's weights "

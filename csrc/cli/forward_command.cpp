@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "base/error.h"
+#include "base/file_access.h"
 #include "checkpoint/tensor_writer.h"
 #include "cli/commands.h"
 #include "cli/options.h"
@@ -54,6 +55,10 @@ at::Tensor int64_row(const std::vector<int64_t>& values) {
 }
 
 void forward(ForwardArgs args) {
+  FileUse files;
+  read_model(files, args.model);
+  for (const std::string& path : args.images) files.reads(path);
+  files.writes("--out", args.out);
   args.prompt = clean_text(args.prompt, "--prompt");
   args.answer = clean_text(args.answer, "--answer");
   ModelLoadOptions options = load_options(args.model);

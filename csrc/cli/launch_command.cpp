@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/numbers.h"
 #include "launch/launcher.h"
 
 namespace mgm::cli {
@@ -58,7 +59,7 @@ void add_launch(CLI::App& app) {
       ->add_option("--grace", plan->grace_s,
                    "Seconds between SIGTERM and SIGKILL when the ranks are ended")
       ->type_name("SECONDS")
-      ->check(CLI::NonNegativeNumber)
+      ->check(number(0, 1e6))
       ->capture_default_str();
   command->add_option("--nnodes", plan->nodes, "Hosts; each runs its own mgm launch")
       ->type_name("NODES")
@@ -72,7 +73,7 @@ void add_launch(CLI::App& app) {
       ->add_option("--join-timeout", plan->join_timeout_s,
                    "Seconds to wait for the launchers of all hosts")
       ->type_name("SECONDS")
-      ->check(CLI::PositiveNumber)
+      ->check(number(0.001, 1e6))
       ->capture_default_str();
   command->add_option("command", *arguments, "What to run: the arguments of mgm, behind --")
       ->required();

@@ -7,6 +7,7 @@
 #include <iostream>
 
 #include "base/error.h"
+#include "base/json_problem.h"
 #include "base/strings.h"
 #include "base/version.h"
 #include "cli/commands.h"
@@ -87,6 +88,9 @@ int main(int argc, char** argv) {
     return static_cast<int>(e.code());
   } catch (const c10::Error& e) {
     std::cerr << "internal error: " << e.what_without_backtrace() << "\n";
+    return static_cast<int>(mgm::ExitCode::kInternal);
+  } catch (const mgm::Json::exception& e) {
+    std::cerr << "internal error: unexpected JSON: " << mgm::json_problem(e) << "\n";
     return static_cast<int>(mgm::ExitCode::kInternal);
   } catch (const std::exception& e) {
     std::cerr << "internal error: " << e.what() << "\n";

@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/strings.h"
+#include "cli/numbers.h"
 #include "text/utf8.h"
 #include "train/device.h"
 
@@ -29,9 +30,11 @@ void add_model_options(CLI::App& command, ModelArgs& args) {
 }
 
 void add_drop_path_option(CLI::App& command, ModelArgs& args) {
-  command.add_option("--drop-path", args.drop_path_seed,
-                     "Only to compare with the published code, which leaves the ConvNeXt's drop "
-                     "path on when it answers: a seed that draws the blocks to leave out");
+  command
+      .add_option("--drop-path", args.drop_path_seed,
+                  "Only to compare with the published code, which leaves the ConvNeXt's drop "
+                  "path on when it answers: a seed that draws the blocks to leave out")
+      ->check(seed_number());
 }
 
 std::string clean_text(const std::string& text, const std::string& what) {
@@ -42,6 +45,11 @@ std::string clean_text(const std::string& text, const std::string& what) {
                   " became U+FFFD"));
   }
   return out;
+}
+
+void read_model(FileUse& files, const ModelArgs& args) {
+  files.reads(args.dir);
+  if (!args.adapter.empty()) files.reads(args.adapter);
 }
 
 ModelLoadOptions load_options(const ModelArgs& args) {

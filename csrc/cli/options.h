@@ -6,6 +6,7 @@
 #include <string>
 
 #include "assemble/model_dir.h"
+#include "base/file_access.h"
 
 namespace mgm::cli {
 
@@ -28,6 +29,9 @@ void add_drop_path_option(CLI::App& command, ModelArgs& args);
 // `text` with U+FFFD for what is no UTF-8, of which a warning gives the number; `what` names the
 // text.
 std::string clean_text(const std::string& text, const std::string& what);
+
+// Notes the files of the model and its adapter as read.
+void read_model(FileUse& files, const ModelArgs& args);
 
 // auto: the GPU where there is one; fp32 on the CPU, bf16 on the GPU.
 ModelLoadOptions load_options(const ModelArgs& args);

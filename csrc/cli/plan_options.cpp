@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "cli/numbers.h"
 #include "train/rehearsal_run.h"
 #include "train/run_plan.h"
 
@@ -17,7 +18,7 @@ void add_scaled(CLI::App& command, const char* name, double& value, double unit,
       .add_option_function<double>(
           name, [&value, unit](double number) { value = number * unit; },
           cat(what, " [", value / unit, "]"))
-      ->check(CLI::PositiveNumber);
+      ->check(number(1e-6, 1e6));
 }
 
 }  // namespace
@@ -34,13 +35,13 @@ void add_plan_options(CLI::App& command, PlanArgs& args) {
   plan->excludes(rehearse);
   command.add_option("--world", args.worlds, "Ranks to plan or rehearse for, e.g. 8 or 8,16,64")
       ->delimiter(',')
-      ->check(CLI::Range(1, 65536))
+      ->check(whole_number(1, 65536))
       ->capture_default_str();
   command.add_option("--gpus-per-node", cluster.gpus_per_node, "Ranks of one node")
-      ->check(CLI::Range(1, 1024))
+      ->check(whole_number(1, 1024))
       ->capture_default_str();
   command.add_option("--gpu-memory", args.gpu_memory, "Memory of a GPU, with a unit")
-      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->transform(byte_size(1))
       ->default_str("80GiB");
   add_scaled(command, "--link", cluster.link, kGB, "GB/s between the GPUs of a node, achieved");
   add_scaled(command, "--network", cluster.network, kGB, "GB/s per GPU between nodes, achieved");
@@ -49,9 +50,9 @@ void add_plan_options(CLI::App& command, PlanArgs& args) {
       .add_option("--tokens", args.request.tokens,
                   "Tokens of a sample, visual ones included [memory: text.max_length, time: an "
                   "assumed mean]")
-      ->check(CLI::PositiveNumber);
+      ->check(whole_number(1, 1'000'000'000));
   command.add_option("--images", args.request.images, "Pictures of a sample")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number(0, 1'000'000))
       ->capture_default_str();
   CLI::Option* json = command.add_flag("--json", args.json, "Print the plan as JSON");
   CLI::Option* markdown = command.add_flag(

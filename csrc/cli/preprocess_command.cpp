@@ -5,6 +5,7 @@
 
 #include "assemble/hf_config.h"
 #include "base/error.h"
+#include "base/file_access.h"
 #include "base/fs.h"
 #include "checkpoint/tensor_writer.h"
 #include "cli/commands.h"
@@ -49,6 +50,11 @@ ImageSetup read_setup(const std::string& path) {
 }
 
 void preprocess(const PreprocessArgs& args) {
+  FileUse files;
+  files.reads(args.image);
+  files.reads(args.config);
+  files.writes("--out", args.out);
+  if (!args.png.empty()) files.writes("--png", args.png);
   const ImageSetup setup = read_setup(args.config);
   const RgbImage picture = decode_rgb(read_file(args.image), args.image);
   const int64_t side = setup.geometry.hr_size;

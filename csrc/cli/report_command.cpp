@@ -3,10 +3,12 @@
 
 #include <iostream>
 
+#include "base/file_access.h"
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/strings.h"
 #include "cli/commands.h"
+#include "cli/numbers.h"
 #include "cli/options.h"
 #include "image/encode.h"
 #include "report/attention_picture.h"
@@ -33,16 +35,20 @@ std::vector<size_t> spread(size_t total, size_t count) {
   return out;
 }
 
-QuestionSet evaluate_set(const LoadedModel& model, const std::string& title,
-                         const std::string& file, const std::string& images, size_t shown) {
+QuestionSet read_set(const std::string& title, const std::string& file, const std::string& images,
+                     size_t shown) {
   QuestionSet set;
   set.title = title;
   set.questions = read_questions(file, images);
   set.shown = spread(set.questions.size(), shown);
-  set.plain = evaluate(model, set.questions, Spoil::kNothing, kExchangeSeed);
-  set.permuted = evaluate(model, set.questions, Spoil::kPermutedPictures, kExchangeSeed);
-  set.zero_hr = evaluate(model, set.questions, Spoil::kZeroHr, kExchangeSeed);
   return set;
+}
+
+void evaluate_set(const LoadedModel& model, QuestionSet& set) {
+  set.plain = evaluate(model, set.questions, Spoil::kNothing, kExchangeSeed);
+  if (count_pictures(set.questions) > 1)
+    set.permuted = evaluate(model, set.questions, Spoil::kPermutedPictures, kExchangeSeed);
+  set.zero_hr = evaluate(model, set.questions, Spoil::kZeroHr, kExchangeSeed);
 }
 
 AttentionPicture attention_of(const LoadedModel& model, const std::string& path) {
@@ -81,21 +87,44 @@ void print_answers(const QuestionSet& set) {
 void print_accuracies(const std::vector<QuestionSet>& sets) {
   std::cout << "\nexact answers            as trained   pictures exchanged   HR map zeroed\n";
   for (const QuestionSet& set : sets) {
-    std::cout << strf("  %-20s %10.1f %% %18.1f %% %13.1f %%   of %lld\n", set.title.c_str(),
-                      100 * set.plain.all.share(), 100 * set.permuted.all.share(),
-                      100 * set.zero_hr.all.share(), static_cast<long long>(set.plain.all.total));
+    const std::string exchanged =
+        set.permuted ? strf("%.1f", 100 * set.permuted->all.share()) : std::string("-");
+    std::cout << strf("  %-20s %10.1f %% %18s %% %13.1f %%   of %lld\n", set.title.c_str(),
+                      100 * set.plain.all.share(), exchanged.c_str(), 100 * set.zero_hr.all.share(),
+                      static_cast<long long>(set.plain.all.total));
+  }
+  for (const QuestionSet& set : sets) {
+    const std::string why = why_not_exchanged(set);
+    if (!why.empty()) std::cout << why << "\n";
   }
 }
 
+// That the page can be written where it is to be, over nothing that it is made of.
+void check_output(const ReportArgs& args, const std::vector<QuestionSet>& sets) {
+  FileUse files;
+  read_model(files, args.model);
+  files.reads(args.heldin);
+  if (!args.heldout.empty()) files.reads(args.heldout);
+  for (const std::string& run : args.runs) files.reads(fs::path(run) / "metrics.jsonl");
+  for (const QuestionSet& set : sets) {
+    for (const Question& question : set.questions) {
+      for (const std::string& picture : question.images) files.reads(picture);
+    }
+  }
+  files.writes("--out", args.out);
+}
+
 void report(const ReportArgs& args) {
-  const LoadedModel model = load_model(args.model.dir, load_options(args.model));
   Report out;
   for (const std::string& run : args.runs) out.runs.push_back(read_metrics(run));
   const auto print = static_cast<size_t>(args.print);
-  out.sets.push_back(evaluate_set(model, "Held-in pictures", args.heldin, args.images, print));
+  out.sets.push_back(read_set("Held-in pictures", args.heldin, args.images, print));
   if (!args.heldout.empty()) {
-    out.sets.push_back(evaluate_set(model, "Held-out pictures", args.heldout, args.images, 0));
+    out.sets.push_back(read_set("Held-out pictures", args.heldout, args.images, 0));
   }
+  check_output(args, out.sets);
+  const LoadedModel model = load_model(args.model.dir, load_options(args.model));
+  for (QuestionSet& set : out.sets) evaluate_set(model, set);
   for (const QuestionSet& set : out.sets) print_answers(set);
   print_accuracies(out.sets);
   if (!args.note.empty()) std::cout << "\n" << args.note << "\n";
@@ -127,11 +156,11 @@ void add_report(CLI::App& app) {
   command->add_option("--out", args->out, "HTML file to write")->required();
   command->add_option("--note", args->note, "What readers should know of this run; printed too");
   command->add_option("--print", args->print, "Held-in answers to show")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number(1, 1'000'000'000))
       ->capture_default_str();
   command->footer(
       "Every question is asked three times: as trained, with the pictures exchanged among the\n"
-      "questions, and with the HR feature maps zeroed.\n"
+      "questions (where there are two or more), and with the HR feature maps zeroed.\n"
       "Example:\n"
       "  mgm report runs/tiny/model --run runs/tiny/stage1 --run runs/tiny/stage2\n"
       "    --heldin data/embedded/eval_heldin.json --heldout data/embedded/heldout.json\n"

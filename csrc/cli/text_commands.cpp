@@ -49,11 +49,27 @@ void tokenize(const std::string& path, bool decode) {
   }
 }
 
-std::vector<Turn> parse_turns(const Json& json) {
-  const Json& list = json.is_object() ? json.at("conversations") : json;
+std::vector<Turn> parse_turns(const Json& json, const std::string& source) {
+  const bool record = json.is_object() && json.contains("conversations");
+  const Json& list = record ? json.at("conversations") : json;
+  if (!list.is_array()) {
+    throw DataError(source, ": expected a LLaVA record or its conversations array, got ",
+                    record             ? cat("'conversations' that is ", list.type_name())
+                    : json.is_object() ? "an object without 'conversations'"
+                                       : std::string(json.type_name()));
+  }
   std::vector<Turn> turns;
   for (const Json& turn : list) {
-    turns.push_back({turn.at("from").get<std::string>(), turn.at("value").get<std::string>()});
+    const auto text = [&](const char* key) {
+      const std::string where = cat(source, ": turn ", turns.size() + 1);
+      if (!turn.is_object()) throw DataError(where, ": expected an object, got ", turn.type_name());
+      if (!turn.contains(key)) throw DataError(where, ": '", key, "' is missing");
+      if (!turn.at(key).is_string()) {
+        throw DataError(where, ": '", key, "' must be a text, got ", turn.at(key).type_name());
+      }
+      return turn.at(key).get<std::string>();
+    };
+    turns.push_back({text("from"), text("value")});
   }
   return turns;
 }
@@ -78,12 +94,7 @@ struct RenderOptions {
 void render(const RenderOptions& options) {
   const std::string source = "standard input";
   const ConversationTemplate conversation = load_template(options.name);
-  std::vector<Turn> turns;
-  try {
-    turns = parse_turns(parse_json(read_stdin(), source));
-  } catch (const Json::exception& e) {
-    throw DataError(source, ": expected a LLaVA record or its conversations array: ", e.what());
-  }
+  const std::vector<Turn> turns = parse_turns(parse_json(read_stdin(), source), source);
   const MarkerPolicy markers = options.collapse ? MarkerPolicy::kCollapse : MarkerPolicy::kError;
   const Rendered rendered = render_conversation(conversation, turns, markers, source);
   if (options.mark) {
@@ -97,7 +108,8 @@ void render(const RenderOptions& options) {
                              {"ids", encoded.ids},
                              {"labels", encoded.labels},
                              {"images", encoded.images},
-                             {"collapsed_markers", rendered.collapsed_markers}};
+                             {"collapsed_markers", rendered.collapsed_markers},
+                             {"straddling_tokens", encoded.straddling}};
     std::cout << out.dump() << "\n";
   }
 }

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/json.h"
+#include "base/json_problem.h"
 #include "data/words.h"
 
 namespace mgm {
@@ -149,14 +150,9 @@ std::optional<Failure> syntax_error(std::string_view text) {
   try {
     [[maybe_unused]] const Json value = Json::parse(text.begin(), text.end());
     return std::nullopt;
-  } catch (const Json::parse_error& e) {
-    // "[json.exception.parse_error.101] parse error at line 1, column 5: <what we want>"
-    const std::string_view what = e.what();
-    const size_t colon = what.find(": ");
-    return Failure{e.byte > 0 ? std::min(e.byte - 1, text.size()) : 0,
-                   cat("not valid JSON: ", colon == what.npos ? what : what.substr(colon + 2))};
-  } catch (const Json::exception& e) {  // a number out of range: no position
-    return Failure{0, cat("not valid JSON: ", e.what())};
+  } catch (const Json::exception& e) {
+    const bool valid = dynamic_cast<const Json::parse_error*>(&e) == nullptr;  // but too large
+    return Failure{json_offset(e, text), cat(valid ? "" : "not valid JSON: ", json_problem(e))};
   }
 }
 
@@ -301,6 +297,12 @@ std::optional<Failure> parse(dom::parser& parser, const MappedFile& file, uint64
     // simdjson does not say where; its stricter twin does.
     auto located = syntax_error(text_of(file).substr(offset, length));
     if (located) return located;
+    std::string digits;
+    const size_t big = find_big_integer(text_of(file).substr(offset, length), digits);
+    if (big != std::string::npos) {
+      return Failure{
+          big, cat("the whole number ", digits, " does not fit into 64 bits; write it as a text")};
+    }
     return Failure{0, cat("not valid JSON: ", simdjson::error_message(code))};
   }
   const std::string problem = read_record(root, view);

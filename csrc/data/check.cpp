@@ -20,6 +20,7 @@ constexpr int64_t kHistogramWidth = 40;  // characters of the longest bar
 struct Counted {
   std::optional<Problem> problem;
   int64_t tokens = 0, visual = 0, images = 0, targets = 0, collapsed = 0, rewritten = 0;
+  int64_t straddling = 0;
 };
 
 Counted count(const SampleBuilder& builder, int64_t index) {
@@ -36,6 +37,7 @@ Counted count(const SampleBuilder& builder, int64_t index) {
   out.targets = sample.targets;
   out.collapsed = sample.collapsed_markers;
   out.rewritten = sample.rewritten_paths;
+  out.straddling = sample.straddling_tokens;
   return out;
 }
 
@@ -91,6 +93,8 @@ CheckReport check_data(const SampleBuilder& builder, int workers, const CheckPro
       report.targets += counted->targets;
       report.collapsed_markers += counted->collapsed;
       report.rewritten_paths += counted->rewritten;
+      report.straddling_tokens += counted->straddling;
+      report.straddled += counted->straddling > 0 ? 1 : 0;
       report.lengths.push_back(counted->tokens);
     }
     if (progress && (since.seconds() > kProgressS || done == report.records)) {
@@ -124,6 +128,12 @@ std::string format_check(const CheckReport& report, const SampleBuilder& builder
   out += line("supervised tokens", report.targets, per_sample(report.targets, report.good()));
   if (report.rewritten_paths > 0) out += line("rewritten paths", report.rewritten_paths);
   if (report.collapsed_markers > 0) out += line("collapsed markers", report.collapsed_markers);
+  if (report.straddling_tokens > 0) {
+    out += line(
+        "straddling tokens", report.straddling_tokens,
+        cat("   in ", with_commas(report.straddled), report.straddled == 1 ? " sample" : " samples",
+            ": the end of a prompt and the beginning of its answer in one; not supervised"));
+  }
   if (!report.lengths.empty()) {
     out += cat("length in tokens       median ", quantile(report.lengths, 0.5), ", 90 % ",
                quantile(report.lengths, 0.9), ", 99 % ", quantile(report.lengths, 0.99),
@@ -149,6 +159,8 @@ OrderedJson check_to_json(const CheckReport& report, const SampleBuilder& builde
   out["supervised_tokens"] = report.targets;
   out["rewritten_paths"] = report.rewritten_paths;
   out["collapsed_markers"] = report.collapsed_markers;
+  out["straddling_tokens"] = report.straddling_tokens;
+  out["straddled_samples"] = report.straddled;
   if (!report.lengths.empty()) {
     out["length"] = {{"median", quantile(report.lengths, 0.5)},
                      {"p90", quantile(report.lengths, 0.9)},

@@ -24,6 +24,8 @@ struct CheckReport {
   int64_t targets = 0;  // supervised tokens
   int64_t collapsed_markers = 0;
   int64_t rewritten_paths = 0;
+  int64_t straddling_tokens = 0;
+  int64_t straddled = 0;         // samples with such a token
   std::vector<int64_t> lengths;  // tokens, visual ones included, ascending
   // Of the others:
   std::array<int64_t, kNumProblemKinds> by_kind{};

@@ -89,6 +89,7 @@ std::string tokenizer_path(const RunConfig& config) {
 Sample widen_markers(const Encoded& encoded, int64_t tokens_per_image) {
   Sample sample;
   sample.collapsed_markers = encoded.collapsed_markers;
+  sample.straddling_tokens = encoded.straddling;
   const auto visual = static_cast<size_t>(tokens_per_image);
   for (size_t t = 0; t < encoded.ids.size(); ++t) {
     const int64_t id = encoded.ids[t];

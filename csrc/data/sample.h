@@ -33,6 +33,7 @@ struct Sample {
   int64_t targets = 0;  // labels that a row predicts
   int64_t collapsed_markers = 0;
   int64_t rewritten_paths = 0;
+  int64_t straddling_tokens = 0;  // text of prompt and answer in one: not supervised
 };
 
 // The rows of an encoded conversation: every image marker widened to `tokens_per_image` rows.

@@ -52,8 +52,13 @@ std::string geometry_line(const ImageGeometry& g) {
 std::string counts_line(const Sample& sample, const SampleBuilder& builder) {
   const auto visual = static_cast<int64_t>(sample.pictures.size()) * builder.geometry().tokens();
   const auto tokens = static_cast<int64_t>(sample.ids.size());
-  return cat(tokens, " tokens (", tokens - visual, " text, ", visual, " visual), ", sample.targets,
-             " supervised");
+  std::string out = cat(tokens, " tokens (", tokens - visual, " text, ", visual, " visual), ",
+                        sample.targets, " supervised");
+  if (sample.straddling_tokens > 0) {
+    out += cat("; ", sample.straddling_tokens,
+               " not, being the end of a prompt and the beginning of its answer in one");
+  }
+  return out;
 }
 
 constexpr const char* kPage = R"(<!doctype html><html lang="en"><head><meta charset="utf-8">

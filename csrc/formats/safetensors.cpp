@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/json_problem.h"
 #include "formats/dtype.h"
 
 namespace mgm {
@@ -34,7 +35,8 @@ Json parse_unique(std::string_view text, const std::string& source) {
   try {
     return Json::parse(text.begin(), text.end(), check);
   } catch (const Json::exception& e) {
-    throw CheckpointError(source, ": the safetensors header is not valid JSON: ", e.what());
+    throw CheckpointError(source, ": the safetensors header is not valid JSON: byte ",
+                          json_offset(e, text), " of it: ", json_problem(e));
   }
 }
 
@@ -59,7 +61,7 @@ TensorEntry parse_entry(const std::string& name, const Json& json, uint64_t data
     t.begin = offsets[0].get<uint64_t>();
     t.end = offsets[1].get<uint64_t>();
   } catch (const Json::exception& e) {
-    throw CheckpointError(where, ": malformed header entry: ", e.what());
+    throw CheckpointError(where, ": malformed header entry: ", json_problem(e));
   }
   const size_t size = dtype_bytes(t.dtype);
   if (size == 0) throw CheckpointError(where, ": unknown dtype '", t.dtype, "'");

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/json_problem.h"
 
 namespace mgm {
 
@@ -41,7 +42,7 @@ ShardIndex parse_shard_index(std::string_view text, const std::string& source) {
       index.weight_map[name] = shard;
     }
   } catch (const Json::exception& e) {
-    throw CheckpointError(source, ": not a shard index: ", e.what());
+    throw CheckpointError(source, ": not a shard index: ", json_problem(e));
   }
   if (index.weight_map.empty()) {
     throw CheckpointError(source, ": the shard index names no tensor");

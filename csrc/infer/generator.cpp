@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <map>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -32,6 +33,8 @@ struct Setup {
 };
 
 struct Hooks {
+  // Reads the pictures of a prompt, once; what is wrong with them, or "".
+  std::function<std::string(size_t prompt)> read;
   // Visual tokens [N, tokens, H] of the pictures of these prompts, in order; undefined for none.
   std::function<at::Tensor(size_t first, size_t count)> visual;
   std::function<void(size_t prompt, int32_t id)> on_token;  // end tokens left out; may be empty
@@ -73,6 +76,15 @@ Answer finish(const Tokenizer& tokenizer, std::vector<int32_t> ids, bool stopped
   return out;
 }
 
+// Whether a prompt can be answered; what cannot has its answer now.
+bool readable(const Hooks& hooks, size_t prompt) {
+  Answer failed;
+  failed.error = hooks.read(prompt);
+  if (failed.error.empty()) return true;
+  hooks.on_answer(prompt, failed);
+  return false;
+}
+
 // The prompts of one call on their way through the rows of a cache.
 class BatchRun {
  public:
@@ -90,11 +102,13 @@ class BatchRun {
   }
 
   BatchStats run() {
-    while (next_ < prompts_.size() || !active_.empty()) {
+    while (true) {
       if (const size_t count = admissible(); count > 0) {
         admit(count);
-      } else {
+      } else if (!active_.empty()) {
         step();
+      } else {
+        break;
       }
     }
     stats_.graphs = rows_.graphs().recorded();
@@ -108,13 +122,17 @@ class BatchRun {
     std::vector<int32_t> ids;
   };
 
-  // How many of the waiting prompts the next pass takes.
-  size_t admissible() const {
-    const auto room = std::min(prompts_.size() - next_, static_cast<size_t>(rows_.free_rows()));
+  // How many of the waiting prompts the next pass takes; those whose pictures are broken are passed
+  // over.
+  size_t admissible() {
+    const auto free = static_cast<size_t>(rows_.free_rows());
+    while (free > 0 && next_ < prompts_.size() && !readable(hooks_, next_)) ++next_;
+    const size_t room = std::min(prompts_.size() - next_, free);
     int64_t tokens = 0;
     for (size_t i = 0; i < room; ++i) {
       tokens += prompts_[next_ + i].length;
       if (tokens > kPromptTokens) return std::max<size_t>(i, 1);
+      if (i > 0 && !hooks_.read(next_ + i).empty()) return i;
     }
     return room;
   }
@@ -207,6 +225,7 @@ BatchStats run_beams(const Setup& setup, const std::vector<Prompt>& prompts, con
   for (size_t i = 0; i < prompts.size(); ++i) {
     const Prompt& prompt = prompts[i];
     Timer timer;
+    if (!readable(hooks, i)) continue;
     const at::Tensor logits = enter(model, prompts, i, 1, hooks, ctx, rows);
     if (logits.is_cuda()) logits.cpu();  // the prompt's time ends here
     stats.prompt_seconds += timer.seconds();
@@ -242,6 +261,42 @@ std::vector<Prompt> encode_all(const PromptEncoder& encoder,
   }
   return out;
 }
+
+// Pictures from when their prompt's turn comes until they are encoded.
+class PictureReader {
+ public:
+  PictureReader(const std::vector<BatchPrompt>& prompts, const ModelDescription& description)
+      : prompts_(prompts), description_(description) {}
+
+  // What is wrong with a prompt's pictures, or "".
+  std::string read(size_t prompt) {
+    const auto [it, fresh] = read_.try_emplace(prompt);
+    Pictures& p = it->second;
+    if (!fresh) return p.error;
+    try {
+      for (const std::string& path : prompts_[prompt].images) {
+        p.pictures.push_back(load_picture(path, description_));
+      }
+    } catch (const DataError& e) {
+      p.pictures.clear();
+      p.error = cat(prompts_[prompt].where, ": ", e.what());
+    }
+    return p.error;
+  }
+
+  std::vector<Picture> take(size_t prompt) {
+    return std::move(read_.extract(prompt).mapped().pictures);
+  }
+
+ private:
+  struct Pictures {
+    std::vector<Picture> pictures;
+    std::string error;
+  };
+  const std::vector<BatchPrompt>& prompts_;
+  const ModelDescription& description_;
+  std::map<size_t, Pictures> read_;
+};
 
 BatchStats run_prompts(const Setup& setup, const std::vector<Prompt>& prompts, int64_t batch_size,
                        const Hooks& hooks) {
@@ -280,6 +335,7 @@ Answer Generator::answer(const std::vector<Turn>& turns, const at::Tensor& visua
   };
   Answer out;
   Hooks hooks;
+  hooks.read = [](size_t) { return std::string(); };
   hooks.visual = [&](size_t, size_t) { return visual_NTH; };
   if (on_text) hooks.on_token = [&](size_t, int32_t id) { hand_out(stream.push(id)); };
   hooks.on_answer = [&](size_t, const Answer& answer) { out = answer; };
@@ -297,16 +353,12 @@ BatchStats Generator::answer_batch(
   const std::vector<Prompt> encoded = encode_all(encoder_, prompts);
   DirectRunner runner;
   Hooks hooks;
+  PictureReader reader(prompts, model_.description);
+  hooks.read = [&](size_t prompt) { return reader.read(prompt); };
   hooks.visual = [&](size_t first, size_t count) {
     std::vector<Picture> pictures;
     for (size_t i = first; i < first + count; ++i) {
-      for (const std::string& path : prompts[i].images) {
-        try {
-          pictures.push_back(load_picture(path, model_.description));
-        } catch (const DataError& e) {
-          throw DataError(prompts[i].where, ": ", e.what());
-        }
-      }
+      for (Picture& picture : reader.take(i)) pictures.push_back(std::move(picture));
     }
     return encode_pictures(model_, pictures, model_.context(runner));
   };

@@ -19,6 +19,7 @@ struct Answer {
   std::string text;          // without the end token, white space at both ends removed
   std::vector<int32_t> ids;  // the end token included, if there was one
   bool stopped = false;      // by an end token; else by max_new_tokens or the context's end
+  std::string error;         // of a batch: why there is no answer, with the prompt's `where`
 };
 
 // One question of a batch.
@@ -61,9 +62,10 @@ class Generator {
   // Answers all prompts, `batch_size` at a time: where an answer ends, the next prompt takes its
   // place. Beam search answers one at a time, a row per beam. The cache is allocated once, for the
   // longest prompt and answer there can be. Every prompt is encoded before the first is answered,
-  // pictures are read when their prompt's turn comes. `on_answer` gets the prompts' numbers in the
-  // order their answers end. Throws DataError beginning with a prompt's `where`; ConfigError if the
-  // cache does not fit; NonFiniteError.
+  // pictures are read when their prompt's turn comes: one that is broken costs its prompt the
+  // answer, which then has an `error`. `on_answer` gets the prompts' numbers in the order their
+  // answers end. Throws DataError beginning with a prompt's `where` if one cannot be encoded;
+  // ConfigError if the cache does not fit; NonFiniteError.
   BatchStats answer_batch(
       const std::vector<BatchPrompt>& prompts, int64_t batch_size,
       const std::function<void(size_t prompt, const Answer& answer)>& on_answer) const;

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "base/json_problem.h"
 #include "base/strings.h"
 
 namespace mgm {
@@ -68,8 +69,7 @@ PromptFile read_prompt_file(const fs::path& path) {
   for (size_t i = 0; i < lines.size(); ++i) {
     if (trim(lines[i]).empty()) continue;
     const std::string where = cat(path.string(), ":", i + 1);
-    const Json record = Json::parse(lines[i], nullptr, /*allow_exceptions=*/false);
-    if (record.is_discarded()) throw DataError(where, ": not valid JSON: ", lines[i].substr(0, 80));
+    const Json record = parse_json_line(lines[i], i + 1, path.string());
     check_keys(record, where);
     const Json& id = require(record, "id", where);
     if (!id.is_string() && !id.is_number_integer()) {
@@ -87,8 +87,12 @@ PromptFile read_prompt_file(const fs::path& path) {
 std::string answer_line(const Json& id, const Answer& answer) {
   OrderedJson line;
   line["id"] = id;
-  line["answer"] = answer.text;
-  line["stopped"] = answer.stopped;
+  if (answer.error.empty()) {
+    line["answer"] = answer.text;
+    line["stopped"] = answer.stopped;
+  } else {
+    line["error"] = answer.error;
+  }
   return line.dump(-1, ' ', /*ensure_ascii=*/false, OrderedJson::error_handler_t::replace) + "\n";
 }
 

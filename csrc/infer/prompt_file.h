@@ -19,7 +19,8 @@ struct PromptFile {
 // without a question too.
 PromptFile read_prompt_file(const fs::path& path);
 
-// {"id": ..., "answer": text, "stopped": whether by an end token} and a line feed.
+// {"id": ..., "answer": text, "stopped": whether by an end token} and a line feed; {"id": ...,
+// "error": text} where there is no answer.
 std::string answer_line(const Json& id, const Answer& answer);
 
 }  // namespace mgm

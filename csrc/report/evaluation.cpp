@@ -109,6 +109,14 @@ std::map<std::string, std::string> exchange_pictures(const std::vector<std::stri
   return out;
 }
 
+size_t count_pictures(const std::vector<Question>& questions) {
+  std::set<std::string> paths;
+  for (const Question& question : questions) {
+    paths.insert(question.images.begin(), question.images.end());
+  }
+  return paths.size();
+}
+
 Evaluation evaluate(const LoadedModel& model, const std::vector<Question>& questions, Spoil spoil,
                     uint64_t seed) {
   std::set<std::string> paths;

@@ -44,6 +44,9 @@ struct Evaluation {
 Evaluation evaluate(const LoadedModel& model, const std::vector<Question>& questions, Spoil spoil,
                     uint64_t seed);
 
+// How many pictures the questions are about; with fewer than two there is nothing to exchange.
+size_t count_pictures(const std::vector<Question>& questions);
+
 // names -> names without a fixed point: a random single cycle. One name alone stays where it is.
 std::map<std::string, std::string> exchange_pictures(const std::vector<std::string>& names,
                                                      uint64_t seed);

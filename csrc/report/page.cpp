@@ -5,6 +5,7 @@
 #include "base/fs.h"
 #include "base/html.h"
 #include "base/json.h"
+#include "base/json_problem.h"
 #include "image/decode.h"
 #include "image/encode.h"
 #include "image/resize.h"
@@ -65,12 +66,18 @@ std::string accuracies(const std::vector<QuestionSet>& sets) {
       "exchanged</th><th class=\"number\">HR map zeroed</th></tr>";
   for (const QuestionSet& set : sets) {
     out += "<tr><td>" + html_escape(set.title) + "</td>";
-    for (const Evaluation* e : {&set.plain, &set.permuted, &set.zero_hr}) {
-      out += "<td class=\"number\">" + percent(e->all) + "</td>";
+    for (const Evaluation* e :
+         {&set.plain, set.permuted ? &*set.permuted : nullptr, &set.zero_hr}) {
+      out += "<td class=\"number\">" + (e ? percent(e->all) : "&ndash;") + "</td>";
     }
     out += "</tr>";
   }
-  return out + "</table>";
+  out += "</table>";
+  for (const QuestionSet& set : sets) {
+    const std::string why = why_not_exchanged(set);
+    if (!why.empty()) out += "<p class=\"soft\">" + html_escape(why) + "</p>";
+  }
+  return out;
 }
 
 // Wordings that many pictures share, the most asked first.
@@ -88,7 +95,7 @@ std::string by_question(const QuestionSet& set) {
   for (const auto& [count, text] : order) {
     out += "<tr><td>" + html_escape(text) + "</td><td class=\"number\">" +
            percent(set.plain.by_question.at(text)) + "</td><td class=\"number\">" +
-           percent(set.permuted.by_question.at(text)) + "</td></tr>";
+           (set.permuted ? percent(set.permuted->by_question.at(text)) : "&ndash;") + "</td></tr>";
   }
   return out + "</table>";
 }
@@ -143,6 +150,13 @@ std::string attention(const std::vector<AttentionPicture>& pictures) {
 
 }  // namespace
 
+std::string why_not_exchanged(const QuestionSet& set) {
+  if (set.permuted) return "";
+  const size_t pictures = count_pictures(set.questions);
+  return cat(set.title, ": pictures were not exchanged, since the questions are about ",
+             pictures == 0 ? "no picture" : "one picture alone");
+}
+
 RunMetrics read_metrics(const std::string& run_dir) {
   const std::string path = (fs::path(run_dir) / "metrics.jsonl").string();
   RunMetrics out;
@@ -151,14 +165,15 @@ RunMetrics read_metrics(const std::string& run_dir) {
   for (const std::string& line : split(read_file(path), '\n')) {
     ++number;
     if (line.empty()) continue;
+    const std::string where = cat(path, ":", number);
+    const Json json = parse_json_line(line, static_cast<size_t>(number), path);
     try {
-      const Json json = Json::parse(line);
       out.step.push_back(json.at("step").get<double>());
       out.loss.push_back(json.at("loss").get<double>());
       out.lr.push_back(json.at("lr").get<double>());
       out.grad_norm.push_back(json.at("grad_norm").get<double>());
     } catch (const Json::exception& e) {
-      throw DataError(path, ":", number, ": no line of metrics: ", e.what());
+      throw DataError(where, ": no line of metrics: ", json_problem(e));
     }
   }
   return out;

@@ -1,6 +1,7 @@
 // report.html: one file without outside resources and without scripts.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,9 +20,13 @@ RunMetrics read_metrics(const std::string& run_dir);
 struct QuestionSet {
   std::string title;
   std::vector<Question> questions;
-  Evaluation plain, permuted, zero_hr;
-  std::vector<size_t> shown;  // questions drawn with their pictures
+  Evaluation plain, zero_hr;
+  std::optional<Evaluation> permuted;  // nothing where there are not two pictures to exchange
+  std::vector<size_t> shown;           // questions drawn with their pictures
 };
+
+// Why a set has no column of exchanged pictures, in words; "" if it has one.
+std::string why_not_exchanged(const QuestionSet& set);
 
 struct AttentionPicture {
   std::string caption;

@@ -224,6 +224,10 @@ Encoded encode_with_images(const Tokenizer& tokenizer, const std::string& text,
   Encoded out;
   const auto is_supervised = [&](int64_t begin, int64_t end) {
     for (const Span& span : supervised) {
+      if (begin < span.begin && span.begin < end) {
+        ++out.straddling;
+        return false;
+      }
       // A token of no width (a byte piece) belongs where it stands.
       if (begin < span.end && (end > span.begin || (begin == end && begin == span.begin)))
         return true;

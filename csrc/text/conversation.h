@@ -57,6 +57,7 @@ struct Encoded {
   std::vector<int32_t> labels;
   int64_t images = 0;
   int64_t collapsed_markers = 0;
+  int64_t straddling = 0;  // tokens with text of a prompt and of the answer behind it
 };
 
 class ConversationEncoder {
@@ -94,6 +95,9 @@ Rendered render_conversation(const ConversationTemplate& conversation,
                              const std::string& where);
 
 // Ids of `text`, split at kImageMarker; labels from `supervised`. (MGM tokenizer_image_token.)
+// A token that begins before a span and ends in it ("\n\n", of a template's line feed and the
+// answer's) takes a place that the prompt alone fills: it is not supervised, as the reference's
+// count of the prompt's tokens has it, but counted.
 Encoded encode_with_images(const Tokenizer& tokenizer, const std::string& text,
                            const std::vector<Span>& supervised);
 

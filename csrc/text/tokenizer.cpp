@@ -1,10 +1,10 @@
 #include "text/tokenizer.h"
 
 #include <algorithm>
-#include <fstream>
 #include <vector>
 
 #include "base/error.h"
+#include "base/file_access.h"
 #include "base/fs.h"
 #include "base/log.h"
 #include "formats/gguf.h"
@@ -30,12 +30,7 @@ bool looks_like_tiktoken(std::string_view text) {
 }
 
 // Of the content: a GGUF file may be far larger than memory, so it is not read whole.
-bool begins_as_gguf(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  std::string magic(4, '\0');
-  in.read(magic.data(), 4);
-  return in.gcount() == 4 && is_gguf(magic);
-}
+bool begins_as_gguf(const fs::path& file) { return is_gguf(read_beginning(file, 4)); }
 
 Kind kind_of(const fs::path& file) {
   if (file.extension() == ".tiktoken") return Kind::kTiktoken;

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/json_problem.h"
 
 namespace mgm {
 namespace {
@@ -82,6 +83,8 @@ void apply_settings_files(const TokenizerFiles& files, const fs::path& dir,
       } else {
         read_config(json, settings);
       }
+    } catch (const Json::exception& e) {
+      throw DataError(path.string(), ": unexpected content: ", json_problem(e));
     } catch (const std::exception& e) {
       throw DataError(path.string(), ": unexpected content: ", e.what());
     }

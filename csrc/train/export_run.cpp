@@ -94,6 +94,18 @@ void check_part(const ExportRequest& request, const AdapterConfig& adapter) {
   }
 }
 
+// `values` in the type of `out`. fp16 ends at 65504: what would become infinite is refused.
+void put_values(const std::string& name, const at::Tensor& out, const at::Tensor& values) {
+  out.copy_(values);
+  if (out.scalar_type() != at::kHalf || at::isfinite(out).all().item<bool>()) return;
+  const at::Tensor finite = values.to(at::kFloat);
+  const at::Tensor lost = at::isfinite(finite).logical_and(at::isfinite(out).logical_not());
+  if (!lost.any().item<bool>()) return;
+  throw CheckpointError("tensor '", name, "' has values beyond fp16's 65504 (such as ",
+                        finite.masked_select(lost)[0].item<double>(),
+                        "); take --dtype bf16 or fp32");
+}
+
 // The weights of a run, one after the other.
 class RunWeights {
  public:
@@ -105,7 +117,7 @@ class RunWeights {
     at::Tensor out = at::empty(param.spec.shape, type);
     const at::Tensor flat = out.view(-1);
     const auto put = [&](int64_t first, const at::Tensor& values) {
-      flat.narrow(0, first, values.numel()).copy_(values);
+      put_values(param.spec.name, flat.narrow(0, first, values.numel()), values);
     };
     if (trained_.names.count(param.spec.name) > 0) {
       checkpoint_.read("master", param.spec.name, 0, param.spec.numel(), put);
@@ -139,7 +151,12 @@ class Merger {
     if (it == adapted_.end()) return weights_.get(param, type);
     const Linear& linear = *it->second;
     const at::Tensor b = part(linear.lora_b()), a = part(linear.lora_a());
-    return weights_.get(param, at::kFloat).addmm_(b, a, /*beta=*/1, linear.lora()->scale).to(type);
+    const at::Tensor sum =
+        weights_.get(param, at::kFloat).addmm_(b, a, /*beta=*/1, linear.lora()->scale);
+    if (sum.scalar_type() == type) return sum;
+    at::Tensor out = at::empty(sum.sizes(), type);
+    put_values(param.spec.name, out, sum);
+    return out;
   }
 
  private:

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "base/json.h"
+#include "base/json_problem.h"
 #include "base/log.h"
 #include "checkpoint/checkpoint_folder.h"
 #include "dist/agreement.h"
@@ -41,7 +42,7 @@ std::map<int64_t, Numbers> read_metrics(const fs::path& path) {
       out[json.at("step").get<int64_t>()] = {value("loss"), value("grad_norm"),
                                              json.at("num_targets").get<int64_t>()};
     } catch (const Json::exception& e) {
-      throw DataError(path.string(), ":", number, ": not a line of metrics: ", e.what());
+      throw DataError(path.string(), ":", number, ": not a line of metrics: ", json_problem(e));
     }
   }
   return out;

@@ -402,8 +402,29 @@ def test_bf16_export_rounds_the_masters(stage2, tmp_path):
         assert chat(tmp_path / "model", "--dtype", dtype, "--image", APPLE, "--prompt", QUESTION, "--max-new-tokens", 2)
 
 
+def test_fp16_export(stage2, tmp_path):
+    mgm("export", stage2, "--out", tmp_path / "model", "--dtype", "fp16", "--verify")
+    out = load_file(tmp_path / "model/model.safetensors")
+    assert all(torch.equal(out[name], value.half()) for name, value in masters(stage2).items())
+    assert all(value.dtype == torch.float16 for value in out.values())
+    assert json.loads((tmp_path / "model/config.json").read_text())["torch_dtype"] == "float16"
+    assert chat(tmp_path / "model", "--dtype", "fp32", "--image", APPLE, "--prompt", QUESTION, "--max-new-tokens", 2)
+
+
+def test_fp16_export_refuses_what_would_be_infinite(stage1, tmp_path):
+    run = train("configs/tiny/stage2.yaml", tmp_path / "run", model__projector__path=stage1 / "mm_projector.bin",
+                optimizer__lr=1e6, schedule__warmup_ratio=0, train__max_steps=1)
+    assert max(value.abs().max() for value in masters(run, step=1).values()) > 65504
+    done = mgm("export", run, "--out", tmp_path / "model", "--dtype", "fp16", code=4)
+    name, value = re.search(r"tensor '(\S+)' has values beyond fp16's 65504 \(such as (\S+)\)", done.stderr).groups()
+    assert abs(float(value)) > 65504
+    assert (masters(run, step=1)[name].double() / float(value) - 1).abs().min() < 1e-4  # one of them
+    assert not (tmp_path / "model").exists()
+    mgm("export", run, "--out", tmp_path / "model", "--dtype", "bf16")
+
+
 @pytest.mark.parametrize("part", ["all", "llm"])
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 def test_verify_compares_logits(stage2, tmp_path, part, dtype):
     done = mgm("export", stage2, "--out", tmp_path / "model", "--part", part, "--dtype", dtype, "--verify")
     found = re.search(r"verified: (\d+) x (\d+) logits, max abs difference (\S+), relative L2 (\S+)", done.stdout)

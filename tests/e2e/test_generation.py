@@ -109,11 +109,34 @@ def test_refusals(model, tmp_path):
     refused(1, "chat", model, "--batch", questions, "--out", "/proc/no/answers", says=["/proc/no"])
     long = write_questions(tmp_path, [("Hi", []), ("word " * 3000, [])])
     out = tmp_path / "out.jsonl"
+    out.write_text("of another day")
     refused(3, "chat", model, "--device", "cpu", "--batch", long, "--out", out, says=["questions.jsonl:2", "tokens", "2048"])
-    assert out.read_text() == ""  # before the first is answered
+    assert out.read_text() == "of another day"  # nothing is written before the first answer
     (tmp_path / "half.png").write_bytes(APPLE.read_bytes()[:900])
     broken = write_questions(tmp_path, [("Hi", []), ("What?", [tmp_path / "half.png"])])
     refused(3, "chat", model, "--device", "cpu", "--batch", broken, says=["questions.jsonl:2", "half.png"])
+
+
+@pytest.mark.parametrize("options", [["--batch-size", 1], ["--batch-size", 2], ["--batch-size", 8], ["--beams", 2]])
+def test_a_broken_picture_costs_no_other_answer(model, tmp_path, options):
+    half = tmp_path / "half.png"
+    half.write_bytes(APPLE.read_bytes()[:900])
+    broken = [QUESTIONS[0], ("Broken?", [half]), *QUESTIONS[1:4], ("Broken, too?", [BUS, half]), QUESTIONS[4], ("At last?", [half])]
+    places = [n for n, (_, images) in enumerate(broken) if half in images]
+    options = [*options, "--max-new-tokens", 6]
+    good = batch(model, write_questions(tmp_path, [q for q in broken if half not in q[1]]), *options)
+    questions, out, stats = write_questions(tmp_path, broken), tmp_path / "out.jsonl", tmp_path / "stats.json"
+    done = chat(model, "--batch", questions, "--out", out, "--stats", stats, *options, code=3)
+    assert f"questions.jsonl:{places[0] + 1}: {half}" in done.stderr and "3 of 8 questions have no answer" in done.stderr
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["id"] for line in lines] == [f"q{n}" for n in range(8)]
+    assert [n for n, line in enumerate(lines) if "error" in line] == places
+    assert all(set(lines[n]) == {"id", "error"} and str(half) in lines[n]["error"] for n in places)
+    answered = [(line["answer"], line["stopped"]) for line in lines if "error" not in line]
+    assert answered == [(line["answer"], line["stopped"]) for line in good]
+    assert json.loads(stats.read_text())["prompts"] == 5
+    only = write_questions(tmp_path, [("Broken?", [half])])
+    assert list(json.loads(chat(model, "--batch", only, *options, code=3).stdout)) == ["id", "error"]
 
 
 def test_gpus_that_cannot_be_used(model):

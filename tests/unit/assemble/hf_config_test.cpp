@@ -42,6 +42,22 @@ TEST(HfConfig, WrittenAndReadAgainIsTheSame) {
   EXPECT_EQ(written(read_hf_config(json, "x")), json);
 }
 
+TEST(HfConfig, WordsAreThoseThatAreKnown) {
+  for (const auto& [place, known] : {std::pair{"/mgm/hr_source", "native, upsampled_lr"},
+                                     {"/image_aspect_ratio", "pad, square"},
+                                     {"/mm_vision_select_feature", "patch, cls_patch"}}) {
+    Json json = written(small());
+    json[Json::json_pointer(place)] = "Native";
+    const std::string message = refusal_of_model(json), key = std::string(place);
+    EXPECT_EQ(message,
+              cat("dir/config.json", key[1] == 'm' && key[2] == 'g' ? " mgm" : "", ": field '",
+                  key.substr(key.rfind('/') + 1), "' is 'Native'; known: ", known));
+  }
+  Json json = written(small());
+  json["mgm"].erase("hr_source");
+  EXPECT_NE(refusal_of_model(json).find("field 'hr_source' is missing"), std::string::npos);
+}
+
 TEST(HfConfig, NumbersObeyTheSchema) {
   const auto refused = [](const std::string& place, const Json& value, const std::string& range) {
     Json json = written(small());

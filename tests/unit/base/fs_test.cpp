@@ -1,6 +1,7 @@
 #include "base/fs.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -9,6 +10,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/file_access.h"
 #include "base/hash.h"
 
 namespace mgm {
@@ -59,12 +61,48 @@ TEST_F(Fs, ReadingNamesThePathAndTheReason) {
   EXPECT_EQ(thrown<DataError>([&] { read_file(file("none")); }),
             file("none").string() + ": cannot open: No such file or directory");
   EXPECT_EQ(thrown<DataError>([&] { read_file(folder_); }),
-            folder_.string() + ": is a folder, expected a file");
+            folder_.string() + ": is a folder, expected a regular file");
   EXPECT_EQ(thrown<DataError>([&] { MappedFile mapped(file("none")); }),
             file("none").string() + ": cannot open: No such file or directory");
   EXPECT_EQ(thrown<DataError>([&] { MappedFile mapped(folder_); }),
-            folder_.string() + ": not a regular file");
+            folder_.string() + ": is a folder, expected a regular file");
   EXPECT_THROW(hash_file(file("none")), DataError);
+}
+
+TEST_F(Fs, OnlyRegularFilesAreOpened) {
+  ASSERT_EQ(::mkfifo(file("pipe").c_str(), 0600), 0);
+  fs::create_symlink("/dev/zero", file("device"));
+  for (const auto& [name, kind] : {std::pair{"pipe", "a pipe"}, {"device", "a device"}}) {
+    const std::string expected =
+        cat(file(name).string(), ": is ", kind, ", expected a regular file");
+    EXPECT_EQ(thrown<DataError>([&] { read_file(file(name)); }), expected);
+    EXPECT_EQ(thrown<DataError>([&] { MappedFile mapped(file(name)); }), expected);
+    EXPECT_EQ(thrown<DataError>([&] { read_beginning(file(name), 4); }), expected);
+  }
+  write_file_atomic(file("x"), "GGUFxyz");
+  EXPECT_EQ(read_beginning(file("x"), 4), "GGUF");
+  EXPECT_EQ(read_beginning(file("x"), 100), "GGUFxyz");
+}
+
+TEST_F(Fs, NoOutputTakesAnInputsPlace) {
+  write_file_atomic(file("in"), "1");
+  write_file_atomic(file("a/in"), "2");
+  fs::create_symlink(file("in"), file("link"));
+  fs::create_hard_link(file("in"), file("second"));
+  fs::create_symlink(file("a"), file("b"));
+  FileUse files;
+  files.reads(file("in"));
+  files.reads(file("a"));
+  for (const char* name : {"in", "link", "second", "a/in", "b/in", "a/../in"}) {
+    EXPECT_NE(thrown<ConfigError>([&] { files.writes("--out", file(name)); }).find("the same file"),
+              std::string::npos)
+        << name;
+  }
+  EXPECT_NO_THROW(files.writes("--out", file("new")));
+  EXPECT_THROW(files.writes("--png", file("a/../new")), ConfigError);
+  EXPECT_THROW(files.writes("--png", file("a")), ConfigError);
+  EXPECT_THROW(files.writes("--png", file("none/x")), InternalError);
+  EXPECT_FALSE(fs::exists(file("new")));
 }
 
 TEST_F(Fs, WritingNamesThePathAndTheReason) {

@@ -57,7 +57,7 @@ TEST_F(PromptFileTest, ReadsEveryForm) {
 TEST_F(PromptFileTest, RefusesWhatItDoesNotUnderstand) {
   fails("", ": holds no question");
   fails("\n \n", ": holds no question");
-  fails("{\"id\": 1, \"prompt\": \"a\"}\n{\"id\": 2,", ":2: not valid JSON");
+  fails("{\"id\": 1, \"prompt\": \"a\"}\n{\"id\": 2,", ":2:10: not valid JSON");
   fails("[1]", ":1: expected an object");
   fails("{\"id\": 1}", ":1: 'prompt' is missing");
   fails("{\"prompt\": \"a\"}", ":1: 'id' is missing");
@@ -70,7 +70,7 @@ TEST_F(PromptFileTest, RefusesWhatItDoesNotUnderstand) {
   fails("{\"id\": 1, \"prompt\": \"a\", \"image\": \"no.png\"}", ":1: no picture at 'no.png'");
   fails("{\"id\": 1, \"prompt\": \"a\"}\n\n{\"id\": 1, \"prompt\": \"b\"}",
         ":3: id 1 is that of line 1");
-  fails("{\"id\": 1, \"prompt\": \"\xFF\"}", ":1: not valid JSON");
+  fails("{\"id\": 1, \"prompt\": \"\xFF\"}", ":1:22: not valid JSON");
   EXPECT_THROW(read_prompt_file("/no/such/file.jsonl"), DataError);
 }
 
@@ -81,6 +81,8 @@ TEST_F(PromptFileTest, AnswersAreLines) {
   EXPECT_EQ(
       answer_line("7", answer),
       "{\"id\":\"7\",\"answer\":\"Zwei \\\"\xC3\x84pfel\\\"\\n\xEF\xBF\xBD\",\"stopped\":true}\n");
+  answer.error = "q.jsonl:3: cut";
+  EXPECT_EQ(answer_line(5, answer), "{\"id\":5,\"error\":\"q.jsonl:3: cut\"}\n");
 }
 
 }  // namespace
