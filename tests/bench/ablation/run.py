@@ -85,6 +85,12 @@ def end_with_parent():
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
+def say(text, to=sys.stdout):
+    """In one write: print() writes the end of the line by itself, and lanes speak at once."""
+    to.write(text + "\n")
+    to.flush()
+
+
 def write_whole(path, text):
     """The file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -247,14 +253,14 @@ def run(args):
             except queue.Empty:
                 return
             try:
-                print(f"{one.name}: on {'the CPU' if gpu is None else f'GPU {gpu}'}", flush=True)
+                say(f"{one.name}: on {'the CPU' if gpu is None else f'GPU {gpu}'}")
                 seconds = one.work(clock, gpu)
-                print(f"{one.name}: done; " + ", ".join(f"{k} {v:.0f} s" for k, v in seconds.items()), flush=True)
+                say(f"{one.name}: done; " + ", ".join(f"{k} {v:.0f} s" for k, v in seconds.items()))
             except Stopped:
-                print(f"{one.name}: stopped, and goes on with the same line", flush=True)
+                say(f"{one.name}: stopped, and goes on with the same line")
             except Exception as error:  # of one run; the others go on
                 failures.append(one.name)
-                print(f"{one.name}: {error}", file=sys.stderr, flush=True)
+                say(f"{one.name}: {error}", sys.stderr)
 
     lanes = [threading.Thread(target=lane, args=(gpu,)) for gpu in gpus()]
     for thread in lanes:
