@@ -2,15 +2,10 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <torch/headeronly/version.h>
 #include <unistd.h>
-
-#include <chrono>
-#include <ctime>
 
 #include "base/log.h"
 #include "base/signal.h"
-#include "base/version.h"
 #include "checkpoint/checkpoint_saver.h"
 #include "checkpoint/mm_projector_file.h"
 #include "config/writer.h"
@@ -25,56 +20,11 @@
 #include "train/rank_setup.h"
 #include "train/recompute.h"
 #include "train/run_plan.h"
+#include "train/run_starts.h"
 #include "train/trainer.h"
 
 namespace mgm {
 namespace {
-
-std::string utc_now() {
-  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
-  std::tm tm{};
-  ::gmtime_r(&now, &tm);
-  char text[32];
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &tm);
-  return text;
-}
-
-std::vector<std::string> command_line() {
-  std::vector<std::string> words = split(read_file("/proc/self/cmdline"), '\0');
-  if (!words.empty()) words.pop_back();  // every word ends in a zero byte
-  return words;
-}
-
-// run.json keeps one entry per start, so that a resumed run still says where it began.
-void record_start(const fs::path& dir, const RunIdentity& identity, int64_t from_step,
-                  int64_t total_steps, const Ranks& ranks) {
-  const fs::path path = dir / "run.json";
-  OrderedJson starts = OrderedJson::array();
-  if (fs::exists(path)) {
-    const OrderedJson before =
-        OrderedJson::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
-    if (before.is_object() && before.contains("starts")) starts = before["starts"];
-  }
-  char host[256] = "";
-  ::gethostname(host, sizeof host - 1);
-  starts.push_back(OrderedJson{{"time", utc_now()},
-                               {"host", host},
-                               {"pid", ::getpid()},
-                               {"argv", command_line()},
-                               {"mgm_version", version()},
-                               {"git_commit", git_commit()},
-                               {"torch_version", TORCH_VERSION},
-                               {"device", identity.device},
-                               {"threads", identity.threads},
-                               {"ranks", ranks.size()},
-                               {"launcher", ranks.env.launcher},
-                               {"restart", ranks.env.restart},
-                               {"data_hash", identity.data_hash},
-                               {"tokenizer_hash", identity.tokenizer_hash},
-                               {"from_step", from_step},
-                               {"total_steps", total_steps}});
-  write_file_atomic(path, OrderedJson{{"starts", starts}}.dump(2) + "\n");
-}
 
 bool trains_llm(const ModelParts& parts) {
   for (size_t i = 0; i < parts.params.size(); ++i) {
@@ -161,8 +111,9 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
                          leaf_micro_batches(config), ranks.size());
   RunIdentity identity = identify(data, device);
   check_inputs_agree(ranks, config, identity, parts, device);
+  const ResumeOptions wanted = first ? after_restart(dir, resume, ranks.env) : resume;
   const std::optional<TrainCheckpoint> checkpoint =
-      choose_checkpoint(resolved, identity, resume, ranks);
+      choose_checkpoint(resolved, identity, wanted, ranks);
   const int64_t done = checkpoint ? checkpoint->step() : 0;
   const fs::path projector = dir / "mm_projector.bin";
   const bool leaves_projector =
@@ -172,10 +123,7 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
     return ExitCode::kOk;
   }
   log_start(config, parts, data, device, ranks);
-  if (first) {
-    record_start(dir, identity, done, data.total_steps, ranks);
-    write_file_atomic(dir / "config.yaml", to_yaml(config, &resolved.origins));
-  }
+  if (first) write_file_atomic(dir / "config.yaml", to_yaml(config, &resolved.origins));
 
   FrozenHasher packed;
   const auto store = make_store(resolved, parts, device, ranks.topology, packed);
@@ -195,6 +143,9 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
     hooks = {&metrics.emplace(dir / "metrics.jsonl", checkpoint ? metrics_offset(*checkpoint) : 0),
              &progress.emplace(config.log.every_steps, ::isatty(STDERR_FILENO) == 1)};
     if (config.log.tensorboard) hooks.push_back(&tensorboard.emplace(dir, done + 1));
+    record_start(
+        dir, identity,
+        {resume.from, checkpoint ? checkpoint->dir().string() : "", done, data.total_steps}, ranks);
   }
 
   Loader loader(*data.plan, *data.builder, config.data,
