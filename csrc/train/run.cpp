@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "base/signal.h"
+#include "checkpoint/checkpoint_folder.h"
 #include "checkpoint/checkpoint_saver.h"
 #include "checkpoint/mm_projector_file.h"
 #include "config/writer.h"
@@ -134,13 +135,21 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
   if (checkpoint) restore(*checkpoint, module);
   module.engine().parameters_loaded();
 
+  const int64_t metrics_bytes = checkpoint ? metrics_offset(*checkpoint) : 0;
+  together(ranks, "going back to an earlier step", [&] {
+    if (!first) return;
+    check_metrics_length(dir / "metrics.jsonl", metrics_bytes);
+    const std::string moved = set_aside_checkpoints(dir, done, dir / "metrics.jsonl");
+    if (!moved.empty()) log::warn(moved);
+  });
+
   // One rank writes what describes the run as a whole.
   std::optional<MetricsFile> metrics;
   std::optional<Progress> progress;
   std::optional<TensorBoard> tensorboard;
   std::vector<Hook*> hooks;
   if (first) {
-    hooks = {&metrics.emplace(dir / "metrics.jsonl", checkpoint ? metrics_offset(*checkpoint) : 0),
+    hooks = {&metrics.emplace(dir / "metrics.jsonl", metrics_bytes),
              &progress.emplace(config.log.every_steps, ::isatty(STDERR_FILENO) == 1)};
     if (config.log.tensorboard) hooks.push_back(&tensorboard.emplace(dir, done + 1));
     record_start(

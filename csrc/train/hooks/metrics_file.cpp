@@ -10,13 +10,17 @@
 
 namespace mgm {
 
-MetricsFile::MetricsFile(const fs::path& path, int64_t offset) : path_(path), offset_(offset) {
+void check_metrics_length(const fs::path& path, int64_t offset) {
   const int64_t size = fs::exists(path) ? static_cast<int64_t>(fs::file_size(path)) : 0;
   if (size < offset) {
     throw CheckpointError(path.string(), ": has ", size, " bytes, the checkpoint was written at ",
                           offset,
                           ": the file was cut since. Restore it, or start in a new run.dir.");
   }
+}
+
+MetricsFile::MetricsFile(const fs::path& path, int64_t offset) : path_(path), offset_(offset) {
+  check_metrics_length(path, offset);
   file_ = std::fopen(path.c_str(), "ab");
   if (!file_ || ::ftruncate(::fileno(file_), offset) != 0) {
     throw InternalError(path.string(), ": cannot open for appending: ", std::strerror(errno));
