@@ -153,6 +153,8 @@ RunMetrics read_metrics(const std::string& run_dir) {
     if (line.empty()) continue;
     try {
       const Json json = Json::parse(line);
+      // Not finite, or of a step without targets: no point of the curve.
+      if (json.at("loss").is_null() || json.at("grad_norm").is_null()) continue;
       out.step.push_back(json.at("step").get<double>());
       out.loss.push_back(json.at("loss").get<double>());
       out.lr.push_back(json.at("lr").get<double>());

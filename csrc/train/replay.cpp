@@ -24,10 +24,13 @@ struct Numbers {
   double loss = 0, grad_norm = 0;
   int64_t num_targets = 0;
 
-  bool finite() const { return std::isfinite(loss) && std::isfinite(grad_norm); }
+  bool finite() const {
+    return (num_targets == 0 || std::isfinite(loss)) && std::isfinite(grad_norm);
+  }
 };
 
-// metrics.jsonl by step; null is a number that was not finite.
+// metrics.jsonl by step; null is a number that was not finite, or the loss of a step without
+// targets.
 std::map<int64_t, Numbers> read_metrics(const fs::path& path) {
   std::map<int64_t, Numbers> out;
   std::ifstream file(path);
@@ -202,7 +205,8 @@ class Replay {
   }
 
   static Numbers numbers(const StepResult& result, const StepAgreement& agreed) {
-    return {result.loss.item<double>(), result.grad_norm.item<double>(), agreed.targets};
+    const double loss = agreed.targets > 0 ? result.loss.item<double>() : std::nan("");
+    return {loss, result.grad_norm.item<double>(), agreed.targets};
   }
 
   void compare(int64_t step, const Numbers& now) {
@@ -238,8 +242,9 @@ class Replay {
     for (const std::string& text : gather_texts(ranks_, mine, "report of a replayed step")) {
       all += text;
     }
-    log::info(cat("step ", request_.step, ": loss ", now.loss, ", grad_norm ", now.grad_norm,
-                  ", lr ", lr, ", ", with_commas(now.num_targets), " targets\n", all));
+    log::info(cat("step ", request_.step, ": loss ", agreed.targets > 0 ? cat(now.loss) : "-",
+                  ", grad_norm ", now.grad_norm, ", lr ", lr, ", ", with_commas(now.num_targets),
+                  " targets\n", all));
     log::info(cat(equal_, " steps equal to metrics.jsonl to the bit, ", different_, " not"));
     if (!now.finite()) return ExitCode::kNonFinite;
     return different_ == 0 ? ExitCode::kOk : ExitCode::kInternal;

@@ -43,7 +43,8 @@ void MetricsFile::on_step(const StepReport& r) {
                       {"samples", r.samples},
                       {"text_only", r.text_only},
                       {"holes", r.holes}};
-  if (!r.updated) line["updated"] = false;  // numbers that are not finite are null in JSON
+  // Numbers that are not finite are null in JSON: the loss of a step without targets, too.
+  if (!r.updated) line["updated"] = false;
   const std::string text = line.dump() + "\n";
   if (std::fwrite(text.data(), 1, text.size(), file_) != text.size()) {
     const int reason = errno;
