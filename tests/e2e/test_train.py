@@ -1,4 +1,5 @@
 """mgm train on the embedded pictures: bit-equal repetition and resume, stop signals, refusals."""
+import json
 import pathlib
 import random
 import resource
@@ -314,3 +315,14 @@ train: {{max_steps: 3, global_batch: 4, micro_batch: 4}}
 """)
     mgm("train", config)
     assert len(metrics(tmp_path / "one")) == 3 and len(metrics(tmp_path / "two")) == 3
+
+
+def test_a_run_in_which_nothing_trains_is_refused(tmp_path):
+    config = tmp_path / "part.yaml"
+    config.write_text("train:\n  seed: 4\n")
+    mgm("config", "check", config)  # may be meant as a part of others
+    error = mgm("train", config, "--set", f"run.dir={tmp_path / 'run'}", code=2).stderr
+    assert f"{config}:2:3: train.rules: is not set, so that nothing would train" in error
+    error = train(tmp_path / "run", train__rules=[], code=2).stderr
+    assert "--set train.rules=[]: train.rules: is empty, so that nothing would train" in error
+    assert not (tmp_path / "run").exists()
