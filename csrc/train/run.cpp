@@ -119,6 +119,12 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
   const fs::path projector = dir / "mm_projector.bin";
   const bool leaves_projector =
       !trains_llm(parts) || config.model.init == ModelInit::kRandom;  // pretraining of the towers
+  if (done > data.total_steps) {
+    throw ConfigError(checkpoint->dir().string(), " is of step ", done, ", the config asks for ",
+                      data.total_steps, config.train.max_steps > 0 ? " (train.max_steps)" : "",
+                      ": the run has passed that already. Ask for more steps, or go back with "
+                      "--resume and a checkpoint of an earlier step.");
+  }
   if (checkpoint && done >= data.total_steps && (!leaves_projector || fs::exists(projector))) {
     log::info(cat(dir.string(), ": complete at step ", done, " of ", data.total_steps));
     return ExitCode::kOk;

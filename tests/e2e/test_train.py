@@ -326,3 +326,13 @@ def test_a_run_in_which_nothing_trains_is_refused(tmp_path):
     error = train(tmp_path / "run", train__rules=[], code=2).stderr
     assert "--set train.rules=[]: train.rules: is empty, so that nothing would train" in error
     assert not (tmp_path / "run").exists()
+
+
+def test_fewer_steps_than_the_run_has_made(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    before = (run / "metrics.jsonl").read_bytes()
+    done = mgm("train", STAGE1, *options(run, train__max_steps=5), "--accept-changes", code=2)
+    assert f"{run}/checkpoints/step_8 is of step 8, the config asks for 5 (train.max_steps)" in done.stderr
+    assert "has passed that already" in done.stderr and "complete" not in done.stderr
+    assert (run / "metrics.jsonl").read_bytes() == before
