@@ -6,6 +6,7 @@
 #include <chrono>
 #include <ctime>
 
+#include "base/error.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/strings.h"
@@ -40,6 +41,37 @@ OrderedJson read_starts(const fs::path& run_dir) {
     return OrderedJson::array();
   }
   return before["starts"];
+}
+
+bool same_place(const fs::path& a, const fs::path& b) {
+  return fs::weakly_canonical(a) == fs::weakly_canonical(b);
+}
+
+// Numbers of the stages that `belongs` is true of.
+template <typename Belongs>
+std::vector<size_t> stages_where(const std::vector<ResolvedConfig>& stages,
+                                 const Belongs& belongs) {
+  std::vector<size_t> out;
+  for (size_t i = 0; i < stages.size(); ++i) {
+    if (belongs(stages[i].config)) out.push_back(i);
+  }
+  return out;
+}
+
+// The stages a checkpoint may be of; several where it lies elsewhere and fits them alike.
+std::vector<size_t> stages_of(const fs::path& folder, const std::vector<ResolvedConfig>& stages) {
+  const fs::path place = fs::weakly_canonical(folder).parent_path();
+  std::vector<size_t> out = stages_where(stages, [&](const RunConfig& stage) {
+    return same_place(fs::path(stage.run.dir) / "checkpoints", place);
+  });
+  const fs::path written = folder / "config.yaml";
+  if (!out.empty() || !fs::exists(written)) return out;
+  const RunConfig config = parse_run_config(read_file(written), written.string()).config;
+  out = stages_where(
+      stages, [&](const RunConfig& stage) { return same_place(stage.run.dir, config.run.dir); });
+  if (!out.empty()) return out;
+  return stages_where(
+      stages, [&](const RunConfig& stage) { return config_changes(config, stage).empty(); });
 }
 
 // torchrun's id is "none" where it is given no --rdzv-id: the count has to have grown, too.
@@ -81,6 +113,28 @@ void record_start(const fs::path& run_dir, const RunIdentity& identity, const Ru
                                {"from_step", start.from_step},
                                {"total_steps", start.total_steps}});
   write_file_atomic(run_dir / "run.json", OrderedJson{{"starts", starts}}.dump(2) + "\n");
+}
+
+std::vector<ResumeOptions> resume_of_stages(const std::vector<ResolvedConfig>& stages,
+                                            const ResumeOptions& asked) {
+  std::vector<ResumeOptions> out(stages.size(), asked);
+  if (stages.size() == 1 || asked.from == "auto" || asked.from == "never") return out;
+  if (!fs::is_directory(asked.from)) {
+    throw CheckpointError("--resume ", asked.from, ": no such checkpoint folder");
+  }
+  const std::vector<size_t> fitting = stages_of(asked.from, stages);
+  if (fitting.size() != 1) {
+    std::string list;
+    for (const ResolvedConfig& stage : stages) list += "\n  " + stage.config.run.dir;
+    throw CheckpointError("--resume ", asked.from, ": of ",
+                          fitting.empty() ? "none of the stages" : "more than one stage",
+                          ", by its place and its config; their folders are", list,
+                          "\nTrain the stage it is meant for by itself.");
+  }
+  for (size_t i = 0; i < out.size(); ++i) {
+    if (i != fitting.front()) out[i].from = "auto";
+  }
+  return out;
 }
 
 ResumeOptions after_restart(const fs::path& run_dir, const ResumeOptions& asked,

@@ -26,4 +26,10 @@ void record_start(const fs::path& run_dir, const RunIdentity& identity, const Ru
 ResumeOptions after_restart(const fs::path& run_dir, const ResumeOptions& asked,
                             const LaunchEnv& env);
 
+// What each stage of a file begins with: a folder is of the stage whose run.dir holds it, else of
+// the one its config.yaml says or fits, and the other stages go on from their newest. Throws
+// CheckpointError where it is of none.
+std::vector<ResumeOptions> resume_of_stages(const std::vector<ResolvedConfig>& stages,
+                                            const ResumeOptions& asked);
+
 }  // namespace mgm

@@ -336,3 +336,45 @@ def test_fewer_steps_than_the_run_has_made(whole, tmp_path):
     assert f"{run}/checkpoints/step_8 is of step 8, the config asks for 5 (train.max_steps)" in done.stderr
     assert "has passed that already" in done.stderr and "complete" not in done.stderr
     assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def both_stages(tmp_path):
+    config = tmp_path / "both.yaml"
+    config.write_text(f"""
+stages:
+  - extends: {ROOT}/{STAGE1}
+    run: {{dir: {tmp_path}/one}}
+  - extends: {ROOT}/{STAGE2}
+    run: {{dir: {tmp_path}/two}}
+    model: {{projector: {{path: {tmp_path}/one/mm_projector.bin}}}}
+train: {{max_steps: 3, global_batch: 4, micro_batch: 4, threads: 1}}
+checkpoint: {{every_steps: 1, keep: 10}}
+""")
+    return config
+
+
+def test_resume_of_a_file_of_stages_is_for_the_stage_it_is_of(tmp_path):
+    config, one, two = both_stages(tmp_path), tmp_path / "one", tmp_path / "two"
+    mgm("train", config)
+    lines = [(run / "metrics.jsonl").read_bytes() for run in (one, two)]
+
+    def last_start(run):
+        start = json.loads((run / "run.json").read_text())["starts"]
+        return len(start), start[-1]["from_step"]
+
+    mgm("train", config, "--resume", two / "checkpoints" / "step_1")
+    assert last_start(one) == (1, 0) and last_start(two) == (2, 1)
+    mgm("train", config, "--resume", one / "checkpoints" / "step_2")
+    assert last_start(one) == (2, 2) and last_start(two) == (2, 1)
+    shutil.copytree(two / "checkpoints" / "step_2", tmp_path / "elsewhere")  # known by its config
+    mgm("train", config, "--resume", tmp_path / "elsewhere")
+    assert last_start(one) == (2, 2) and last_start(two) == (3, 2)
+    assert [(run / "metrics.jsonl").read_bytes() for run in (one, two)] == lines
+
+
+def test_resume_of_none_of_the_stages(whole, tmp_path):
+    config = both_stages(tmp_path)
+    for folder, text in ((whole / "checkpoints" / "step_8", "of none of the stages"), (tmp_path / "no", "no such checkpoint folder")):
+        error = mgm("train", config, "--resume", folder, code=4).stderr
+        assert f"--resume {folder}: {text}" in error
+    assert not (tmp_path / "one").exists()
