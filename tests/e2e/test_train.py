@@ -378,3 +378,14 @@ def test_resume_of_none_of_the_stages(whole, tmp_path):
         error = mgm("train", config, "--resume", folder, code=4).stderr
         assert f"--resume {folder}: {text}" in error
     assert not (tmp_path / "one").exists()
+
+
+def test_closed_standard_streams(whole, tmp_path):
+    """Whatever is opened must not take the numbers of the log and of standard output."""
+    run = tmp_path / "run"
+    command = " ".join(map(str, [MGM, "train", STAGE1, *options(run)]))
+    assert subprocess.run(["sh", "-c", f"{command} <&- >&- 2>&-"], cwd=ROOT).returncode == 0
+    assert_same_run(run, whole)
+    assert [line["step"] for line in metrics(run)] == list(range(1, STEPS + 1))
+    # What is asked for and cannot be printed is an error as before.
+    assert subprocess.run(["sh", "-c", f"{MGM} config show {STAGE1} >&-"], cwd=ROOT, stderr=subprocess.DEVNULL).returncode == 1
