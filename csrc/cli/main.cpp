@@ -1,5 +1,6 @@
 // mgm: trains, finetunes, evaluates and runs Mini-Gemini models.
 #include <c10/util/Exception.h>
+#include <c10/util/Logging.h>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -8,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <functional>
 #include <iostream>
 
 #include "base/error.h"
@@ -91,6 +93,8 @@ int printed(int code) {
 
 int main(int argc, char** argv) {
   fill_closed_descriptors();
+  // c10d warns of a peer that is gone with the stack of whoever met it: the warning is enough.
+  c10::SetStackTraceFetcher(std::function<std::string()>([] { return std::string(); }));
   try {
     return printed(run(argc, argv));
   } catch (const mgm::cli::Exit& e) {

@@ -167,7 +167,7 @@ class Replay {
       throw ConfigError("--step ", request_.step, ": the run has steps 1 to ", data.total_steps);
     }
     RunIdentity identity = identify(data, device_);
-    check_inputs_agree(ranks_, config_, identity, parts, device_);
+    check_inputs_agree(ranks_, config_, identity, parts, device_, FolderUse::kRead);
     const auto checkpoint = checkpoint_before(resolved_, identity, request_.step, ranks_);
     const int64_t done = checkpoint ? checkpoint->step() : 0;
     log::info(cat("step ", request_.step, " of ", data.total_steps, ": running ",
@@ -264,7 +264,7 @@ class Replay {
 
 ExitCode replay_step(const ResolvedConfig& resolved, const ReplayRequest& request,
                      const Meeting& meeting, const EndProcess& end) {
-  return run_watched(resolved, meeting, 0, end,
+  return run_watched(resolved, meeting, 0, end, /*records=*/"",
                      [&](const DeviceSetup& device, Ranks& ranks, Watch& watch) {
                        return Replay(resolved, request, device, ranks, watch).run();
                      });

@@ -11,6 +11,7 @@
 #include "checkpoint/mm_projector_file.h"
 #include "config/writer.h"
 #include "dist/agreement.h"
+#include "dist/flight_record.h"
 #include "dist/frozen_hash.h"
 #include "dist/whole_params.h"
 #include "train/build.h"
@@ -104,6 +105,7 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
   make_dirs(dir / "logs");
   std::optional<FileLock> lock;
   if (first) lock.emplace(dir / ".lock", cat("run folder ", dir.string()));
+  if (first) retire_flight_records(dir);
   log::set_quiet(!first);
   log::add_file((dir / "logs" / cat("rank_", ranks.rank(), ".log")).string());
 
@@ -111,7 +113,7 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
   micro_batches_per_rank(config.train.global_batch, config.train.micro_batch,
                          leaf_micro_batches(config), ranks.size());
   RunIdentity identity = identify(data, device);
-  check_inputs_agree(ranks, config, identity, parts, device);
+  check_inputs_agree(ranks, config, identity, parts, device, FolderUse::kWrite);
   const ResumeOptions wanted = first ? after_restart(dir, resume, ranks.env) : resume;
   const std::optional<TrainCheckpoint> checkpoint =
       choose_checkpoint(resolved, identity, wanted, ranks);
@@ -216,7 +218,7 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
 
 ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resume,
                       const Meeting& meeting, int run_number, const EndProcess& end) {
-  return run_watched(resolved, meeting, run_number, end,
+  return run_watched(resolved, meeting, run_number, end, resolved.config.run.dir,
                      [&](const DeviceSetup& device, Ranks& ranks, Watch& watch) {
                        return run_ranks(resolved, resume, device, ranks, watch);
                      });
