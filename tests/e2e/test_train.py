@@ -389,3 +389,15 @@ def test_closed_standard_streams(whole, tmp_path):
     assert [line["step"] for line in metrics(run)] == list(range(1, STEPS + 1))
     # What is asked for and cannot be printed is an error as before.
     assert subprocess.run(["sh", "-c", f"{MGM} config show {STAGE1} >&-"], cwd=ROOT, stderr=subprocess.DEVNULL).returncode == 1
+
+
+def test_a_closed_terminal_or_pipe_ends_a_run_without_a_save_and_the_same_line_goes_on(whole, tmp_path):
+    """SIGHUP and SIGPIPE do what the system does with them, as docs/training.md says."""
+    run = tmp_path / "run"
+    assert kill_when(run, "step 4/", 0, signal.SIGHUP) == -signal.SIGHUP
+    process = subprocess.Popen([MGM, "train", STAGE1, *options(run)], cwd=ROOT, stderr=subprocess.PIPE)
+    process.stderr.readline()
+    process.stderr.close()  # the next line of the log has nobody to read it
+    assert process.wait(timeout=120) == -signal.SIGPIPE
+    train(run)
+    assert_same_run(run, whole)
