@@ -13,6 +13,8 @@ namespace {
 
 fs::path checkpoints_dir(const fs::path& run_dir) { return run_dir / "checkpoints"; }
 
+constexpr const char* kSetAside = "set_aside";
+
 fs::path temporary_of(const fs::path& dir) { return dir.string() + ".tmp"; }
 
 void discard(const fs::path& path) {
@@ -45,6 +47,46 @@ void clean_up(const fs::path& folder) {
       discard(path);
     }
   }
+}
+
+// Folders of steps behind `step`, the newest first: published ones, and step_N.old, which clean_up
+// would put back.
+std::vector<fs::path> behind(const fs::path& run_dir, int64_t step) {
+  std::vector<std::pair<int64_t, fs::path>> found;
+  if (!fs::exists(checkpoints_dir(run_dir))) return {};
+  for (const auto& entry : fs::directory_iterator(checkpoints_dir(run_dir))) {
+    const fs::path& path = entry.path();
+    const int64_t at =
+        checkpoint_step((path.extension() == ".old" ? path.stem() : path.filename()).string());
+    if (at > step && entry.is_directory()) found.emplace_back(at, path);
+  }
+  std::sort(found.rbegin(), found.rend());
+  std::vector<fs::path> out;
+  for (auto& [at, path] : found) out.push_back(std::move(path));
+  return out;
+}
+
+// Leaves checkpoints/set_aside with a copy of the metrics, and with what an unfinished move of the
+// same state of the run has put there: the metrics are cut only behind the last move.
+void prepare_set_aside(const fs::path& folder, const fs::path& metrics) {
+  const fs::path copy = folder / metrics.filename();
+  const std::string now = fs::exists(metrics) ? read_file(metrics) : "";
+  if (fs::exists(copy) && read_file(copy) == now) return;
+  if (fs::exists(folder)) {
+    log::warn(cat(folder.string(), ": removed what was set aside there before"));
+    fs::remove_all(folder);
+  }
+  make_dirs(folder);
+  write_file_atomic(copy, now);
+  fsync_dir(folder.parent_path());
+}
+
+double bytes_below(const fs::path& folder) {
+  double sum = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (entry.is_regular_file()) sum += static_cast<double>(entry.file_size());
+  }
+  return sum;
 }
 
 }  // namespace
@@ -119,6 +161,33 @@ void publish_checkpoint(const fs::path& run_dir, int64_t step) {
   fsync_dir(dir.parent_path());
   discard(temporary);
   discard(old);
+}
+
+std::string set_aside_checkpoints(const fs::path& run_dir, int64_t step, const fs::path& metrics) {
+  const std::vector<fs::path> moving = behind(run_dir, step);
+  if (moving.empty()) return "";
+  const fs::path folder = checkpoints_dir(run_dir) / kSetAside;
+  prepare_set_aside(folder, metrics);
+  std::vector<std::string> names;
+  for (const fs::path& path : moving) {
+    const fs::path target = folder / path.filename();
+    fs::remove_all(target);  // the same step of the same history
+    fs::rename(path, target);
+    fsync_dir(folder.parent_path());
+    names.push_back(path.filename().string());
+  }
+  fsync_dir(folder);
+  return cat("the run goes back to step ", step, ": ", join(names, ", "), " and a copy of ",
+             metrics.filename().string(), " moved to ", folder.string(), " (",
+             human_bytes(bytes_below(folder)),
+             "), which stays until the run goes back again or you remove it. To take this back, "
+             "remove what the run then has behind step ",
+             step, ", move step_* from there to ", checkpoints_dir(run_dir).string(), " and ",
+             metrics.filename().string(), " to ", run_dir.string(), ", and start without --resume");
+}
+
+bool is_set_aside(const fs::path& checkpoint) {
+  return fs::weakly_canonical(checkpoint).parent_path().filename() == kSetAside;
 }
 
 void prune_checkpoints(const fs::path& run_dir, int64_t written, int64_t keep) {

@@ -31,6 +31,16 @@ void begin_checkpoint(const fs::path& run_dir, int64_t step);
 // Error(kInternal); an existing step_N is then as it was.
 void publish_checkpoint(const fs::path& run_dir, int64_t step);
 
+// What lies behind `step` belongs to a future that the run is about to leave: moves it to
+// checkpoints/set_aside, newest first, behind a copy of `metrics` (the run's metrics file, uncut),
+// so that a crash at any moment leaves a run that can go on from its newest checkpoint. What was
+// set aside before goes, with a warning; an unfinished move of the same future is continued.
+// Returns what was moved and how to take it back, "" for nothing. Throws Error(kInternal), fs
+// errors.
+std::string set_aside_checkpoints(const fs::path& run_dir, int64_t step, const fs::path& metrics);
+
+bool is_set_aside(const fs::path& checkpoint);  // lies where set_aside_checkpoints puts them
+
 // Leaves the newest `keep` (>= 1). Checkpoints of steps behind `written` are of a future that the
 // run has left by going back; they are removed too, with a warning. What cannot be removed is a
 // warning.

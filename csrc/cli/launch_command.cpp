@@ -47,7 +47,8 @@ void add_launch(CLI::App& app) {
   command
       ->add_option("--restarts", plan->restarts,
                    "Start all ranks again up to this often, if a rank was killed by a signal or "
-                   "ended with exit code 1 or 5; train goes on from the newest good checkpoint")
+                   "ended with exit code 1 or 5; train goes on from the newest checkpoint, also "
+                   "where its --resume names an older one")
       ->type_name("R")
       ->capture_default_str();
   command

@@ -1,9 +1,15 @@
 // mgm: trains, finetunes, evaluates and runs Mini-Gemini models.
 #include <c10/util/Exception.h>
+#include <c10/util/Logging.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
+#include <functional>
 #include <iostream>
 
 #include "base/error.h"
@@ -65,6 +71,17 @@ int run(int argc, char** argv) {
   return 0;
 }
 
+// A file that is opened must not become standard output or error because these were closed: lines
+// of the log would land in it. Opened the wrong way round, so that what is printed fails as before.
+void fill_closed_descriptors() {
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
+    if (::fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
+    if (::open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd) {
+      std::exit(static_cast<int>(mgm::ExitCode::kInternal));  // nowhere to say why
+    }
+  }
+}
+
 // What was printed may still wait in a buffer, or be lost: a full disk, a closed pipe.
 int printed(int code) {
   std::cout.flush();
@@ -76,6 +93,9 @@ int printed(int code) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  fill_closed_descriptors();
+  // c10d warns of a peer that is gone with the stack of whoever met it: the warning is enough.
+  c10::SetStackTraceFetcher(std::function<std::string()>([] { return std::string(); }));
   try {
     return printed(run(argc, argv));
   } catch (const mgm::cli::Exit& e) {

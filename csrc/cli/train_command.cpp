@@ -9,6 +9,7 @@
 #include "cli/rank_process.h"
 #include "train/build.h"
 #include "train/run.h"
+#include "train/run_starts.h"
 
 namespace mgm::cli {
 namespace {
@@ -22,6 +23,7 @@ struct TrainArgs {
 
 void train(const TrainArgs& args) {
   const std::vector<ResolvedConfig> stages = read_training_configs(args.config, args.sets);
+  const std::vector<ResumeOptions> resume = resume_of_stages(stages, args.resume);
   Meeting meeting;
   if (!args.plan.wanted()) {
     for (const ResolvedConfig& stage : stages) check_inputs_exist(stage);
@@ -36,7 +38,7 @@ void train(const TrainArgs& args) {
       continue;
     }
     run_as_rank(meeting, [&](const EndProcess& end) {
-      return run_training(stages[i], args.resume, meeting, static_cast<int>(i), end);
+      return run_training(stages[i], resume[i], meeting, static_cast<int>(i), end);
     });
   }
 }
@@ -54,7 +56,8 @@ void add_train(CLI::App& app) {
   command
       ->add_option(
           "--resume", args->resume.from,
-          "auto: from the newest checkpoint of run.dir, if any; never; or a checkpoint folder")
+          "auto: from the newest checkpoint of run.dir, if any; never; or a checkpoint folder (of "
+          "several stages: of the one it belongs to)")
       ->capture_default_str();
   command->add_flag("--accept-changes", args->resume.accept_changes,
                     "Resume although the config differs from the checkpoint's");

@@ -10,6 +10,7 @@ namespace mgm {
 namespace {
 
 fs::path folder(const fs::path& run_dir) { return run_dir / "flight"; }
+fs::path old_folder(const fs::path& run_dir) { return run_dir / "flight_before"; }
 
 std::string who(const FlightRecord& r) { return cat("rank ", r.rank, " on ", r.host); }
 
@@ -138,12 +139,13 @@ void write_flight_record(const fs::path& run_dir, const FlightRecord& record) {
 }
 
 std::vector<FlightRecord> read_flight_records(const fs::path& run_dir) {
-  if (!fs::is_directory(folder(run_dir))) {
+  const fs::path from = flight_records_are_old(run_dir) ? old_folder(run_dir) : folder(run_dir);
+  if (!fs::is_directory(from)) {
     throw DataError(run_dir.string(), ": no flight records (", folder(run_dir).string(),
                     "): no run of several ranks has failed here");
   }
   std::vector<FlightRecord> out;
-  for (const auto& entry : fs::directory_iterator(folder(run_dir))) {
+  for (const auto& entry : fs::directory_iterator(from)) {
     if (entry.path().extension() != ".json") continue;
     try {
       out.push_back(flight_record(read_json(entry.path())));
@@ -153,6 +155,16 @@ std::vector<FlightRecord> read_flight_records(const fs::path& run_dir) {
   }
   std::sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return a.rank < b.rank; });
   return out;
+}
+
+void retire_flight_records(const fs::path& run_dir) {
+  if (!fs::is_directory(folder(run_dir))) return;
+  fs::remove_all(old_folder(run_dir));
+  fs::rename(folder(run_dir), old_folder(run_dir));
+}
+
+bool flight_records_are_old(const fs::path& run_dir) {
+  return !fs::is_directory(folder(run_dir)) && fs::is_directory(old_folder(run_dir));
 }
 
 std::vector<std::string> blame(const std::vector<FlightRecord>& records) {

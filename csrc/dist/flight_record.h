@@ -29,6 +29,12 @@ void write_flight_record(const fs::path& run_dir, const FlightRecord& record);
 // Of all ranks that left one, by rank. Throws DataError naming the file.
 std::vector<FlightRecord> read_flight_records(const fs::path& run_dir);
 
+// At a new start: records of the attempt before move to RUN_DIR/flight_before, in place of older
+// ones, so that a failure that comes is not told by both. Throws fs errors.
+void retire_flight_records(const fs::path& run_dir);
+// Whether read_flight_records gives those: no rank has failed since the last start.
+bool flight_records_are_old(const fs::path& run_dir);
+
 // One sentence per finding, the most telling first: a rank's own failure, ranks that left nothing,
 // ranks that have not entered a collective others wait in, collectives that differ. Never empty.
 std::vector<std::string> blame(const std::vector<FlightRecord>& records);

@@ -226,6 +226,7 @@ FlightRecord Watch::record(const std::string& cause) const {
 }
 
 void Watch::leave_record(const std::string& cause) {
+  if (settings_.run_dir.empty()) return;
   try {
     FlightRecord out = record(cause);
     out.collectives = ranks_.log->records();

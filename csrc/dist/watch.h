@@ -36,7 +36,7 @@ struct WatchSettings {
   DistTimeouts limits;    // seconds a phase may last
   double beat_s = 1;      // between heartbeats
   double silence_s = 15;  // without a heartbeat a rank is gone, without an answer the store
-  fs::path run_dir;       // takes flight records
+  fs::path run_dir;       // takes flight records; empty: none are left
   // Ends the process: called from a thread of the watch, when the thread that trains cannot be
   // relied on. `code` is the exit code that all ranks share.
   std::function<void(const std::string& sentence, ExitCode code)> end;

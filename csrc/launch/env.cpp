@@ -345,10 +345,7 @@ LaunchEnv one_rank(const Variables& vars) {
   return env;
 }
 
-}  // namespace
-
-LaunchEnv read_launch_env(const EnvLookup& lookup) {
-  const Variables vars(lookup);
+LaunchEnv from_whoever_started_this(const Variables& vars) {
   // Innermost first: torchrun may run under srun or mpirun, mpirun starts its daemons with srun.
   const bool has_rank = vars.has("RANK");
   if (has_rank && (vars.has("LOCAL_RANK") || vars.has("TORCHELASTIC_RUN_ID"))) {
@@ -368,6 +365,17 @@ LaunchEnv read_launch_env(const EnvLookup& lookup) {
   }
   if (vars.has("JOB_COMPLETION_INDEX")) return from_indexed_job(vars);
   return one_rank(vars);
+}
+
+}  // namespace
+
+LaunchEnv read_launch_env(const EnvLookup& lookup) {
+  const Variables vars(lookup);
+  LaunchEnv env = from_whoever_started_this(vars);
+  // A requeued batch script runs its launcher anew: that one counts from 0 and has another id.
+  env.allocation = vars.text("SLURM_JOB_ID").value_or("");
+  if (!env.allocation.empty()) env.requeues = vars.number("SLURM_RESTART_COUNT").value_or(0);
+  return env;
 }
 
 LaunchEnv read_launch_env() {

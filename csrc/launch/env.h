@@ -21,6 +21,8 @@ struct LaunchEnv {
   bool store_is_served = false;  // the launcher serves the store; no rank does
   int restart = 0;               // how often the launcher has started this job again
   std::string job;               // id that all ranks share, if the launcher gives one
+  std::string allocation;        // the SLURM job this runs in, whatever started it there; mostly ""
+  int requeues = 0;              // how often SLURM has begun that job again
   std::string note;              // what the user should know about how this was started; mostly ""
 };
 

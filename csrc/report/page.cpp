@@ -168,6 +168,8 @@ RunMetrics read_metrics(const std::string& run_dir) {
     const std::string where = cat(path, ":", number);
     const Json json = parse_json_line(line, static_cast<size_t>(number), path);
     try {
+      // Not finite, or of a step without targets: no point of the curve.
+      if (json.at("loss").is_null() || json.at("grad_norm").is_null()) continue;
       out.step.push_back(json.at("step").get<double>());
       out.loss.push_back(json.at("loss").get<double>());
       out.lr.push_back(json.at("lr").get<double>());

@@ -53,6 +53,25 @@ void check_packed_are_frozen(const ModelParts& parts, const ModelConfig& model,
                  "adapters alone")});
 }
 
+constexpr const char* kNothingTrains =
+    "so that nothing would train: [{preset: stage1}] trains the projector and the mining heads, "
+    "[{preset: stage2}] the language model too";
+
+// Where the key is not written at all the file may be a part of others; what starts a run asks for
+// it then (check_inputs_exist).
+void check_something_trains(const ModelParts& parts, const ResolvedConfig& resolved,
+                            std::vector<ConfigProblem>& problems) {
+  if (resolved.origins.count("train.rules") == 0) return;
+  if (std::any_of(parts.policies.begin(), parts.policies.end(),
+                  [](const ParamPolicy& policy) { return policy.train; })) {
+    return;
+  }
+  problems.push_back(
+      {"train.rules",
+       cat(resolved.config.train.rules.empty() ? "is empty" : "freezes every parameter", ", ",
+           kNothingTrains)});
+}
+
 }  // namespace
 
 ModelParts describe_model(const ResolvedConfig& resolved) {
@@ -68,6 +87,7 @@ ModelParts describe_model(const ResolvedConfig& resolved) {
   }
   parts.policies = std::move(rules.policies);
   check_packed_are_frozen(parts, resolved.config.model, rules.problems);
+  if (rules.problems.empty()) check_something_trains(parts, resolved, rules.problems);
   if (!rules.problems.empty()) throw_problems(resolved, rules.problems);
   return parts;
 }
@@ -96,6 +116,9 @@ void check_inputs_exist(const ResolvedConfig& resolved) {
     if (path.empty() || fs::exists(path)) continue;
     problems.push_back(
         {key, cat(path, ": no such file or folder, seen from ", fs::current_path().string())});
+  }
+  if (resolved.config.train.rules.empty()) {
+    problems.push_back({"train.rules", cat("is not set, ", kNothingTrains)});
   }
   const std::string& projector = model.projector.path;
   if (fs::is_directory(projector)) {

@@ -40,14 +40,25 @@ void MetricsDrain::drain(size_t max_pending) {
     report.loss = oldest.values[0].item<double>();
     report.grad_norm = oldest.values[1].item<double>();
     pending_.pop_front();
-    report.updated = std::isfinite(report.loss) && std::isfinite(report.grad_norm);
-    if (report.updated) {
+    report.updated =
+        report.num_targets > 0 && std::isfinite(report.loss) && std::isfinite(report.grad_norm);
+    if (report.num_targets == 0) {
+      nothing_to_learn(report);
+    } else if (report.updated) {
       in_a_row_ = 0;
     } else {
       not_finite(report);
     }
     for (Hook* hook : hooks_) hook->on_step(report);
   }
+}
+
+// The mean over no token is no number.
+void MetricsDrain::nothing_to_learn(StepReport& report) {
+  report.loss = std::nan("");
+  ++empty_;
+  log::warn(cat("step ", report.step, ": no supervised token in its ", report.samples,
+                " samples and ", report.holes, " holes: no weight was updated"));
 }
 
 void MetricsDrain::not_finite(StepReport& report) {

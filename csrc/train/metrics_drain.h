@@ -26,6 +26,8 @@ class MetricsDrain {
   // a row are not a matter of samples: they throw too.
   void drain(size_t max_pending);
   int64_t skipped() const { return skipped_; }
+  // Steps without a supervised token: reported with a loss that is no number, and counted.
+  int64_t empty() const { return empty_; }
 
  private:
   struct Pending {
@@ -34,10 +36,11 @@ class MetricsDrain {
     std::optional<c10::Event> arrived;
   };
   void not_finite(StepReport& report);
+  void nothing_to_learn(StepReport& report);
 
   std::vector<Hook*> hooks_;
   OnNonFinite on_nonfinite_;
-  int64_t skipped_ = 0, in_a_row_ = 0;
+  int64_t skipped_ = 0, in_a_row_ = 0, empty_ = 0;
   std::deque<Pending> pending_;
 };
 

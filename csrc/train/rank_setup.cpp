@@ -39,7 +39,11 @@ Ranks take_place(const RunConfig& config, const Meeting& meeting, const DeviceSe
                       env.world, " ranks evenly; a multiple of ", env.world, " can");
   }
   use_nccl(dist, device);  // or says why not
-  if (env.world == 1) return local_ranks(dist);
+  if (env.world == 1) {
+    Ranks alone = local_ranks(dist);
+    alone.env = env;  // who started it, and how often
+    return alone;
+  }
   return place_rank(env, dist, meeting.store->below(cat("run", run_number)));
 }
 

@@ -25,10 +25,13 @@ struct Numbers {
   double loss = 0, grad_norm = 0;
   int64_t num_targets = 0;
 
-  bool finite() const { return std::isfinite(loss) && std::isfinite(grad_norm); }
+  bool finite() const {
+    return (num_targets == 0 || std::isfinite(loss)) && std::isfinite(grad_norm);
+  }
 };
 
-// metrics.jsonl by step; null is a number that was not finite.
+// metrics.jsonl by step; null is a number that was not finite, or the loss of a step without
+// targets.
 std::map<int64_t, Numbers> read_metrics(const fs::path& path) {
   std::map<int64_t, Numbers> out;
   std::ifstream file(path);
@@ -165,7 +168,7 @@ class Replay {
       throw ConfigError("--step ", request_.step, ": the run has steps 1 to ", data.total_steps);
     }
     RunIdentity identity = identify(data, device_);
-    check_inputs_agree(ranks_, config_, identity, parts, device_);
+    check_inputs_agree(ranks_, config_, identity, parts, device_, FolderUse::kRead);
     const auto checkpoint = checkpoint_before(resolved_, identity, request_.step, ranks_);
     const int64_t done = checkpoint ? checkpoint->step() : 0;
     log::info(cat("step ", request_.step, " of ", data.total_steps, ": running ",
@@ -203,7 +206,8 @@ class Replay {
   }
 
   static Numbers numbers(const StepResult& result, const StepAgreement& agreed) {
-    return {result.loss.item<double>(), result.grad_norm.item<double>(), agreed.targets};
+    const double loss = agreed.targets > 0 ? result.loss.item<double>() : std::nan("");
+    return {loss, result.grad_norm.item<double>(), agreed.targets};
   }
 
   void compare(int64_t step, const Numbers& now) {
@@ -239,8 +243,9 @@ class Replay {
     for (const std::string& text : gather_texts(ranks_, mine, "report of a replayed step")) {
       all += text;
     }
-    log::info(cat("step ", request_.step, ": loss ", now.loss, ", grad_norm ", now.grad_norm,
-                  ", lr ", lr, ", ", with_commas(now.num_targets), " targets\n", all));
+    log::info(cat("step ", request_.step, ": loss ", agreed.targets > 0 ? cat(now.loss) : "-",
+                  ", grad_norm ", now.grad_norm, ", lr ", lr, ", ", with_commas(now.num_targets),
+                  " targets\n", all));
     log::info(cat(equal_, " steps equal to metrics.jsonl to the bit, ", different_, " not"));
     if (!now.finite()) return ExitCode::kNonFinite;
     return different_ == 0 ? ExitCode::kOk : ExitCode::kInternal;
@@ -260,7 +265,7 @@ class Replay {
 
 ExitCode replay_step(const ResolvedConfig& resolved, const ReplayRequest& request,
                      const Meeting& meeting, const EndProcess& end) {
-  return run_watched(resolved, meeting, 0, end,
+  return run_watched(resolved, meeting, 0, end, /*records=*/"",
                      [&](const DeviceSetup& device, Ranks& ranks, Watch& watch) {
                        return Replay(resolved, request, device, ranks, watch).run();
                      });

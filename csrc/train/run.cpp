@@ -2,19 +2,16 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <torch/headeronly/version.h>
 #include <unistd.h>
-
-#include <chrono>
-#include <ctime>
 
 #include "base/log.h"
 #include "base/signal.h"
-#include "base/version.h"
+#include "checkpoint/checkpoint_folder.h"
 #include "checkpoint/checkpoint_saver.h"
 #include "checkpoint/mm_projector_file.h"
 #include "config/writer.h"
 #include "dist/agreement.h"
+#include "dist/flight_record.h"
 #include "dist/frozen_hash.h"
 #include "dist/whole_params.h"
 #include "train/build.h"
@@ -25,56 +22,11 @@
 #include "train/rank_setup.h"
 #include "train/recompute.h"
 #include "train/run_plan.h"
+#include "train/run_starts.h"
 #include "train/trainer.h"
 
 namespace mgm {
 namespace {
-
-std::string utc_now() {
-  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
-  std::tm tm{};
-  ::gmtime_r(&now, &tm);
-  char text[32];
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &tm);
-  return text;
-}
-
-std::vector<std::string> command_line() {
-  std::vector<std::string> words = split(read_file("/proc/self/cmdline"), '\0');
-  if (!words.empty()) words.pop_back();  // every word ends in a zero byte
-  return words;
-}
-
-// run.json keeps one entry per start, so that a resumed run still says where it began.
-void record_start(const fs::path& dir, const RunIdentity& identity, int64_t from_step,
-                  int64_t total_steps, const Ranks& ranks) {
-  const fs::path path = dir / "run.json";
-  OrderedJson starts = OrderedJson::array();
-  if (fs::exists(path)) {
-    const OrderedJson before =
-        OrderedJson::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
-    if (before.is_object() && before.contains("starts")) starts = before["starts"];
-  }
-  char host[256] = "";
-  ::gethostname(host, sizeof host - 1);
-  starts.push_back(OrderedJson{{"time", utc_now()},
-                               {"host", host},
-                               {"pid", ::getpid()},
-                               {"argv", command_line()},
-                               {"mgm_version", version()},
-                               {"git_commit", git_commit()},
-                               {"torch_version", TORCH_VERSION},
-                               {"device", identity.device},
-                               {"threads", identity.threads},
-                               {"ranks", ranks.size()},
-                               {"launcher", ranks.env.launcher},
-                               {"restart", ranks.env.restart},
-                               {"data_hash", identity.data_hash},
-                               {"tokenizer_hash", identity.tokenizer_hash},
-                               {"from_step", from_step},
-                               {"total_steps", total_steps}});
-  write_file_atomic(path, OrderedJson{{"starts", starts}}.dump(2) + "\n");
-}
 
 bool trains_llm(const ModelParts& parts) {
   for (size_t i = 0; i < parts.params.size(); ++i) {
@@ -153,6 +105,7 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
   make_dirs(dir / "logs");
   std::optional<FileLock> lock;
   if (first) lock.emplace(dir / ".lock", cat("run folder ", dir.string()));
+  if (first) retire_flight_records(dir);
   log::set_quiet(!first);
   log::add_file((dir / "logs" / cat("rank_", ranks.rank(), ".log")).string());
 
@@ -160,22 +113,26 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
   micro_batches_per_rank(config.train.global_batch, config.train.micro_batch,
                          leaf_micro_batches(config), ranks.size());
   RunIdentity identity = identify(data, device);
-  check_inputs_agree(ranks, config, identity, parts, device);
+  check_inputs_agree(ranks, config, identity, parts, device, FolderUse::kWrite);
+  const ResumeOptions wanted = first ? after_restart(dir, resume, ranks.env) : resume;
   const std::optional<TrainCheckpoint> checkpoint =
-      choose_checkpoint(resolved, identity, resume, ranks);
+      choose_checkpoint(resolved, identity, wanted, ranks);
   const int64_t done = checkpoint ? checkpoint->step() : 0;
   const fs::path projector = dir / "mm_projector.bin";
   const bool leaves_projector =
       !trains_llm(parts) || config.model.init == ModelInit::kRandom;  // pretraining of the towers
+  if (done > data.total_steps) {
+    throw ConfigError(checkpoint->dir().string(), " is of step ", done, ", the config asks for ",
+                      data.total_steps, config.train.max_steps > 0 ? " (train.max_steps)" : "",
+                      ": the run has passed that already. Ask for more steps, or go back with "
+                      "--resume and a checkpoint of an earlier step.");
+  }
   if (checkpoint && done >= data.total_steps && (!leaves_projector || fs::exists(projector))) {
     log::info(cat(dir.string(), ": complete at step ", done, " of ", data.total_steps));
     return ExitCode::kOk;
   }
   log_start(config, parts, data, device, ranks);
-  if (first) {
-    record_start(dir, identity, done, data.total_steps, ranks);
-    write_file_atomic(dir / "config.yaml", to_yaml(config, &resolved.origins));
-  }
+  if (first) write_file_atomic(dir / "config.yaml", to_yaml(config, &resolved.origins));
 
   FrozenHasher packed;
   const auto store = make_store(resolved, parts, device, ranks.topology, packed);
@@ -186,15 +143,26 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
   if (checkpoint) restore(*checkpoint, module);
   module.engine().parameters_loaded();
 
+  const int64_t metrics_bytes = checkpoint ? metrics_offset(*checkpoint) : 0;
+  together(ranks, "going back to an earlier step", [&] {
+    if (!first) return;
+    check_metrics_length(dir / "metrics.jsonl", metrics_bytes);
+    const std::string moved = set_aside_checkpoints(dir, done, dir / "metrics.jsonl");
+    if (!moved.empty()) log::warn(moved);
+  });
+
   // One rank writes what describes the run as a whole.
   std::optional<MetricsFile> metrics;
   std::optional<Progress> progress;
   std::optional<TensorBoard> tensorboard;
   std::vector<Hook*> hooks;
   if (first) {
-    hooks = {&metrics.emplace(dir / "metrics.jsonl", checkpoint ? metrics_offset(*checkpoint) : 0),
+    hooks = {&metrics.emplace(dir / "metrics.jsonl", metrics_bytes),
              &progress.emplace(config.log.every_steps, ::isatty(STDERR_FILENO) == 1)};
     if (config.log.tensorboard) hooks.push_back(&tensorboard.emplace(dir, done + 1));
+    record_start(
+        dir, identity,
+        {resume.from, checkpoint ? checkpoint->dir().string() : "", done, data.total_steps}, ranks);
   }
 
   Loader loader(*data.plan, *data.builder, config.data,
@@ -250,7 +218,7 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
 
 ExitCode run_training(const ResolvedConfig& resolved, const ResumeOptions& resume,
                       const Meeting& meeting, int run_number, const EndProcess& end) {
-  return run_watched(resolved, meeting, run_number, end,
+  return run_watched(resolved, meeting, run_number, end, resolved.config.run.dir,
                      [&](const DeviceSetup& device, Ranks& ranks, Watch& watch) {
                        return run_ranks(resolved, resume, device, ranks, watch);
                      });

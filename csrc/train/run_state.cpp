@@ -82,6 +82,11 @@ std::string choose_folder(const fs::path& run_dir, const ResumeOptions& options)
   if (options.from != "never" && options.from != "auto") {
     if (!fs::is_directory(options.from))
       throw CheckpointError("--resume ", options.from, ": no such checkpoint folder");
+    if (is_set_aside(options.from)) {
+      throw CheckpointError("--resume ", options.from,
+                            ": was set aside when the run went back, and the lines of its "
+                            "metrics.jsonl with it: move both back first (docs/checkpoints.md)");
+    }
     return options.from;
   }
   const std::vector<int64_t> steps = list_train_checkpoints(run_dir);

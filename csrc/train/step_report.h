@@ -23,8 +23,9 @@ struct StepReport {
   double data_wait_s = 0;
   double step_s = 0;  // wall time since the step before
   double loss = 0;
-  double grad_norm = 0;                 // before clipping
-  bool updated = true;                  // false: loss or norm not finite, no weight has changed
+  double grad_norm = 0;  // before clipping
+  // false: no weight has changed; loss or norm not finite, or no target (the loss is then NaN)
+  bool updated = true;
   int64_t memory_bytes = 0;             // peak allocated on the device; peak resident set on cpu
   std::vector<std::string> sample_ids;  // kept until the loss is known to be finite
 };

@@ -90,6 +90,10 @@ StepResult TrainModule::step(const std::vector<Batch>& micro_batches, const Step
                              int64_t step, double lr) {
   StepResult result = forward_backward(micro_batches, agreed, step);
   if (before_update_) before_update_();
+  if (agreed.targets == 0) {  // nothing was learnt: moments would fade and weights decay
+    result.grad_norm = at::zeros({}, at::TensorOptions(store_.device()).dtype(at::kDouble));
+    return result;
+  }
   result.grad_norm = optimizer_.step(lr, step);
   engine_.parameters_changed();
   return result;

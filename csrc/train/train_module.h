@@ -29,7 +29,8 @@ class TrainModule {
               std::unique_ptr<BlockRunner> runner, Ranks& ranks);
 
   // Forward and backward of every micro-batch, then one AdamW step at rate `lr`. A gradient that is
-  // not finite leaves weights and moments untouched and shows in grad_norm. Collective.
+  // not finite leaves weights and moments untouched and shows in grad_norm; so does a global batch
+  // without a supervised token (all holes), whose loss and grad_norm are 0. Collective.
   StepResult step(const std::vector<Batch>& micro_batches, const StepAgreement& agreed,
                   int64_t step, double lr);
 

@@ -107,6 +107,10 @@ ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule,
   if (drain.skipped() > 0) {
     log::warn(cat(drain.skipped(), " steps were not finite and changed no weight"));
   }
+  if (drain.empty() > 0) {
+    log::warn(cat(drain.empty(), drain.empty() == 1 ? " step" : " steps",
+                  " had no supervised token and changed no weight"));
+  }
   for (Hook* hook : hooks) hook->on_end();
   return outcome;
 }

@@ -5,7 +5,7 @@
 namespace mgm {
 
 ExitCode run_watched(const ResolvedConfig& resolved, const Meeting& meeting, int run_number,
-                     const EndProcess& end, const WatchedRun& body) {
+                     const EndProcess& end, const fs::path& records, const WatchedRun& body) {
   const RunConfig& config = resolved.config;
   if (config.run.dir.empty()) {
     throw_problems(resolved, {{"run.dir", "is required: the folder that takes the run"}});
@@ -14,7 +14,7 @@ ExitCode run_watched(const ResolvedConfig& resolved, const Meeting& meeting, int
   Ranks ranks = take_place(config, meeting, device, run_number);
   WatchSettings settings;
   settings.limits = config.dist.timeout_s;
-  settings.run_dir = config.run.dir;
+  settings.run_dir = records;
   settings.end = end;
   Watch watch(ranks, settings);
   try {

@@ -16,9 +16,10 @@ using WatchedRun = std::function<ExitCode(const DeviceSetup& device, Ranks& rank
 
 // Sets up the device, takes this rank's place and runs `body`, which connects the groups
 // (train/rank_setup.h). `run_number` counts the runs of this process; `end` leaves the process when
-// a rank has failed and this one cannot be unwound (dist/watch.h). Collective. Throws what `body`
-// throws, or PeerError with what happened on another rank.
+// a rank has failed and this one cannot be unwound (dist/watch.h); `records` takes flight records,
+// "" leaves none. Collective. Throws what `body` throws, or PeerError with what happened on another
+// rank.
 ExitCode run_watched(const ResolvedConfig& resolved, const Meeting& meeting, int run_number,
-                     const EndProcess& end, const WatchedRun& body);
+                     const EndProcess& end, const fs::path& records, const WatchedRun& body);
 
 }  // namespace mgm

@@ -21,6 +21,7 @@ def test_a_killed_rank_ends_the_job_and_is_named(tmp_path, victim):
     errors = ends(ranks, 60)
     for rank, process in enumerate(ranks):
         assert process.returncode == (-9 if rank == victim else 5), errors[rank]
+        assert "frame #" not in errors[rank], errors[rank]  # c10d's warnings come without stacks
     logs = "".join((run / "logs" / f"rank_{r}.log").read_text() for r in range(3) if r != victim)
     if victim == 0:
         assert "has not answered" in logs or "failed" in logs
@@ -118,3 +119,24 @@ def test_preemption_notice_saves_and_goes_on_later(tmp_path):
     errors = ends(ranks, 120)
     assert [rank.returncode for rank in ranks] == [0, 0], errors
     assert [line["step"] for line in metrics(run)] == list(range(1, 31))
+
+
+def test_a_new_start_puts_the_records_of_the_failure_before_away(tmp_path):
+    """A record of an attempt that is over must not be taken for one of the next."""
+    run = tmp_path / "run"
+    ranks = start(run, 2, checkpoint__every_steps=1)
+    wait_for_steps(run, ranks, 3)
+    ranks[1].send_signal(signal.SIGKILL)
+    ends(ranks, 60)
+    assert [path.name for path in (run / "flight").iterdir()] == ["rank_0.json"]
+    first = mgm("blame", str(run)).stdout
+    assert "started again" not in first
+    again = start(run, 2, checkpoint__every_steps=1)
+    wait_for_steps(run, again, 6)
+    assert not (run / "flight").exists()
+    told = mgm("blame", str(run)).stdout
+    assert told == "The run has been started again since, and no rank has failed; before that:\n" + first
+    again[1].send_signal(signal.SIGTERM)
+    errors = ends(again, 60)
+    assert [rank.returncode for rank in again] == [143, 143], errors
+    assert not (run / "flight").exists() and (run / "flight_before" / "rank_0.json").exists()

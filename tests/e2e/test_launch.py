@@ -153,10 +153,10 @@ def test_open_mpi(one_rank, tmp_path):
     assert_near(tmp_path / "run", one_rank)
 
 
-def interrupt(run, text, act, *launch_options):
+def interrupt(run, text, act, *launch_options, more=(), **values):
     """Starts two ranks and calls act(launcher, line) when a line with `text` comes; (exit code, errors)."""
-    process = subprocess.Popen([MGM, "launch", "--nproc", "2", *launch_options, "--", "train", STAGE1, *options(run)],
-                               cwd=ROOT, env=ENV, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen([MGM, "launch", "--nproc", "2", *launch_options, "--", "train", STAGE1,
+                                *options(run, **values), *more], cwd=ROOT, env=ENV, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     seen, acted = [], False
     for line in process.stderr:
         seen.append(line)

@@ -1,10 +1,12 @@
 """mgm replay: a step runs again to the same bits, and where its numbers break is named."""
 import json
 import re
+import shutil
+import subprocess
 
 import pytest
 
-from mgm_binary import metrics, mgm, sets
+from mgm_binary import MGM, ROOT, metrics, mgm, sets
 
 VALUES = {"train.max_steps": 12, "checkpoint.every_steps": 5, "checkpoint.keep": 3, "checkpoint.every_minutes": 0,
           "train.global_batch": 8, "train.micro_batch": 2, "train.threads": 1, "data.workers": 1}
@@ -77,3 +79,28 @@ def test_what_cannot_be_replayed_is_refused(run, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     assert str(empty / "config.yaml") in mgm("replay", empty, "--step", 1, code=2).stderr
+
+
+CAN_MOUNT = subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0 if shutil.which("unshare") else False
+
+
+@pytest.mark.skipif(not CAN_MOUNT, reason="mount namespaces are not permitted here")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_run_folder_that_can_only_be_read(run, ranks):
+    launch = f"{MGM} launch --nproc 2 --" if ranks == 2 else f"{MGM}"
+    script = (f"mount --bind {run} {run} && mount -o remount,bind,ro {run} && ! touch {run}/written 2>/dev/null && "
+              f"exec {launch} replay {run} --step 6")
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], cwd=ROOT, text=True, capture_output=True, timeout=120)
+    text = done.stderr
+    assert "step 6 of 12: running 1 steps again from" in text and "in metrics.jsonl to the bit" not in text, text
+    assert re.search(r"[01] steps equal to metrics.jsonl to the bit, [01] not", text), text
+    assert done.returncode == (0 if " 0 not" in text else 1)
+    for wrong in ("not one folder", "flight record", "Read-only"):
+        assert wrong not in text, text
+
+
+def test_a_replay_that_fails_leaves_nothing_in_the_run_folder(run):
+    before = sorted(path.relative_to(run) for path in run.rglob("*"))
+    done = mgm("launch", "--nproc", 2, "--", "replay", run, "--step", 99, check=False)
+    assert done.returncode == 2 and "the run has steps 1 to 12" in done.stderr
+    assert sorted(path.relative_to(run) for path in run.rglob("*")) == before

@@ -1,4 +1,5 @@
 """mgm train on the embedded pictures: bit-equal repetition and resume, stop signals, refusals."""
+import json
 import pathlib
 import random
 import resource
@@ -314,3 +315,89 @@ train: {{max_steps: 3, global_batch: 4, micro_batch: 4}}
 """)
     mgm("train", config)
     assert len(metrics(tmp_path / "one")) == 3 and len(metrics(tmp_path / "two")) == 3
+
+
+def test_a_run_in_which_nothing_trains_is_refused(tmp_path):
+    config = tmp_path / "part.yaml"
+    config.write_text("train:\n  seed: 4\n")
+    mgm("config", "check", config)  # may be meant as a part of others
+    error = mgm("train", config, "--set", f"run.dir={tmp_path / 'run'}", code=2).stderr
+    assert f"{config}:2:3: train.rules: is not set, so that nothing would train" in error
+    error = train(tmp_path / "run", train__rules=[], code=2).stderr
+    assert "--set train.rules=[]: train.rules: is empty, so that nothing would train" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_fewer_steps_than_the_run_has_made(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    before = (run / "metrics.jsonl").read_bytes()
+    done = mgm("train", STAGE1, *options(run, train__max_steps=5), "--accept-changes", code=2)
+    assert f"{run}/checkpoints/step_8 is of step 8, the config asks for 5 (train.max_steps)" in done.stderr
+    assert "has passed that already" in done.stderr and "complete" not in done.stderr
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def both_stages(tmp_path):
+    config = tmp_path / "both.yaml"
+    config.write_text(f"""
+stages:
+  - extends: {ROOT}/{STAGE1}
+    run: {{dir: {tmp_path}/one}}
+  - extends: {ROOT}/{STAGE2}
+    run: {{dir: {tmp_path}/two}}
+    model: {{projector: {{path: {tmp_path}/one/mm_projector.bin}}}}
+train: {{max_steps: 3, global_batch: 4, micro_batch: 4, threads: 1}}
+checkpoint: {{every_steps: 1, keep: 10}}
+""")
+    return config
+
+
+def test_resume_of_a_file_of_stages_is_for_the_stage_it_is_of(tmp_path):
+    config, one, two = both_stages(tmp_path), tmp_path / "one", tmp_path / "two"
+    mgm("train", config)
+    lines = [(run / "metrics.jsonl").read_bytes() for run in (one, two)]
+
+    def last_start(run):
+        start = json.loads((run / "run.json").read_text())["starts"]
+        return len(start), start[-1]["from_step"]
+
+    mgm("train", config, "--resume", two / "checkpoints" / "step_1")
+    assert last_start(one) == (1, 0) and last_start(two) == (2, 1)
+    mgm("train", config, "--resume", one / "checkpoints" / "step_2")
+    assert last_start(one) == (2, 2) and last_start(two) == (2, 1)
+    shutil.copytree(two / "checkpoints" / "step_2", tmp_path / "elsewhere")  # known by its config
+    mgm("train", config, "--resume", tmp_path / "elsewhere")
+    assert last_start(one) == (2, 2) and last_start(two) == (3, 2)
+    assert [(run / "metrics.jsonl").read_bytes() for run in (one, two)] == lines
+
+
+def test_resume_of_none_of_the_stages(whole, tmp_path):
+    config = both_stages(tmp_path)
+    for folder, text in ((whole / "checkpoints" / "step_8", "of none of the stages"), (tmp_path / "no", "no such checkpoint folder")):
+        error = mgm("train", config, "--resume", folder, code=4).stderr
+        assert f"--resume {folder}: {text}" in error
+    assert not (tmp_path / "one").exists()
+
+
+def test_closed_standard_streams(whole, tmp_path):
+    """Whatever is opened must not take the numbers of the log and of standard output."""
+    run = tmp_path / "run"
+    command = " ".join(map(str, [MGM, "train", STAGE1, *options(run)]))
+    assert subprocess.run(["sh", "-c", f"{command} <&- >&- 2>&-"], cwd=ROOT).returncode == 0
+    assert_same_run(run, whole)
+    assert [line["step"] for line in metrics(run)] == list(range(1, STEPS + 1))
+    # What is asked for and cannot be printed is an error as before.
+    assert subprocess.run(["sh", "-c", f"{MGM} config show {STAGE1} >&-"], cwd=ROOT, stderr=subprocess.DEVNULL).returncode == 1
+
+
+def test_a_closed_terminal_or_pipe_ends_a_run_without_a_save_and_the_same_line_goes_on(whole, tmp_path):
+    """SIGHUP and SIGPIPE do what the system does with them, as docs/training.md says."""
+    run = tmp_path / "run"
+    assert kill_when(run, "step 4/", 0, signal.SIGHUP) == -signal.SIGHUP
+    process = subprocess.Popen([MGM, "train", STAGE1, *options(run)], cwd=ROOT, stderr=subprocess.PIPE)
+    process.stderr.readline()
+    process.stderr.close()  # the next line of the log has nobody to read it
+    assert process.wait(timeout=120) == -signal.SIGPIPE
+    train(run)
+    assert_same_run(run, whole)

@@ -63,12 +63,13 @@ void check_ranks_agree(const Ranks& ranks, const RunConfig& config, const Device
 }
 
 void check_inputs_agree(Ranks& ranks, const RunConfig& config, const RunIdentity& identity,
-                        const ModelParts& parts, const DeviceSetup& device) {
+                        const ModelParts& parts, const DeviceSetup& device, FolderUse use) {
   const double timeout_s = config.dist.timeout_s.start;
   const std::string& dir = config.run.dir;
   Gathering gathering = gathering_of(ranks);
   const std::string nonce = gathering.share("nonce", SharedFolderProbe::make_nonce(), timeout_s);
-  const SharedFolderProbe probe(dir, nonce, ranks.rank());
+  std::optional<SharedFolderProbe> probe;
+  if (use == FolderUse::kWrite) probe.emplace(dir, nonce, ranks.rank());
   const RankFacts mine =
       input_facts(ranks.env, read_host_facts(), identity.data_hash, identity.tokenizer_hash,
                   weights_hash(config, /*content=*/false));
@@ -81,14 +82,17 @@ void check_inputs_agree(Ranks& ranks, const RunConfig& config, const RunIdentity
              others.push_back(facts.back().rank);
            }
            Findings out = compare_ranks(facts, {});
-           for (Finding& f : check_one_folder(probe, others)) out.push_back(std::move(f));
+           if (!probe) return out;
+           for (Finding& f : check_one_folder(*probe, others)) out.push_back(std::move(f));
            const Needs needs = estimate_needs(config, parts, device, ranks.topology);
            out.push_back(check_disk(dir, free_on_disk(dir), held_by_checkpoints(dir), needs));
            return out;
          });
   if (ranks.size() == 1) return;
   Findings own = check_reductions(ranks, device);
-  for (Finding& f : check_one_folder(probe, {0})) own.push_back(std::move(f));
+  if (probe) {
+    for (Finding& f : check_one_folder(*probe, {0})) own.push_back(std::move(f));
+  }
   settle(gathering, "links", to_json(own).dump(), timeout_s,
          [](const std::vector<std::string>& all) {
            Findings out;

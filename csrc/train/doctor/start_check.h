@@ -17,8 +17,10 @@ void check_ranks_agree(const Ranks& ranks, const RunConfig& config, const Device
 
 // After: same data, tokenizer and weights (headers) on all ranks, a run folder that all share, room
 // on its disk for the checkpoints, right sums. Collective. Throws as above, also of the kinds
-// data, checkpoint and (a full disk) internal; one rank alone throws Error.
+// data, checkpoint and (a full disk) internal; one rank alone throws Error. What only reads the run
+// folder looks for neither one folder nor room: nothing is written there.
+enum class FolderUse { kRead, kWrite };
 void check_inputs_agree(Ranks& ranks, const RunConfig& config, const RunIdentity& identity,
-                        const ModelParts& parts, const DeviceSetup& device);
+                        const ModelParts& parts, const DeviceSetup& device, FolderUse use);
 
 }  // namespace mgm

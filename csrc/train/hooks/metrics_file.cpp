@@ -10,13 +10,17 @@
 
 namespace mgm {
 
-MetricsFile::MetricsFile(const fs::path& path, int64_t offset) : path_(path), offset_(offset) {
+void check_metrics_length(const fs::path& path, int64_t offset) {
   const int64_t size = fs::exists(path) ? static_cast<int64_t>(fs::file_size(path)) : 0;
   if (size < offset) {
     throw CheckpointError(path.string(), ": has ", size, " bytes, the checkpoint was written at ",
                           offset,
                           ": the file was cut since. Restore it, or start in a new run.dir.");
   }
+}
+
+MetricsFile::MetricsFile(const fs::path& path, int64_t offset) : path_(path), offset_(offset) {
+  check_metrics_length(path, offset);
   file_ = std::fopen(path.c_str(), "ab");
   if (!file_ || ::ftruncate(::fileno(file_), offset) != 0) {
     throw InternalError(path.string(), ": cannot open for appending: ", std::strerror(errno));
@@ -39,7 +43,8 @@ void MetricsFile::on_step(const StepReport& r) {
                       {"samples", r.samples},
                       {"text_only", r.text_only},
                       {"holes", r.holes}};
-  if (!r.updated) line["updated"] = false;  // numbers that are not finite are null in JSON
+  // Numbers that are not finite are null in JSON: the loss of a step without targets, too.
+  if (!r.updated) line["updated"] = false;
   const std::string text = line.dump() + "\n";
   if (std::fwrite(text.data(), 1, text.size(), file_) != text.size()) {
     const int reason = errno;

@@ -9,9 +9,12 @@
 
 namespace mgm {
 
+// Throws CheckpointError if the file has fewer than `offset` bytes.
+void check_metrics_length(const fs::path& path, int64_t offset);
+
 class MetricsFile : public Hook {
  public:
-  // Opens `path` and cuts it to `offset` bytes; throws CheckpointError if it is shorter.
+  // Opens `path` and cuts it to `offset` bytes; throws as check_metrics_length.
   MetricsFile(const fs::path& path, int64_t offset);
   ~MetricsFile() override;
   void on_step(const StepReport& report) override;

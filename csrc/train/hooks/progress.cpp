@@ -24,11 +24,12 @@ void Progress::on_step(const StepReport& r) {
   since_draw_.reset();
   const double rate = seconds_ > 0 ? 1 / seconds_ : 0;
   const std::string line = strf(
-      "step %lld/%lld  eta %s  loss %.4f  lr %.3g  |g| %.3g  %.0f tok/s  %.1f img/s  mem %s  wait "
+      "step %lld/%lld  eta %s  loss %s  lr %.3g  |g| %.3g  %.0f tok/s  %.1f img/s  mem %s  wait "
       "%.0f%%",
       static_cast<long long>(r.step), static_cast<long long>(r.total_steps),
-      human_seconds(double(r.total_steps - r.step) * seconds_).c_str(), r.loss, r.lr, r.grad_norm,
-      tokens_ * rate, images_ * rate, human_bytes(double(r.memory_bytes)).c_str(),
+      human_seconds(double(r.total_steps - r.step) * seconds_).c_str(),
+      r.num_targets > 0 ? strf("%.4f", r.loss).c_str() : "-", r.lr, r.grad_norm, tokens_ * rate,
+      images_ * rate, human_bytes(double(r.memory_bytes)).c_str(),
       seconds_ > 0 ? 100 * wait_ / seconds_ : 0.0);
   if (terminal_) {
     std::fprintf(stderr, "\r\033[K%s", line.c_str());

@@ -140,7 +140,8 @@ class Run:
         for stage in STAGES:
             lines = (self.folder / stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
             losses = [json.loads(line)["loss"] for line in lines]
-            out[stage] = {"steps": len(losses), "loss": sum(losses[-50:]) / len(losses[-50:])}
+            steps, losses = len(losses), [loss for loss in losses if loss is not None]  # None: nothing to learn from
+            out[stage] = {"steps": steps, "loss": sum(losses[-50:]) / len(losses[-50:])}
         return out
 
     def spend(self, what, clock, command, gpu):

@@ -242,6 +242,7 @@ TEST(LaunchEnv, SlurmOneNodeNeedsNoNodeList) {
   EXPECT_EQ(env.master_host, "127.0.0.1");
   EXPECT_EQ(env.master_port, 15001);
   EXPECT_EQ(read(with(vars, {{"SLURM_RESTART_COUNT", "3"}})).restart, 3);
+  EXPECT_EQ(read(with(vars, {{"SLURM_RESTART_COUNT", "3"}})).requeues, 3);
 }
 
 TEST(LaunchEnv, SlurmWithoutSrunIsOneRank) {
