@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/json_problem.h"
 #include "base/log.h"
 #include "checkpoint/train_state.h"
 #include "config/flatten.h"
@@ -154,7 +155,7 @@ std::optional<TrainCheckpoint> choose_checkpoint(const ResolvedConfig& resolved,
     try {
       check_belongs(checkpoint, folder, resolved, identity, options.accept_changes);
     } catch (const Json::exception& e) {
-      throw CheckpointError(folder, "/state.json: malformed: ", e.what());
+      throw CheckpointError(folder, "/state.json: malformed: ", json_problem(e));
     }
   });
   log_resume(checkpoint, ranks.topology);
@@ -165,7 +166,8 @@ int64_t metrics_offset(const TrainCheckpoint& checkpoint) {
   try {
     return checkpoint.state().at("metrics_offset").get<int64_t>();
   } catch (const Json::exception& e) {
-    throw CheckpointError("state.json of step ", checkpoint.step(), ": malformed: ", e.what());
+    throw CheckpointError("state.json of step ", checkpoint.step(),
+                          ": malformed: ", json_problem(e));
   }
 }
 
