@@ -118,7 +118,9 @@ void check_inputs_exist(const ResolvedConfig& resolved) {
         {key, cat(path, ": no such file or folder, seen from ", fs::current_path().string())});
   }
   if (resolved.config.train.rules.empty()) {
-    problems.push_back({"train.rules", cat("is not set, ", kNothingTrains)});
+    const bool written = resolved.origins.count("train.rules") > 0;
+    problems.push_back(
+        {"train.rules", cat(written ? "is empty, " : "is not set, ", kNothingTrains)});
   }
   const std::string& projector = model.projector.path;
   if (fs::is_directory(projector)) {

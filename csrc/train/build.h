@@ -27,9 +27,9 @@ struct ModelParts {
 // nothing, and of train.rules under which nothing trains.
 ModelParts describe_model(const ResolvedConfig& resolved);
 
-// Throws ConfigError with the place of every path in the config where nothing is, and of train.rules
-// that are not there, so that a run ends before it has begun. What an earlier stage writes
-// (model.projector.path) is not looked for.
+// Throws ConfigError with the place of every path in the config where nothing is, and of
+// train.rules that are not there, so that a run ends before it has begun. What an earlier stage
+// writes (model.projector.path) is not looked for.
 void check_inputs_exist(const ResolvedConfig& resolved);
 
 // The chat format of text.template; throws ConfigError with the key's place.

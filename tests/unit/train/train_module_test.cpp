@@ -148,6 +148,7 @@ TEST_F(TrainModuleTest, NotFiniteLeavesEverythingAndNamesTheSamples) {
   MetricsDrain drain({}, OnNonFinite::kStop);
   StepReport report;
   report.step = 7;
+  report.num_targets = 5;
   report.sample_ids = {"sample-0", "sample-1"};
   drain.push(report, result);
   try {
@@ -165,6 +166,7 @@ TEST_F(TrainModuleTest, NotFiniteCanBeSkippedButNotTenTimesInARow) {
   const auto step = [&](int64_t number, double loss) {
     StepReport report;
     report.step = number;
+    report.num_targets = 5;
     drain.push(report, {at::tensor(loss), at::tensor(1.0, at::kDouble)});
     drain.drain(0);
   };
