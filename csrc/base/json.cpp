@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/json_problem.h"
+#include "base/json_scan.h"
 
 namespace mgm {
 namespace {
@@ -13,15 +14,11 @@ namespace {
 void check_depth(std::string_view text, const std::string& source) {
   constexpr int kMaxDepth = 512;
   int depth = 0;
-  bool in_string = false;
+  JsonStrings strings;
   for (size_t i = 0; i < text.size(); ++i) {
+    if (strings.at(text, i)) continue;
     const char c = text[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      in_string = c != '"';
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '[' || c == '{') {
+    if (c == '[' || c == '{') {
       if (++depth <= kMaxDepth) continue;
       throw DataError(source,
                       ": not valid JSON for this program: lists and objects nest deeper than ",

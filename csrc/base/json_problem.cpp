@@ -4,6 +4,7 @@
 #include <charconv>
 
 #include "base/error.h"
+#include "base/json_scan.h"
 #include "base/strings.h"
 
 namespace mgm {
@@ -29,20 +30,13 @@ bool is_number_character(char c) {
 // Calls visit(offset, token) for every number, until it returns true; returns that offset, or npos.
 template <class Visit>
 size_t find_number(std::string_view text, const Visit& visit) {
-  bool in_string = false;
+  JsonStrings strings;
   for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      in_string = c != '"';
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '-' || (c >= '0' && c <= '9')) {
-      size_t end = i;
-      while (end < text.size() && is_number_character(text[end])) ++end;
-      if (visit(text.substr(i, end - i))) return i;
-      i = end - 1;
-    }
+    if (strings.at(text, i) || (text[i] != '-' && (text[i] < '0' || text[i] > '9'))) continue;
+    size_t end = i;
+    while (end < text.size() && is_number_character(text[end])) ++end;
+    if (visit(text.substr(i, end - i))) return i;
+    i = end - 1;
   }
   return text.npos;
 }

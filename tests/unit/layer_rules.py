@@ -49,6 +49,12 @@ def violations(path, text, table):
     return out
 
 
+def test_every_test_file_is_run():
+    listed = set(re.findall(r"mgm_pytest\(\w+ \w+ (\S+)\)", (ROOT / "tests/CMakeLists.txt").read_text()))
+    files = {str(path.relative_to(ROOT / "tests")) for path in (ROOT / "tests").rglob("test_*.py")}
+    assert files == {name for name in listed if pathlib.Path(name).name.startswith("test_")}
+
+
 def test_layers():
     table = layers()
     assert {"base", "model", "train"} <= table.keys()
