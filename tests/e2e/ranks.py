@@ -37,12 +37,17 @@ def start(run, world, config="configs/tiny/stage1.yaml", args=(), port=None, **v
     return ranks
 
 
+def steps_told(run):
+    """Of how many steps the log of rank 0 tells, restarts included."""
+    log = run / "logs" / "rank_0.log"
+    return len(re.findall(r" step \d+/", log.read_text())) if log.exists() else 0
+
+
 def wait_for_steps(run, ranks, steps, seconds=120):
-    """Returns when the log of rank 0 has told of so many steps, restarts included."""
+    """Returns when steps_told() has come to so many."""
     until = time.time() + seconds
     while time.time() < until:
-        log = run / "logs" / "rank_0.log"
-        if log.exists() and len(re.findall(r" step \d+/", log.read_text())) >= steps:
+        if steps_told(run) >= steps:
             return
         if any(rank.poll() is not None for rank in ranks):
             pytest.fail(f"a rank ended: {errors_of(ranks)}")
