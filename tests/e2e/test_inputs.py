@@ -226,7 +226,7 @@ def test_json_mistakes_of_other_files(model, tmp_path):
     assert f"{questions}:2:17: not valid JSON: unexpected string literal" in says(3, "chat", model, "--batch", questions)
     run = tmp_path / "run"
     run.mkdir()
-    (run / "metrics.jsonl").write_text('{"step": 1, "loss": "x"}\n')
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": "x", "grad_norm": 1}\n')
     report = ["report", model, "--run", run, "--heldin", questions, "--images", IMAGES, "--out", tmp_path / "r.html"]
     assert "metrics.jsonl:1: no line of metrics: expected number, got string" in says(3, *report)
     index = tmp_path / "model.safetensors.index.json"
