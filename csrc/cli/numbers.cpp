@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <concepts>
 #include <cstdlib>
 
 #include "base/strings.h"
@@ -10,17 +11,29 @@
 namespace mgm::cli {
 namespace {
 
-template <class T>
-bool parse_whole(const std::string& text, T& out) {
+template <std::integral T>
+bool parse(const std::string& text, T& out) {
   const char* end = text.data() + text.size();
   const auto [rest, code] = std::from_chars(text.data(), end, out);
   return code == std::errc() && rest == end;
 }
 
-bool parse_real(const std::string& text, double& out) {
+bool parse(const std::string& text, double& out) {
   char* rest = nullptr;
   out = std::strtod(text.c_str(), &rest);
   return !text.empty() && rest == text.c_str() + text.size();
+}
+
+template <class T>
+CLI::Validator from_to(T low, T high) {
+  const std::string range = cat(low, " to ", high);
+  return {[=](std::string& text) {
+            T value{};
+            if (parse(text, value) && value >= low && value <= high) return std::string();
+            return cat(shown(text), " is no ", std::integral<T> ? "whole " : "", "number from ",
+                       range);
+          },
+          range};
 }
 
 // 10^12 or 2^40 for "TB" or "TiB"; 0 for what is no unit.
@@ -36,25 +49,11 @@ double unit_factor(std::string unit) {
 
 }  // namespace
 
-CLI::Validator whole_number(int64_t low, int64_t high) {
-  const std::string range = cat(low, " to ", high);
-  return {[=](std::string& text) {
-            int64_t value = 0;
-            const bool good = parse_whole(text, value) && value >= low && value <= high;
-            return good ? std::string() : cat(shown(text), " is no whole number from ", range);
-          },
-          range};
-}
+CLI::Validator whole_number(int64_t low, int64_t high) { return from_to(low, high); }
 
-CLI::Validator number(double low, double high) {
-  const std::string range = cat(low, " to ", high);
-  return {[=](std::string& text) {
-            double value = 0;
-            const bool good = parse_real(text, value) && value >= low && value <= high;
-            return good ? std::string() : cat(shown(text), " is no number from ", range);
-          },
-          range};
-}
+CLI::Validator number(double low, double high) { return from_to(low, high); }
+
+CLI::Validator seed_number() { return from_to(uint64_t{0}, UINT64_MAX); }
 
 CLI::Validator byte_size(uint64_t low) {
   return {[=](std::string& text) {
@@ -62,7 +61,7 @@ CLI::Validator byte_size(uint64_t low) {
             const std::string unit(trim(end == text.npos ? "" : text.substr(end)));
             double value = 0;
             const double factor = unit_factor(unit);
-            const bool read = parse_real(text.substr(0, end), value) && factor > 0;
+            const bool read = parse(text.substr(0, end), value) && factor > 0;
             const double bytes = read ? value * factor : 0;
             if (!read || !(bytes < 0x1p63)) {
               return cat(shown(text), " is no size below 8 EiB; sizes are like 500MB or 80GiB");
@@ -75,16 +74,6 @@ CLI::Validator byte_size(uint64_t low) {
             return std::string();
           },
           "SIZE"};
-}
-
-CLI::Validator seed_number() {
-  const std::string range = "0 to 18446744073709551615";
-  return {[=](std::string& text) {
-            uint64_t value = 0;
-            return parse_whole(text, value) ? std::string()
-                                            : cat(shown(text), " is no whole number from ", range);
-          },
-          range};
 }
 
 }  // namespace mgm::cli

@@ -302,21 +302,6 @@ def test_not_finite_loss_stops_with_its_own_code(tmp_path):
     assert "error: step 1: loss" in error and "Samples of this rank: " in error and "not updated" in error
 
 
-def test_two_stages_in_one_file(whole, tmp_path):
-    config = tmp_path / "both.yaml"
-    config.write_text(f"""
-stages:
-  - extends: {ROOT}/{STAGE1}
-    run: {{dir: {tmp_path}/one}}
-  - extends: {ROOT}/{STAGE2}
-    run: {{dir: {tmp_path}/two}}
-    model: {{projector: {{path: {tmp_path}/one/mm_projector.bin}}}}
-train: {{max_steps: 3, global_batch: 4, micro_batch: 4}}
-""")
-    mgm("train", config)
-    assert len(metrics(tmp_path / "one")) == 3 and len(metrics(tmp_path / "two")) == 3
-
-
 def test_a_run_in_which_nothing_trains_is_refused(tmp_path):
     config = tmp_path / "part.yaml"
     config.write_text("train:\n  seed: 4\n")
@@ -351,6 +336,11 @@ train: {{max_steps: 3, global_batch: 4, micro_batch: 4, threads: 1}}
 checkpoint: {{every_steps: 1, keep: 10}}
 """)
     return config
+
+
+def test_two_stages_in_one_file(tmp_path):
+    mgm("train", both_stages(tmp_path))
+    assert len(metrics(tmp_path / "one")) == 3 and len(metrics(tmp_path / "two")) == 3
 
 
 def test_resume_of_a_file_of_stages_is_for_the_stage_it_is_of(tmp_path):
