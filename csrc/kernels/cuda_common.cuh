@@ -96,6 +96,12 @@ __device__ inline void store(const Floats<VEC>& x, Bf16* p) {
   }
 }
 
+// What is left of a result that is stored in the element type of `p`.
+__device__ inline float rounded(float x, const float*) { return x; }
+__device__ inline float rounded(float x, const Bf16*) {
+  return __bfloat162float(__float2bfloat16_rn(x));
+}
+
 inline bool aligned(const void* p, size_t bytes) {
   return reinterpret_cast<uintptr_t>(p) % bytes == 0;
 }

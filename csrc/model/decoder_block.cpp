@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "ops/rotary.h"
 #include "types/expert_group.h"
 
 namespace mgm {
@@ -101,8 +102,8 @@ at::Tensor DecoderBlock::attention_half(const at::Tensor& x_TH, const Rotary& ro
     heads.q = (*q_norm_)(heads.q);
     heads.k = (*k_norm_)(heads.k);
   }
-  const at::Tensor attended =
-      attend(rotate(heads.q, rotary), rotate(heads.k, rotary), heads.v).flatten(1);
+  const ops::RotatedHeads rotated = ops::rotate_heads(heads.q, heads.k, rotary.cos, rotary.sin);
+  const at::Tensor attended = attend(rotated.q, rotated.k, heads.v).flatten(1);
   const at::Tensor a = (*o_)(attended, draws);
   return x_TH + (post_attention_ ? (*post_attention_)(a) : a);
 }

@@ -6,14 +6,17 @@
 
 #include "base/error.h"
 #include "config/llm_arch.h"
+#include "ops/gated.h"
 #include "types/upload.h"
 
 namespace mgm {
 namespace {
 
-at::Tensor activate(Activation activation, const at::Tensor& x) {
-  if (activation == Activation::kSilu) return at::silu(x);
-  return at::gelu(x, activation == Activation::kGelu ? "none" : "tanh");
+at::Tensor gated(Activation activation, const at::Tensor& gate, const at::Tensor& up) {
+  const auto kind = activation == Activation::kSilu   ? ops::GateKind::kSilu
+                    : activation == Activation::kGelu ? ops::GateKind::kGelu
+                                                      : ops::GateKind::kGeluTanh;
+  return ops::gated(gate, up, kind);
 }
 
 }  // namespace
@@ -44,9 +47,9 @@ GatedMlp::GatedMlp(const std::string& prefix, const std::string& group, const Ll
 at::Tensor GatedMlp::operator()(const at::Tensor& x_TH, const RowDraws& draws) const {
   if (gate_up_) {
     const auto halves = (*gate_up_)(x_TH, draws).chunk(2, -1);
-    return (*down_)(activate(activation_, halves[0]) * halves[1], draws);
+    return (*down_)(gated(activation_, halves[0], halves[1]), draws);
   }
-  return (*down_)(activate(activation_, (*gate_)(x_TH, draws)) * (*up_)(x_TH, draws), draws);
+  return (*down_)(gated(activation_, (*gate_)(x_TH, draws), (*up_)(x_TH, draws)), draws);
 }
 
 void GatedMlp::list_linears(std::vector<Linear*>& out) const {
@@ -136,7 +139,7 @@ at::Tensor ExpertMlps::compute(const at::Tensor& rows_RH, const RowDraws& draws,
       return ops::grouped_linear(x, stacks[matrix], ends);
     };
     const Activation activation = experts_.front()->activation();
-    return product(activate(activation, product(rows_RH, 0)) * product(rows_RH, 1), 2);
+    return product(gated(activation, product(rows_RH, 0), product(rows_RH, 1)), 2);
   }
   const at::Tensor counts = visits_n.cpu();
   std::vector<at::Tensor> results;

@@ -59,13 +59,4 @@ Rotary make_rotary(const LlmConfig& config, const at::Tensor& positions_T, at::S
   return {(both.cos() * scale).to(dtype), (both.sin() * scale).to(dtype)};
 }
 
-at::Tensor rotate(const at::Tensor& x_TAD, const Rotary& r) {
-  const int64_t rotated = r.cos.size(-1), width = x_TAD.size(-1);
-  const at::Tensor x = rotated == width ? x_TAD : x_TAD.narrow(-1, 0, rotated);
-  const auto halves = x.chunk(2, -1);
-  const at::Tensor out = x * r.cos + at::cat({-halves[1], halves[0]}, -1) * r.sin;
-  if (rotated == width) return out;
-  return at::cat({out, x_TAD.narrow(-1, rotated, width - rotated)}, -1);
-}
-
 }  // namespace mgm

@@ -16,7 +16,4 @@ struct Rotary {
 // int64 positions [T]; the result has `dtype` and the positions' device.
 Rotary make_rotary(const LlmConfig& config, const at::Tensor& positions_T, at::ScalarType dtype);
 
-// [T, A, D] with the first R of D rotated.
-at::Tensor rotate(const at::Tensor& x_TAD, const Rotary& rotary);
-
 }  // namespace mgm

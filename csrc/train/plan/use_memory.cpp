@@ -88,6 +88,9 @@ class Planner {
 
   // ---- language model ---------------------------------------------------------------------------
 
+  // Of the MLP's width while the gradient of its product goes through act(gate) * up.
+  double mlp_gradients() const { return model_.on_cpu ? 3 : 2; }
+
   UseMemory decoder_block(const PlannedUse& use) const {
     const LlmConfig& c = m_.llm;
     const double T = rows() * e_, H = double(c.hidden_size);
@@ -119,28 +122,29 @@ class Planner {
     const double beside = use.adapters.params > 0 ? T * (I + (drops ? I : 0)) : 0;
 
     // x (the input, by the first norm); q, k, v and the attention's result; the row between both
-    // halves (by the second norm); gate, silu(gate) and up. Weights that train add their inputs:
-    // both norms' results and the product of the MLP.
-    const double saved = T * (A + 2 * K + A + H + 3 * I + routed + norms + trained * (2 * H + I)) +
+    // halves (by the second norm); gate and up. Weights that train add their inputs: both norms'
+    // results and the product of the MLP.
+    const double saved = T * (A + 2 * K + A + H + 2 * I + routed + norms + trained * (2 * H + I)) +
                          normed + lse + low_rank;
     const double input = T * H;
     // A packed weight while it is dequantised.
     const double unpacked = double(use.largest_packed) * e_;
-    // The sum at the end of a block: x, both norms' results, q, k, v, the row between, four of the
-    // MLP's width, the MLP's result and the block's.
+    // The sum at the end of a block: x, both norms' results, q, k, v, the row between, gate, up and
+    // their product, the MLP's result and the block's.
     const double post = traits.post_norms ? 2 * H : 0;
-    const double sum = T * (6 * H + A + 2 * K + 4 * I + routed + post) + beside + unpacked;
+    const double sum = T * (6 * H + A + 2 * K + 3 * I + routed + post) + beside + unpacked;
     // Capped scores of one sample, which no fused kernel makes: themselves and two more of the
     // softmax, in backward three and the gradient in the model's dtype.
     const double scores = c.attention_softcap > 0 ? double(c.num_heads) * double(shape_.longest) *
                                                         double(shape_.longest)
                                                   : 0;
     const double plain = std::max(sum, T * (2 * H + 2 * A + 2 * K) + 3 * kFp32 * scores);
-    // Backward of the MLP's product: its gradient and those of both factors, product still there
-    // only where nothing saved it. Or of its last matrix, whose weight has a gradient of its own.
-    // An adapter's dropped input is gone as soon as its linear's backward is.
+    // Backward of the MLP's product: its gradient and those of gate and up, product still there
+    // only where nothing saved it; on the CPU also what gate's gradient is made from. Or of its
+    // last matrix, whose weight has a gradient of its own. An adapter's dropped input is gone as
+    // soon as its linear's backward is.
     const double dropped = drops ? T * I : 0;
-    const double product = T * (H + 2 * I + (1 - trained) * I) - dropped;
+    const double product = T * (H + (mlp_gradients() + 1 - trained) * I) - dropped;
     const double matrix = dealt ? 0
                                 : double(c.hidden_size * c.intermediate_size) * e_ *
                                       (experts ? double(c.num_experts) : 1);
@@ -148,7 +152,7 @@ class Planner {
     // Backward of attention: everything from gate on is gone; gradients of q, k and v, an fp32
     // accumulator of q's, and with grouped queries k's and v's gradients per query head.
     const double gone =
-        T * ((3 + trained) * I + (1 + trained) * H + routed) + (drops ? dropped + 2 * T * H : 0);
+        T * ((2 + trained) * I + (1 + trained) * H + routed) + (drops ? dropped + 2 * T * H : 0);
     const double attention = -gone + T * (2 * H + A + A + 2 * K + (A > K ? 2 * A : 0)) +
                              rows() * A * (model_.on_cpu ? 0 : kFp32) + scores * (3 * kFp32 + e_);
     return block(use, input, saved, plain, plain + T * A + lse,
@@ -163,10 +167,10 @@ class Planner {
     const double I = double(c.intermediate_size);
     const double trained = use.trains() ? 1 : 0;
     const double mine = double(c.num_experts / model_.config.dist.expert_parallel);
-    const double product = R * (H + 2 * I + (1 - trained) * I);
+    const double product = R * (H + (mlp_gradients() + 1 - trained) * I);
     const double weight = R * (H + I) + trained * H * I * mine * e_;
-    UseMemory out = block(use, R * H, R * (3 + trained) * I, R * (2 * H + 4 * I),
-                          R * (2 * H + 4 * I), std::max(product, weight), 0);
+    UseMemory out = block(use, R * H, R * (2 + trained) * I, R * (2 * H + 3 * I),
+                          R * (2 * H + 3 * I), std::max(product, weight), 0);
     out.forward += R * H;
     if (!use.backward()) return out;
     out.kept += R * H;
