@@ -71,9 +71,10 @@ at::Tensor AdapterMerge::read(const std::string& name) const {
   if (replaced_.count(name) > 0) return adapter_.read(name);
   if (folded_.count(name) == 0) return base_->read(name);
   const std::string linear = name.substr(0, name.size() - weight_of("").size());
-  const auto fp32 = [](const at::Tensor& value) { return value.to(at::kFloat); };
-  return at::addmm(fp32(base_->read(name)), fp32(adapter_.read(b_of(linear))),
-                   fp32(adapter_.read(a_of(linear))), /*beta=*/1, scale_);
+  // A copy in any case: what is read may be a page of the file.
+  at::Tensor sum = base_->read(name).to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+  return sum.addmm_(adapter_.read(b_of(linear)).to(at::kFloat),
+                    adapter_.read(a_of(linear)).to(at::kFloat), /*beta=*/1, scale_);
 }
 
 }  // namespace mgm

@@ -226,12 +226,14 @@ def test_convert_folds_as_export_merges(base, adapter, merged, tmp_path):
     others = load_file(adapter / "non_lora_trainables.safetensors")
     assert f"folded into 28 weights, {len(others)} more replaced" in done.stdout
     for taken in (adapter, base / "model"):
-        refused(2, "convert", base / "model", "--adapter", adapter, "--out", taken, "--replace", says=["--out", "itself"])
+        refused(2, "convert", base / "model", "--adapter", adapter, "--out", taken, "--replace",
+                says=["--out", "itself"])
 
 
 def test_export_does_not_replace_what_the_run_reads(base, lora, adapter, recipe, tmp_path):
     before = (base / "model/model.safetensors").stat()
-    refused(2, "export", lora, "--out", base / "model", "--merge", "--replace", says=["model.path", base / "model", "itself"])
+    refused(2, "export", lora, "--out", base / "model", "--merge", "--replace",
+            says=["model.path", base / "model", "itself"])
     refused(2, "export", lora, "--out", f"{base}/llm/../model/", "--merge", "--replace", says=["model.path", "itself"])
     after = (base / "model/model.safetensors").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)

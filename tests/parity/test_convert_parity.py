@@ -1,5 +1,5 @@
-"""`mgm convert` on vision towers and adapters alone: what transformers, open_clip and peft read on both sides is equal to
-the bit, or rounded once; an adapter folded into its model is what peft merges."""
+"""`mgm convert` on vision towers and adapters alone: what transformers, open_clip and peft read on both sides is equal
+to the bit, or rounded once; an adapter folded into its model is what peft merges."""
 import json
 import pathlib
 import sys
@@ -39,7 +39,8 @@ def clip_directory(folder, whole):
     sizes = dict(hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=3)
     vision = dict(sizes, image_size=28, patch_size=7)
     if whole:
-        config = transformers.CLIPConfig(vision_config=vision, text_config=dict(sizes, vocab_size=99), projection_dim=16)
+        config = transformers.CLIPConfig(vision_config=vision, text_config=dict(sizes, vocab_size=99),
+                                         projection_dim=16)
         model = transformers.CLIPModel(config)
     else:
         model = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**vision))
@@ -85,7 +86,8 @@ OPEN_CLIP = {"embed_dim": 24, "vision_cfg": {"timm_model_name": "convnext_atto",
 def open_clip_directory(folder, training):
     """An OpenCLIP ConvNeXt as published, or as its training leaves it: wrapped, beside the optimizer's state."""
     folder.mkdir()
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": OPEN_CLIP, "preprocess_cfg": {"mean": [.5] * 3}}))
+    config = {"model_cfg": OPEN_CLIP, "preprocess_cfg": {"mean": [0.5] * 3}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
     model = open_clip.CLIP(**OPEN_CLIP)
     redraw(model, seed=6)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
@@ -136,8 +138,8 @@ def test_adapter_directory(tmp_path, name):
                          torch.bfloat16 if dtype == "auto" else type_)
         assert (out / "adapter_config.json").read_bytes() == (adapter / "adapter_config.json").read_bytes()
     ids = torch.arange(12)[None]
-    loaded = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager"),
-                                            tmp_path / "auto")
+    llm = transformers.AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
+    loaded = peft.PeftModel.from_pretrained(llm, tmp_path / "auto")
     with torch.no_grad():
         assert relative_l2(loaded.eval()(ids).logits, model(ids).logits) <= 1e-6
     found = inspected(tmp_path / "auto")
