@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "assemble/hf_config.h"
 #include "assemble/json_fields.h"
 #include "base/error.h"
 #include "checkpoint/adapter_file.h"
@@ -53,7 +54,7 @@ JsonFields open_config(const fs::path& dir) {
   if (!fs::exists(file)) {
     throw CheckpointError(file.string(), ": no such file: a directory of a LoRA adapter has one");
   }
-  return {read_json(file), file.string()};
+  return {read_config_json(file), file.string()};
 }
 
 // 16, not 16.0: as PEFT writes it.

@@ -34,7 +34,7 @@ std::vector<ConfigProblem> backbone_problems(const RunConfig& config) {
   RunConfig published = config;
   const LlmConfig& ours = model.llm;
   LlmConfig& theirs = published.model.llm;
-  read_llm_config(read_json(file), file.string(), theirs);
+  read_llm_config(read_config_json(file), file.string(), theirs);
   theirs.activation = ours.activation;
   theirs.router_aux_loss = ours.router_aux_loss;
   theirs.max_positions = ours.max_positions;
@@ -61,7 +61,7 @@ void read_backbone(ModelConfig& model) {
   }
   const fs::path file = gguf_or_config(path);
   const Json json = fs::exists(file) && is_gguf_file(file) ? Json(read_gguf_configs(file).config)
-                                                           : read_json(file);
+                                                           : read_config_json(file);
   read_llm_config(json, file.string(), model.llm);
 }
 

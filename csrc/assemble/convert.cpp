@@ -6,9 +6,14 @@
 #include <cmath>
 
 #include "assemble/hf_config.h"
+#include "assemble/inspect.h"
+#include "assemble/merge_adapter.h"
 #include "base/error.h"
+#include "base/file_access.h"
 #include "base/json.h"
+#include "checkpoint/adapter_file.h"
 #include "checkpoint/gguf_source.h"
+#include "checkpoint/name_maps.h"
 #include "text/tokenizer.h"
 
 namespace mgm {
@@ -60,6 +65,11 @@ void set_dtype(OrderedJson& config, at::ScalarType type) {
   if (!name) return;
   // transformers writes `dtype` since 4.56 and reads either.
   config[config.contains("dtype") ? "dtype" : "torch_dtype"] = name;
+  for (auto& [key, part] : config.items()) {  // vision_config of a CLIP: a tower is read by that
+    for (const char* field : {"dtype", "torch_dtype"}) {
+      if (part.is_object() && part.contains(field) && part[field].is_string()) part[field] = name;
+    }
+  }
 }
 
 void add_directory_files(const fs::path& dir, const ConvertRequest& request, HfDirectory& out,
@@ -116,17 +126,110 @@ std::optional<fs::path> gguf_of(const fs::path& path, const TensorSource& source
   return fs::is_regular_file(opened) && is_gguf_file(opened) ? std::optional(opened) : std::nullopt;
 }
 
-at::Tensor as_type(const TensorSource& source, const TensorSpec& spec) {
-  const at::Tensor value = source.read(spec.name);
+at::Tensor as_type(const at::Tensor& value, const TensorSpec& spec, const std::string& file) {
   if (value.scalar_type() == spec.type) return value;
   at::Tensor out = value.to(spec.type);
   if (spec.type == at::kHalf && !at::isfinite(out).all().item<bool>() &&
       at::isfinite(value).all().item<bool>()) {
-    throw CheckpointError(source.info(spec.name).file, ": tensor '", spec.name,
+    throw CheckpointError(file, ": tensor '", spec.name,
                           "' has values beyond fp16's 65504 (the largest is ",
                           value.abs().max().item<double>(), "); take --dtype bf16 or fp32");
   }
   return out;
+}
+
+// Tensors that are written together: to shards of a model, or to the one file of that name.
+struct Part {
+  std::string file;  // empty: shards
+  SourcePtr source;
+};
+
+std::vector<Part> adapter_parts(const fs::path& dir) {
+  std::vector<OverlayLayer> layers = open_adapter_layers(dir);
+  layers[0].map = [map = layers[0].map](const std::string& name) { return peft_name(*map(name)); };
+  std::vector<Part> out;
+  for (const OverlayLayer& layer : layers) {
+    out.push_back({out.empty() ? kAdapterFile : kOthersFile,
+                   std::make_shared<OverlaySource>(std::vector{layer})});
+  }
+  return out;
+}
+
+// The state_dict of a training checkpoint alone: moments of its optimizer are no weights.
+Part open_clip_part(const SourcePtr& source, ConvertReport& report) {
+  const auto& names = source->names();
+  const auto in_state_dict = [](const std::string& name) {
+    return name.starts_with("state_dict.");
+  };
+  const bool training = std::any_of(names.begin(), names.end(), in_state_dict);
+  const auto bare = std::make_shared<OverlaySource>(std::vector{
+      OverlayLayer{source, [&](const std::string& name) {
+                     const bool weight = !training || in_state_dict(name);
+                     return weight ? std::optional(bare_openclip_name(name)) : std::nullopt;
+                   }}});
+  report.left_out = bare->dropped().size();
+  return {"open_clip_model.safetensors", bare};
+}
+
+std::vector<Part> open_parts(const fs::path& from, ConvertReport& report) {
+  if (fs::is_directory(from) && is_adapter_dir(from)) return adapter_parts(from);
+  const SourcePtr source = open_weights(from);
+  for (const std::string& name : source->names()) {
+    if (part_of(name) == "OpenCLIP ConvNeXt") return {open_clip_part(source, report)};
+  }
+  return {{"", source}};
+}
+
+// What reads a tensor for writing, and in which type: filled part by part.
+class Conversion {
+ public:
+  Conversion(const ConvertRequest& request, ConvertReport& report)
+      : request_(request), report_(report) {}
+
+  std::vector<TensorSpec> add(const Part& part) {
+    std::vector<TensorSpec> out;
+    for (const std::string& name : part.source->names()) {
+      const TensorInfo& info = part.source->info(name);
+      const bool is_float = at::isFloatingType(info.type) && hf_dtype(info.type);
+      out.push_back({name, is_float ? request_.dtype.value_or(info.type) : info.type, info.shape});
+      tensors_[name] = {part.source, out.back()};
+      report_.bytes += out.back().bytes();
+      report_.converted += dtype_name(out.back().type) != info.dtype;
+      report_.language_model |= part.file.empty() && part_of(name) == "language model";
+    }
+    report_.tensors += out.size();
+    for (const std::string& what : part.source->not_tensors()) report_.not_tensors.push_back(what);
+    return out;
+  }
+
+  void fold(const SourcePtr& source) {
+    merge_.emplace(source, request_.adapter);
+    report_.folded = merge_->folded().size();
+    report_.replaced = merge_->replaced().size();
+  }
+
+  at::Tensor get(const std::string& name) const {
+    const auto& [source, spec] = tensors_.at(name);
+    return as_type(merge_ ? merge_->read(name) : source->read(name), spec, source->info(name).file);
+  }
+
+ private:
+  const ConvertRequest& request_;
+  ConvertReport& report_;
+  std::optional<AdapterMerge> merge_;
+  std::map<std::string, std::pair<SourcePtr, TensorSpec>> tensors_;
+};
+
+void check_request(const ConvertRequest& request) {
+  refuse_replacing("--out", request.out, request.from, "the source");
+  if (!request.adapter.empty()) {
+    refuse_replacing("--out", request.out, request.adapter, "the adapter");
+    if (is_adapter_dir(request.from)) {
+      throw ConfigError(request.from.string(), " is an adapter itself; --adapter ",
+                        request.adapter.string(), " is folded into a model");
+    }
+  }
+  check_hf_target(request.out, request.directory.replace);
 }
 
 }  // namespace
@@ -143,39 +246,22 @@ bool is_tokenizer_file(const std::string& name) {
 }
 
 ConvertReport convert_weights(const ConvertRequest& request) {
-  std::error_code ignored;
-  if (fs::exists(request.out) && fs::equivalent(request.from, request.out, ignored)) {
-    throw ConfigError("--out: ", request.out.string(), " is the source itself");
-  }
-  const fs::path around = request.from.has_parent_path() ? request.from.parent_path() : ".";
-  if (fs::exists(request.out) && !fs::is_directory(request.from) &&
-      fs::equivalent(around, request.out, ignored)) {
-    throw ConfigError("--out: ", request.out.string(), " is the folder of the source, which would ",
-                      "be replaced with it; choose another folder");
-  }
-  check_hf_target(request.out, request.directory.replace);
-  const SourcePtr source = open_weights(request.from);
+  check_request(request);
   ConvertReport report;
   HfDirectory out;
-  std::map<std::string, TensorSpec> by_name;
-  for (const std::string& name : source->names()) {
-    const TensorInfo& info = source->info(name);
-    const bool is_float = at::isFloatingType(info.type) && hf_dtype(info.type);
-    const at::ScalarType type = is_float ? request.dtype.value_or(info.type) : info.type;
-    out.tensors.push_back({name, type, info.shape});
-    by_name[name] = out.tensors.back();
-    report.bytes += out.tensors.back().bytes();
-    report.converted += dtype_name(type) != info.dtype;
+  Conversion conversion(request, report);
+  const std::vector<Part> parts = open_parts(request.from, report);
+  for (const Part& part : parts) {
+    (part.file.empty() ? out.tensors : out.tensor_files[part.file]) = conversion.add(part);
   }
-  report.tensors = out.tensors.size();
-  report.not_tensors = source->not_tensors();
-  out.get = [&](const std::string& name) { return as_type(*source, by_name.at(name)); };
+  if (!request.adapter.empty()) conversion.fold(parts.front().source);
+  out.get = [&](const std::string& name) { return conversion.get(name); };
   const fs::path dir = fs::is_directory(request.from) ? request.from : request.from.parent_path();
   // A file alone is converted alone: what else lies in its folder need not be its model's.
   if (fs::is_directory(request.from) || request.from.extension() == ".json") {
     add_directory_files(dir.empty() ? fs::path(".") : dir, request, out, report);
   }
-  if (const auto gguf = gguf_of(request.from, *source)) {
+  if (const auto gguf = gguf_of(request.from, *parts.front().source)) {
     add_gguf_files(*gguf, out);
     add_gguf_tokenizer(*gguf, out, report);
   }

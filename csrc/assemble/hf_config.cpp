@@ -72,9 +72,8 @@ OrderedJson template_json(const std::string& name) {
 }  // namespace
 
 Json read_config_json(const fs::path& path) {
-  const std::string text = read_file(path);
   try {
-    return parse_json(text, path.string());
+    return read_json(path);
   } catch (const DataError& e) {
     throw CheckpointError(e.what());
   }

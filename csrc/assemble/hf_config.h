@@ -35,7 +35,7 @@ OrderedJson to_llm_config(const LlmConfig& llm, const SpecialIds& ids, const std
 // against its rules or not supported.
 void read_llm_config(const Json& json, const std::string& source, LlmConfig& llm);
 
-// A JSON file of a model directory. Throws CheckpointError if it is none.
+// A JSON file of a model directory. Throws CheckpointError if it is none or cannot be read.
 Json read_config_json(const fs::path& path);
 
 // Throws CheckpointError with the first of a config's rules (resolve_and_check) that does not hold,

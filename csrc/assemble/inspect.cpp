@@ -4,6 +4,7 @@
 #include <functional>
 #include <set>
 
+#include "assemble/adapter_dir.h"
 #include "assemble/convert.h"
 #include "assemble/hf_config.h"
 #include "base/error.h"
@@ -18,23 +19,6 @@ namespace {
 
 bool contains(const std::string& text, std::string_view part) {
   return text.find(part) != text.npos;
-}
-
-// The part of a model a tensor belongs to, whatever stands before its name.
-std::string part_of(const std::string& name) {
-  if (is_adapter_weight(name)) return "adapter";
-  if (contains(name, "mm_projector")) return "projector";
-  if (contains(name, "vlm_uni_")) return "mining";
-  if (contains(name, "vision_tower_aux.")) return "HR tower";
-  if (contains(name, "vision_tower.")) return "vision tower";
-  if (contains(name, "visual.trunk.")) return "OpenCLIP ConvNeXt";
-  if (name.starts_with("vision_model.")) return "CLIP vision tower";
-  if (name.starts_with("text_model.")) return "CLIP text tower";
-  if (name.starts_with("model.") || name.starts_with("lm_head.") || name.starts_with("blk.") ||
-      name.starts_with("token_embd.") || name.starts_with("output")) {
-    return "language model";
-  }
-  return "other";
 }
 
 SourcePtr open_as_stored(const fs::path& path) {
@@ -85,6 +69,14 @@ void read_config(const Json& json, Inspection& out) {
   }
 }
 
+// A folder that a config of `dir` names: relative to the current one, else to `dir`.
+std::string place_of(const std::string& named, const fs::path& dir) {
+  for (const fs::path& candidate : {fs::path(named), dir / named}) {
+    if (fs::is_directory(candidate)) return "beside: " + candidate.string();
+  }
+  return "missing: " + named;
+}
+
 // Towers that config.json names and the weights lack: as load_model looks for them.
 void find_towers(const Json& json, const fs::path& dir, Inspection& out) {
   for (const auto& [key, part] :
@@ -92,17 +84,30 @@ void find_towers(const Json& json, const fs::path& dir, Inspection& out) {
     const std::string named = text_field(json, key);
     const auto inside = [&, name = part](const InspectedPart& p) { return p.name == name; };
     if (named.empty() || std::any_of(out.parts.begin(), out.parts.end(), inside)) continue;
-    std::string place = "missing: " + named;
-    for (const fs::path& candidate : {fs::path(named), dir / named}) {
-      if (fs::is_directory(candidate)) {
-        place = "beside: " + candidate.string();
-        break;
-      }
-    }
+    const std::string place = place_of(named, dir);
     if (place.starts_with("missing")) {
       out.notes.push_back(cat("no ", part, ": config.json names ", named, ", which is not there"));
     }
     out.parts.push_back({part, 0, place});
+  }
+}
+
+void read_adapter(const fs::path& dir, Inspection& out) {
+  try {
+    out.sizes["r"] = read_adapter_config(dir).rank;
+    const Json json = read_config_json(dir / kAdapterConfig);
+    const std::string base = text_field(json, "base_model_name_or_path");
+    if (!base.empty()) out.parts.push_back({"base model", 0, place_of(base, dir)});
+  } catch (const CheckpointError& e) {
+    out.notes.push_back(cat("cannot be loaded: ", e.what()));
+  }
+}
+
+void read_open_clip(const fs::path& file, Inspection& out) {
+  const Json json = read_config_json(file);
+  const Json::json_pointer name("/model_cfg/vision_cfg/timm_model_name");
+  if (json.contains(name) && json.at(name).is_string()) {
+    out.architecture = json.at(name).get<std::string>();
   }
 }
 
@@ -196,6 +201,9 @@ void read_directory(const fs::path& dir, Json& config, Inspection& out) {
     }
   }
   std::sort(out.tokenizer_files.begin(), out.tokenizer_files.end());
+  if (is_adapter_dir(dir)) read_adapter(dir, out);
+  const fs::path open_clip = dir / "open_clip_config.json";
+  if (fs::exists(open_clip)) read_open_clip(open_clip, out);
   const fs::path file = dir / "config.json";
   if (!fs::exists(file)) return;
   try {
@@ -213,6 +221,22 @@ void read_directory(const fs::path& dir, Json& config, Inspection& out) {
 }
 
 }  // namespace
+
+std::string part_of(const std::string& name) {
+  if (is_adapter_weight(name)) return "adapter";
+  if (contains(name, "mm_projector")) return "projector";
+  if (contains(name, "vlm_uni_")) return "mining";
+  if (contains(name, "vision_tower_aux.")) return "HR tower";
+  if (contains(name, "vision_tower.")) return "vision tower";
+  if (contains(name, "visual.trunk.")) return "OpenCLIP ConvNeXt";
+  if (name.starts_with("vision_model.")) return "CLIP vision tower";
+  if (name.starts_with("text_model.")) return "CLIP text tower";
+  if (name.starts_with("model.") || name.starts_with("lm_head.") || name.starts_with("blk.") ||
+      name.starts_with("token_embd.") || name.starts_with("output")) {
+    return "language model";
+  }
+  return "other";
+}
 
 Inspection inspect_weights(const fs::path& given) {
   fs::path path = given;

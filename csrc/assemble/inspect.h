@@ -42,6 +42,10 @@ struct Inspection {
   std::vector<InspectedTensor> tensors;
 };
 
+// The part of a model that a tensor belongs to, by its name in any of the formats: "language
+// model", "HR tower", "OpenCLIP ConvNeXt", "adapter", ...; "other" where the name tells nothing.
+std::string part_of(const std::string& name);
+
 // Throws CheckpointError if no weights can be opened there.
 Inspection inspect_weights(const fs::path& path);
 

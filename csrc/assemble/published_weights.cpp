@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "assemble/hf_config.h"
 #include "assemble/json_fields.h"
 #include "checkpoint/name_maps.h"
 
@@ -55,7 +56,7 @@ ModelConfig with_published_towers(const ModelConfig& model) {
   ModelConfig out = model;
   const fs::path file = fs::path(model.path) / "config.json";
   if (!fs::exists(file)) return out;
-  const Json json = read_json(file);
+  const Json json = read_config_json(file);
   const JsonFields fields(json, file.string());
   const auto fill = [&](std::string& path, const char* field) {
     if (path.empty()) path = fields.get_or<std::string>(field, "");

@@ -30,7 +30,7 @@ class Comparison {
   void with(const fs::path& file, const Read& read) {
     if (!fs::exists(file)) return;
     RunConfig theirs = ours_;
-    const Json json = read_json(file);
+    const Json json = read_config_json(file);
     read(JsonFields(json, file.string()), theirs);
     for (const ConfigDifference& d : diff(ours_, theirs)) {
       add(d.key, cat("is ", d.a.value_or("not there"), ", but ", file.string(), " has ",

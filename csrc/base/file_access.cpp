@@ -62,6 +62,21 @@ std::string read_beginning(const fs::path& path, size_t bytes) {
   return out;
 }
 
+void refuse_replacing(const std::string& option, const fs::path& out, const fs::path& input,
+                      const std::string& what) {
+  std::error_code code;
+  const fs::path whole = fs::canonical(input, code);
+  if (code || !fs::exists(out, code)) return;
+  for (fs::path at = whole;; at = at.parent_path()) {
+    if (fs::equivalent(at, out, code)) {
+      throw ConfigError(option, " ", out.string(), ": is ", at == whole ? "" : "the folder of ",
+                        what, at == whole ? " itself" : ", which would be replaced with it",
+                        "; choose another folder");
+    }
+    if (at == at.parent_path()) return;
+  }
+}
+
 bool FileUse::identify(const fs::path& path, Identity& out) {
   struct stat info {};
   if (::stat(path.c_str(), &info) != 0) return false;

@@ -16,6 +16,11 @@ int open_regular(const fs::path& path);
 // The first bytes of a regular file, fewer if it is shorter. Throws as open_regular().
 std::string read_beginning(const fs::path& path, size_t bytes);
 
+// Throws ConfigError naming `option` if writing the folder `out` anew would take the place of
+// `input`, a file or folder that `what` names: they are the same, or `input` lies below `out`.
+void refuse_replacing(const std::string& option, const fs::path& out, const fs::path& input,
+                      const std::string& what);
+
 // The files that a command reads and writes. One that is both would be destroyed.
 class FileUse {
  public:

@@ -81,6 +81,17 @@ void prepare_set_aside(const fs::path& folder, const fs::path& metrics) {
   fsync_dir(folder.parent_path());
 }
 
+std::vector<int64_t> steps_in(const fs::path& folder) {
+  std::vector<int64_t> steps;
+  if (!fs::exists(folder)) return steps;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const int64_t step = checkpoint_step(entry.path().filename().string());
+    if (step >= 0 && entry.is_directory()) steps.push_back(step);
+  }
+  std::sort(steps.begin(), steps.end());
+  return steps;
+}
+
 double bytes_below(const fs::path& folder) {
   double sum = 0;
   for (const auto& entry : fs::recursive_directory_iterator(folder)) {
@@ -111,15 +122,7 @@ int64_t checkpoint_step(const std::string& name) {
 }
 
 std::vector<int64_t> list_train_checkpoints(const fs::path& run_dir) {
-  std::vector<int64_t> steps;
-  const fs::path folder = checkpoints_dir(run_dir);
-  if (!fs::exists(folder)) return steps;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    const int64_t step = checkpoint_step(entry.path().filename().string());
-    if (step >= 0 && entry.is_directory()) steps.push_back(step);
-  }
-  std::sort(steps.begin(), steps.end());
-  return steps;
+  return steps_in(checkpoints_dir(run_dir));
 }
 
 fs::path find_train_checkpoint(const fs::path& from) {
@@ -166,7 +169,7 @@ void publish_checkpoint(const fs::path& run_dir, int64_t step) {
 std::string set_aside_checkpoints(const fs::path& run_dir, int64_t step, const fs::path& metrics) {
   const std::vector<fs::path> moving = behind(run_dir, step);
   if (moving.empty()) return "";
-  const fs::path folder = checkpoints_dir(run_dir) / kSetAside;
+  const fs::path folder = set_aside_dir(run_dir);
   prepare_set_aside(folder, metrics);
   std::vector<std::string> names;
   for (const fs::path& path : moving) {
@@ -184,6 +187,12 @@ std::string set_aside_checkpoints(const fs::path& run_dir, int64_t step, const f
              "remove what the run then has behind step ",
              step, ", move step_* from there to ", checkpoints_dir(run_dir).string(), " and ",
              metrics.filename().string(), " to ", run_dir.string(), ", and start without --resume");
+}
+
+fs::path set_aside_dir(const fs::path& run_dir) { return checkpoints_dir(run_dir) / kSetAside; }
+
+std::vector<int64_t> list_set_aside(const fs::path& run_dir) {
+  return steps_in(set_aside_dir(run_dir));
 }
 
 bool is_set_aside(const fs::path& checkpoint) {

@@ -39,6 +39,10 @@ void publish_checkpoint(const fs::path& run_dir, int64_t step);
 // errors.
 std::string set_aside_checkpoints(const fs::path& run_dir, int64_t step, const fs::path& metrics);
 
+// Steps of the checkpoints that lie there, ascending; and where that is.
+std::vector<int64_t> list_set_aside(const fs::path& run_dir);
+fs::path set_aside_dir(const fs::path& run_dir);
+
 bool is_set_aside(const fs::path& checkpoint);  // lies where set_aside_checkpoints puts them
 
 // Leaves the newest `keep` (>= 1). Checkpoints of steps behind `written` are of a future that the

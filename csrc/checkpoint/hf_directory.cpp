@@ -117,7 +117,9 @@ void check_hf_target(const fs::path& dir, bool replace) {
   }
   bool has_config = false;
   for (const auto& entry : fs::directory_iterator(dir)) {
-    has_config |= entry.path().filename() == "config.json";
+    for (const char* name : {"config.json", "open_clip_config.json", "adapter_config.json"}) {
+      has_config |= entry.path().filename() == name;
+    }
     if (entry.is_directory()) {
       throw CheckpointError(dir.string(), ": not replaced, since it has a sub-folder ('",
                             entry.path().filename().string(),

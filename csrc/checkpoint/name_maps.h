@@ -10,9 +10,12 @@ namespace mgm {
 // Hugging Face CLIP: "vision_model.*" -> "model.vision_tower.vision_tower.vision_model.*".
 std::optional<std::string> map_clip_name(const std::string& name);
 
-// OpenCLIP ConvNeXt: "visual.trunk.stem.*" and "visual.trunk.stages.*" ->
-// "model.vision_tower_aux.vision_stem.*" and "...vision_stages.*". Training checkpoints of OpenCLIP
-// wrap the names in "state_dict." and "module.", which go.
+// The name in OpenCLIP's own model: training checkpoints of OpenCLIP wrap it in "state_dict." and
+// "module.", which go.
+std::string bare_openclip_name(const std::string& name);
+
+// OpenCLIP ConvNeXt, wrapped or not: "visual.trunk.stem.*" and "visual.trunk.stages.*" ->
+// "model.vision_tower_aux.vision_stem.*" and "...vision_stages.*".
 std::optional<std::string> map_openclip_name(const std::string& name);
 
 }  // namespace mgm

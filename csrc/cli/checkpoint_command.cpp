@@ -45,6 +45,11 @@ void list(const CheckpointArgs& args) {
   }
   std::cout << strf(kRow, "step", "size", "ranks", "mode", "written (UTC)", "looks");
   for (const int64_t step : steps) print_row(args.a, step);
+  std::vector<std::string> aside;
+  for (const int64_t step : list_set_aside(args.a)) aside.push_back(std::to_string(step));
+  if (aside.empty()) return;
+  std::cout << "and " << aside.size() << " in " << set_aside_dir(args.a).string()
+            << ", set aside when the run went back: step " << join(aside, ", ") << "\n";
 }
 
 void verify(const CheckpointArgs& args) {
@@ -138,6 +143,7 @@ void add_checkpoint(CLI::App& app) {
   ls->add_option("RUN_DIR", args->a, "Run folder")->required();
   ls->footer(
       "`looks` compares sizes only; `mgm checkpoint verify` reads every byte.\n"
+      "Below the table: what was set aside when the run went back to an older one.\n"
       "Example: mgm checkpoint ls runs/tiny/stage2");
   ls->callback([args] { list(*args); });
 

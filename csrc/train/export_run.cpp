@@ -10,7 +10,9 @@
 #include "assemble/adapter_dir.h"
 #include "assemble/initial_weights.h"
 #include "assemble/model_dir.h"
+#include "assemble/published_weights.h"
 #include "base/error.h"
+#include "base/file_access.h"
 #include "base/log.h"
 #include "dist/frozen_hash.h"
 #include "train/build.h"
@@ -91,6 +93,24 @@ void check_part(const ExportRequest& request, const AdapterConfig& adapter) {
     throw ConfigError(request.from.string(),
                       ": this run has adapters: --merge folds them into the ",
                       "weights, --part adapter writes them alone");
+  }
+}
+
+// --replace must not take what the run reads, and would have to read again.
+void check_inputs_stay(const ExportRequest& request, const RunConfig& config) {
+  const ModelConfig& m = config.model;
+  const TowerDirs towers = tower_dirs(m);
+  const std::pair<const char*, fs::path> inputs[] = {
+      {"model.path", m.path},
+      {"model.llm.path", m.llm.path},
+      {"model.vision_tower.path", towers.vision_tower},
+      {"model.convnext.path", towers.convnext},
+      {"model.projector.path", m.projector.path},
+      {"model.adapter.path", m.adapter.path},
+      {"tokenizer", tokenizer_path(config)}};
+  for (const auto& [key, path] : inputs) {
+    if (path.empty()) continue;
+    refuse_replacing("--out", request.out, path, cat("the run's ", key, " (", path.string(), ")"));
   }
 }
 
@@ -187,6 +207,7 @@ std::optional<ExportCheck> export_run(const ExportRequest& request) {
       parse_run_config(checkpoint.config_yaml(), (checkpoint.dir() / kConfigFile).string());
   const RunConfig& config = resolved.config;
   check_part(request, config.model.adapter);
+  check_inputs_stay(request, config);
   const at::ScalarType run_type = run_dtype(checkpoint),
                        out_type = request.dtype.value_or(run_type);
   const ModelParts parts = describe_model(resolved);

@@ -28,11 +28,11 @@ struct ExportRequest {
 };
 
 // A run with adapters is exported as one part alone or merged: base + scale B A in fp32, rounded
-// once; anything else is a ConfigError. What trained comes from the checkpoint's fp32 masters, what
-// was frozen from where the run had it from; a frozen weight that has changed since is a
-// CheckpointError, and so is a value that fp16 does not hold. Parameter by parameter out of mapped
-// files: of memory of its own the export takes about the largest parameter, in the dtype that is
-// written. With `verify`, what the comparison found.
+// once; anything else is a ConfigError, and so is an `out` that the run has its weights from. What
+// trained comes from the checkpoint's fp32 masters, what was frozen from where the run had it from;
+// a frozen weight that has changed since is a CheckpointError, and so is a value that fp16 does not
+// hold. Parameter by parameter out of mapped files: of memory of its own the export takes about the
+// largest parameter, in the dtype that is written. With `verify`, what the comparison found.
 std::optional<ExportCheck> export_run(const ExportRequest& request);
 
 }  // namespace mgm

@@ -218,6 +218,30 @@ def test_exports_that_make_no_sense(base, lora, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_convert_folds_as_export_merges(base, adapter, merged, tmp_path):
+    """To the bit, what trained beside the adapters included; and over no input."""
+    done = mgm("convert", base / "model", "--adapter", adapter, "--out", tmp_path / "out")
+    ours, theirs = load_file(tmp_path / "out/model.safetensors"), load_file(merged / "model.safetensors")
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    others = load_file(adapter / "non_lora_trainables.safetensors")
+    assert f"folded into 28 weights, {len(others)} more replaced" in done.stdout
+    for taken in (adapter, base / "model"):
+        refused(2, "convert", base / "model", "--adapter", adapter, "--out", taken, "--replace",
+                says=["--out", "itself"])
+
+
+def test_export_does_not_replace_what_the_run_reads(base, lora, adapter, recipe, tmp_path):
+    before = (base / "model/model.safetensors").stat()
+    refused(2, "export", lora, "--out", base / "model", "--merge", "--replace",
+            says=["model.path", base / "model", "itself"])
+    refused(2, "export", lora, "--out", f"{base}/llm/../model/", "--merge", "--replace", says=["model.path", "itself"])
+    after = (base / "model/model.safetensors").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    run = run_lora(recipe, tmp_path / "run", model__adapter__path=adapter, train__max_steps=1)
+    refused(2, "export", run, "--out", adapter, "--part", "adapter", "--replace", says=["model.adapter.path", adapter])
+    assert mgm("export", lora, "--out", tmp_path / "other", "--merge").returncode == 0
+
+
 # ---- configuration ----------------------------------------------------------------------------------------
 def test_targets_that_name_nothing(recipe):
     refused(2, "train", recipe, "--plan", *sets({**LORA, "model.adapter.targets": ["*.q_proj", "*.qproj"]}),

@@ -79,7 +79,8 @@ def test_newer_checkpoints_are_set_aside_and_can_be_taken_back(whole, tmp_path):
     assert steps_in(run / "checkpoints") == ["step_1", "step_2", "step_3"] and steps_in(aside) == ["step_4", "step_5", "step_6"]
     # Nothing takes them for checkpoints of the run.
     lines = mgm("checkpoint", "ls", run).stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["step", "1", "2", "3"]
+    assert [line.split()[0] for line in lines] == ["step", "1", "2", "3", "and"]
+    assert lines[-1] == f"and 3 in {aside}, set aside when the run went back: step 4, 5, 6"
     assert mgm("checkpoint", "verify", run).stdout.count("whole") == 3
     assert "was set aside" in mgm("train", STAGE1, *options(run), "--resume", aside / "step_5", code=4).stderr
     # Back again, as the log says.

@@ -2,9 +2,7 @@
 // model directory that is read so that it is taken.
 #include <ATen/ATen.h>
 #include <ATen/record_function.h>
-#ifdef MGM_WITH_CUDA
 #include <c10/cuda/CUDAFunctions.h>
-#endif
 
 #include "assemble/model_dir.h"
 #include "expert_weights.h"
@@ -140,7 +138,6 @@ TEST_F(ExpertsGpu, ABlockTakesTheGroupedPathAndAgreesWithTheLoop) {
   }
 }
 
-#ifdef MGM_WITH_CUDA
 // While it lives, torch throws where the host would wait for the GPU.
 class NoWaits {
  public:
@@ -172,7 +169,6 @@ TEST_F(ExpertsGpu, VisitsThatTheHostKnowsAreComputedWithoutAWait) {
   }
   EXPECT_TRUE(at::equal(y, block.mlps.compute(r.rows_RH, {}, 0, r.visits_E, stacks)));
 }
-#endif
 
 // Grouped products that the dispatcher has been asked for while the object lives.
 class GroupedProducts {

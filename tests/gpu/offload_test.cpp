@@ -1,7 +1,5 @@
 // Optimizer state on the host beside the same state on the device: the same weights, and nothing
 // touched by a gradient that is not finite.
-#ifdef MGM_WITH_CUDA
-
 #include "gpu.h"
 #include "grad_check.h"
 #include "tiny_model.h"
@@ -79,5 +77,3 @@ TEST_F(OffloadGpu, NotFiniteTouchesNothing) {
 
 }  // namespace
 }  // namespace mgm
-
-#endif  // MGM_WITH_CUDA

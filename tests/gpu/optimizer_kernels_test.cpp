@@ -1,14 +1,11 @@
 // AdamW and sum of squares on the GPU beside their CPU twins.
 #include <ATen/ATen.h>
+#include <c10/cuda/CUDAStream.h>
 
 #include "gpu/gpu.h"
 #include "grad_check.h"
 #include "kernels/adamw.h"
 #include "kernels/sum_squares.h"
-
-#ifdef MGM_WITH_CUDA
-
-#include <c10/cuda/CUDAStream.h>
 
 namespace mgm::kernels {
 namespace {
@@ -121,5 +118,3 @@ TEST_F(OptimizerGpu, SumSquaresEqualsItsCpuTwinAndRepeats) {
 
 }  // namespace
 }  // namespace mgm::kernels
-
-#endif  // MGM_WITH_CUDA

@@ -67,14 +67,14 @@ NO_IDS = dict(pad_token_id=None, bos_token_id=None, eos_token_id=None)
 
 
 def redraw(model, seed, unit_norms=False):
-    """Norm weights U(0.5, 1.5), of 1 + w norms U(-0.5, 0.5); biases N(0, 0.3); matrices keep the scale of what
-    passes."""
+    """Norm weights and scalars U(0.5, 1.5), of 1 + w norms U(-0.5, 0.5); biases N(0, 0.3); matrices keep the scale of
+    what passes."""
     generator = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
         with torch.no_grad():
             if name.endswith("bias"):
                 p.normal_(0, 0.3, generator=generator)
-            elif p.dim() == 1:
+            elif p.dim() <= 1:
                 p.uniform_(0.5, 1.5, generator=generator)
                 if unit_norms:
                     p.sub_(1)

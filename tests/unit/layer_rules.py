@@ -13,6 +13,7 @@ CSRC = ROOT / "csrc"
 SOURCES = sorted(p for p in CSRC.rglob("*") if p.suffix in (".h", ".cpp", ".cu", ".cuh"))
 TESTS = sorted(p for p in (ROOT / "tests").rglob("*") if p.suffix in (".h", ".cpp"))
 TORCH = re.compile(r'#include\s+[<"](torch|ATen|c10)/')
+CUDA = re.compile(r'#include\s+[<"](ATen/cuda|c10/cuda|cuda|nccl|torch/csrc/cuda)')
 INCLUDE = re.compile(r'^\s*#include\s+"([^"]+)"', re.M)
 MAX_LINES = 540  # "about 500"
 
@@ -53,6 +54,11 @@ def test_every_test_file_is_run():
     listed = set(re.findall(r"mgm_pytest\(\w+ \w+ (\S+)\)", (ROOT / "tests/CMakeLists.txt").read_text()))
     files = {str(path.relative_to(ROOT / "tests")) for path in (ROOT / "tests").rglob("test_*.py")}
     assert files == {name for name in listed if pathlib.Path(name).name.startswith("test_")}
+
+
+def test_only_gpu_tests_include_cuda():
+    found = {path.relative_to(ROOT / "tests").parts[0] for path in TESTS if CUDA.search(path.read_text())}
+    assert found == {"gpu"}  # the folder that a build without CUDA leaves out
 
 
 def test_layers():

@@ -1,0 +1,35 @@
+// A low-rank adapter in PEFT's layout folded into the weights it belongs to.
+#pragma once
+
+#include <set>
+#include <string>
+
+#include "checkpoint/tensor_source.h"
+
+namespace mgm {
+
+class AdapterMerge {
+ public:
+  // Throws CheckpointError for another adapter than plain LoRA (assemble/adapter_dir.h) and, with a
+  // list, where its tensors do not fit those of `base`.
+  AdapterMerge(SourcePtr base, const fs::path& adapter);
+
+  // Weights that an adapter is folded into, and those that the directory replaces whole
+  // (modules_to_save, non_lora_trainables).
+  const std::set<std::string>& folded() const { return folded_; }
+  const std::set<std::string>& replaced() const { return replaced_; }
+
+  // W + scale B A in fp32 (the sum not rounded further), another tensor in its own type. READ ONLY
+  // as what TensorSource::read returns.
+  at::Tensor read(const std::string& name) const;
+
+ private:
+  void check(const std::string& linear, int64_t rank, std::vector<std::string>& problems) const;
+
+  SourcePtr base_;
+  OverlaySource adapter_;
+  double scale_;
+  std::set<std::string> folded_, replaced_;
+};
+
+}  // namespace mgm
