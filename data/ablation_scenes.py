@@ -29,6 +29,7 @@ class Turn:
     size: object  # pixels; captions: a group
     question: str
     answer: str
+    boxes: list = field(default_factory=list)  # left, top, right, bottom of what is asked about, where a scene shows it
 
 
 @dataclass
@@ -75,22 +76,22 @@ def fit(cutout, size):
 
 
 def put_object(rng, image, size, taken, cutouts, within=None):
-    """One known object, its longer side `size` pixels long; returns its label."""
+    """One known object, its longer side `size` pixels long; returns its label and its box."""
     label = rng.choice(sorted(cutouts))
     thing = fit(cutouts[label], size)
     box = place(rng, *thing.size, taken, within=within)
     image.paste(thing, box[:2], thing)
-    return label
+    return label, box
 
 
 def put_digits(rng, image, size, taken, digits=NUM_DIGITS, within=None):
-    """A number of that many digits; `size` is the height of one; returns it."""
+    """A number of that many digits; `size` is the height of one; returns it and its box."""
     text = "".join(rng.choice("0123456789") for _ in range(digits))
     font = ImageFont.truetype(FONT, round(size / 0.73))  # DejaVu's digits are 0.73 em high
     left, top, right, bottom = (round(v) for v in font.getbbox(text))
     box = place(rng, right - left, bottom - top, taken, within=within)
     ImageDraw.Draw(image).text((box[0] - left, box[1] - top), text, font=font, fill=INK)
-    return text
+    return text, box
 
 
 def disc(size):
@@ -102,7 +103,7 @@ def disc(size):
 
 def put_dots(rng, image, size, taken, within=None):
     """One to MAX_COUNT round marks, `size` pixels in diameter and at least twice that apart (in a mosaic's cell: once);
-    returns their number."""
+    returns their boxes."""
     count = rng.randint(1, MAX_COUNT)
     mask, dots, gap = disc(size), [], size if within else 2 * size
     for _ in range(count):
@@ -111,7 +112,7 @@ def put_dots(rng, image, size, taken, within=None):
             dots.pop()
             box = place(rng, size, size, dots, gap, within)
         image.paste(INK, box[:2], mask)
-    return count
+    return dots
 
 
 def article(noun):
@@ -130,7 +131,7 @@ def counts_turn(size, count):
     return Turn("counts", size, "How many dots are there?", str(count))
 
 
-def dots(count):
+def dots_text(count):
     return f"{NUMBERS[count - 1]} dot{'s' if count > 1 else ''}"
 
 
@@ -141,15 +142,17 @@ def scene(rng, sizes, backgrounds, cutouts):
         image, key = backdrop(rng, backgrounds)
         taken = []
         try:
-            label = put_object(rng, image, sizes["objects"], taken, cutouts)
-            number = put_digits(rng, image, sizes["digits"], taken)
-            count = put_dots(rng, image, sizes["counts"], taken)
+            label, object_box = put_object(rng, image, sizes["objects"], taken, cutouts)
+            number, digits_box = put_digits(rng, image, sizes["digits"], taken)
+            dots = put_dots(rng, image, sizes["counts"], taken)
         except Crowded:
             continue
         turns = [object_turn(sizes["objects"], label), digits_turn(sizes["digits"], number),
-                 counts_turn(sizes["counts"], count)]
+                 counts_turn(sizes["counts"], len(dots))]
+        for turn, boxes in zip(turns, ([object_box], [digits_box], dots)):
+            turn.boxes = boxes
         return Picture(image, turns, [("backgrounds", key), ("stamps", label)],
-                       f"{article(label)}, the number {number} and {dots(count)}.")
+                       f"{article(label)}, the number {number} and {dots_text(len(dots))}.")
 
 
 def cell_thing(rng, image, cell, within, cutouts):
@@ -159,13 +162,13 @@ def cell_thing(rng, image, cell, within, cutouts):
     low, high = SHARES[task]
     size = round(cell * low * (high / low) ** rng.random())
     if task == "objects":
-        label = put_object(rng, image, size, [], cutouts, within)
+        label, _ = put_object(rng, image, size, [], cutouts, within)
         return object_turn(size, label), label, [("stamps", label)]
     if task == "digits":
-        number = put_digits(rng, image, size, [], rng.randint(1, NUM_DIGITS), within)
+        number, _ = put_digits(rng, image, size, [], rng.randint(1, NUM_DIGITS), within)
         return digits_turn(size, number), number, []
-    count = put_dots(rng, image, max(3, size), [], within)
-    return counts_turn(size, count), dots(count), []
+    count = len(put_dots(rng, image, max(3, size), [], within))
+    return counts_turn(size, count), dots_text(count), []
 
 
 def mosaic(rng, grid, backgrounds, cutouts):

@@ -7,9 +7,10 @@ on maps; captions of drawings. Everything that is graded comes in four sizes. Mo
     data/build_ablation.py --sheet F.png          one picture of every task and size
 
 Writes DIR/pretrain.json (lists of what mosaics and scenes show, stage 0), align.json (the same and captions of drawings,
-stage 1), train.json and heldout.json (questions, stage 2; a held-out record is one question and also has "task" and
-"size"), images/, and licences.csv with the package, file and licence behind every picture. What is held out: photographs behind scenes, manuals, countries, titles of drawings, and some drawings of known
-titles. The same seed gives the same bytes under the same Pillow, librsvg and poppler; the hash of all is printed.
+stage 1), train.json and heldout.json (questions, stage 2; a held-out record is one question and also has "task", "size"
+and, of scenes, "boxes" around what it asks about), images/, and licences.csv with the package, file and licence behind
+every picture. What is held out: photographs behind scenes, manuals, countries, titles of drawings, and some drawings of
+known titles. The same seed gives the same bytes under the same Pillow, librsvg and poppler; the hash of all is printed.
 
 Needs the packages of tests/requirements.txt, rsvg-convert, pdftoppm and pdftotext (Debian librsvg2-bin, poppler-utils),
 fonts-dejavu-core, and apt-get, which downloads the pinned packages (kept in --cache, 270 MB).
@@ -95,8 +96,9 @@ class Writer:
     def heldout(self, name, picture):
         """A record of every question."""
         for i, turn in enumerate(picture.turns):
+            more = {"boxes": [list(box) for box in turn.boxes]} if turn.boxes else {}
             self.records["heldout"].append(
-                record(f"{name}_{i}", name, [(turn.question, turn.answer)], task=turn.task, size=turn.size))
+                record(f"{name}_{i}", name, [(turn.question, turn.answer)], task=turn.task, size=turn.size, **more))
 
     def add(self, split, name, picture, rng):
         self.picture(name, picture)

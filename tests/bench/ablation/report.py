@@ -4,6 +4,7 @@ import collections
 import html
 import json
 
+import outlines
 import scoring
 
 ARMS = {"hr_on": "HR on", "hr_upsampled": "HR sees the LR view", "hr_off": "HR off"}
@@ -284,6 +285,9 @@ def write_report(data, out):
         for arm, by_seed in results.items() for seed, result in by_seed.items()}}, indent=1) + "\n", encoding="utf-8")
     (target / "ablation.md").write_text(table, encoding="utf-8")
     (target / "curves.svg").write_text(drawing, encoding="utf-8")
+    first = {arm: next(iter(by_seed.values()))["answers"] for arm, by_seed in results.items()}
+    if outlined := outlines.draw(records, first, mining, {arm: ARMS[arm] for arm in results}):
+        (target / "outlines.svg").write_text(outlined, encoding="utf-8")
     (target / "index.html").write_text(page(records, results, data, table, drawing, mining), encoding="utf-8")
     print(table)
-    print(f"{target}: results.json, ablation.md, curves.svg, index.html")
+    print(f"{target}: " + ", ".join(sorted(path.name for path in target.iterdir())))

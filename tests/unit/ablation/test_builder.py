@@ -243,8 +243,13 @@ def test_a_scene_holds_what_it_says():
         assert (width, height) == (44, 22)
         answers = {turn.task: turn.answer for turn in picture.turns}
         assert answers["objects"] == "owl" and len(answers["digits"]) == ablation_scenes.NUM_DIGITS and answers["digits"].isdigit()
+        boxes = {turn.task: turn.boxes for turn in picture.turns}
+        (left, top, right, bottom), xs, ys = boxes["objects"][0], *zip(*red)
+        assert (left, top, right, bottom) == (min(xs), min(ys), max(xs) + 1, max(ys) + 1)
         dots = 0
         dark = {(x, y) for x in range(ablation_scenes.SIDE) for y in range(ablation_scenes.SIDE) if max(rgb[x, y]) < 60}
+        assert all(any(l <= x < r and t <= y < b for l, t, r, b in boxes["digits"] + boxes["counts"]) for x, y in dark)
+        assert str(len(boxes["counts"])) == answers["counts"]
         while dark:
             part, todo = set(), [dark.pop()]
             while todo:
