@@ -1,11 +1,7 @@
 // Any bytes as a weight file: safetensors header, torch zip, pickle. A CheckpointError, or tensors
 // that lie inside the file.
 //
-// sources: csrc/formats/*.cpp csrc/base/json.cpp csrc/base/fs.cpp csrc/base/hash.cpp
-//
-// sources: csrc/base/strings.cpp
-//
-// flags: -lxxhash
+// sources: csrc/formats/*.cpp
 #include <cstdlib>
 
 #include "base/error.h"

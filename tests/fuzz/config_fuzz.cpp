@@ -5,11 +5,7 @@
 //
 // sources: csrc/config/run_config.cpp csrc/config/image_geometry.cpp csrc/config/scalar.cpp
 //
-// sources: csrc/config/node.cpp csrc/base/json.cpp csrc/base/fs.cpp csrc/base/hash.cpp
-//
-// sources: csrc/base/strings.cpp
-//
-// flags: -lxxhash
+// sources: csrc/config/node.cpp
 #include <cstdlib>
 
 #include "assemble/hf_config.h"

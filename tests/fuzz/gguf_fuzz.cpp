@@ -3,9 +3,7 @@
 //
 // sources: csrc/formats/gguf.cpp csrc/formats/gguf_types.cpp csrc/formats/dtype.cpp
 //
-// sources: csrc/base/strings.cpp csrc/text/gguf_vocabulary.cpp csrc/text/gguf_tokenizer_files.cpp
-//
-// sources: csrc/text/utf8.cpp
+// sources: csrc/text/gguf_vocabulary.cpp csrc/text/gguf_tokenizer_files.cpp csrc/text/utf8.cpp
 #include <algorithm>
 #include <cstdlib>
 

@@ -1,6 +1,8 @@
 // Any bytes as a picture: a DataError, or an image of the size its header tells, from which both
 // canvases can be made.
-// sources: csrc/image/*.cpp csrc/base/strings.cpp
+//
+// sources: csrc/image/*.cpp
+//
 // flags: -ljpeg -lpng -lwebp -lwebpdemux
 #include <cstdlib>
 

@@ -1,11 +1,7 @@
 // Any bytes as JSON and as a shard index: a typed error or a value that writes itself and reads
 // back.
 //
-// sources: csrc/base/json.cpp csrc/base/fs.cpp csrc/base/hash.cpp csrc/base/strings.cpp
-//
 // sources: csrc/formats/shard_index.cpp
-//
-// flags: -lxxhash
 #include <cstdlib>
 
 #include "base/error.h"

@@ -4,15 +4,11 @@
 //
 // sources: csrc/text/[abrtu]*.cpp csrc/text/com*.cpp csrc/text/normalizer.cpp
 //
-// sources: csrc/text/pre_tokenizer.cpp csrc/text/sentencepiece_tokenizer.cpp csrc/base/base64.cpp
+// sources: csrc/text/pre_tokenizer.cpp csrc/text/sentencepiece_tokenizer.cpp csrc/text/gguf_*.cpp
 //
-// sources: csrc/base/strings.cpp csrc/base/json.cpp csrc/base/fs.cpp csrc/base/log.cpp
+// sources: csrc/formats/gguf*.cpp csrc/formats/dtype.cpp
 //
-// sources: csrc/text/gguf_*.cpp csrc/formats/gguf*.cpp csrc/formats/dtype.cpp
-//
-// flags: -DSPDLOG_COMPILED_LIB -DSPDLOG_FMT_EXTERNAL -lspdlog -lfmt -lpcre2-8 -lutf8proc
-//
-// flags: -lsentencepiece -lxxhash
+// flags: -lpcre2-8 -lutf8proc -lsentencepiece
 #include <unistd.h>
 
 #include <cstdlib>

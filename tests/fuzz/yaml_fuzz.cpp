@@ -1,11 +1,9 @@
 // Any bytes as a config: a ConfigError, or a config that writes itself and reads back to the same
 // text.
 //
-// sources: csrc/config/*.cpp csrc/base/json.cpp csrc/base/fs.cpp csrc/base/hash.cpp
+// sources: csrc/config/*.cpp build/release/embedded.cpp
 //
-// sources: csrc/base/strings.cpp build/release/embedded.cpp
-//
-// flags: -lxxhash -lyaml-cpp
+// flags: -lyaml-cpp
 #include <cstdlib>
 
 #include "base/error.h"
