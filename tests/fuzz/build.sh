@@ -14,7 +14,7 @@ if [ "${1:-}" = --replay ]; then kind=replay; shift; fi
 common=(-std=c++20 -march=x86-64-v3 -ffp-contract=off -Icsrc -DSPDLOG_COMPILED_LIB -DSPDLOG_FMT_EXTERNAL)
 if [ $kind = fuzz ]; then
   compiler=${CLANGXX:-clang++} also=()
-  common+=(-g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined)
+  common+=(-g -O1 "-fsanitize=fuzzer,address,undefined" -fno-sanitize=vptr -fno-sanitize-recover=undefined)
 else
   compiler=${CXX:-g++} also=(tests/fuzz/replay_main.cpp)
   common+=(-O0)
