@@ -58,6 +58,9 @@ DeviceSetup setup_device(const TrainConfig& config, int local_rank, int local_wo
     }
     setup.device = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(gpu));
     use_gpu(setup.device);
+    // Of several stages in one process each has a peak of its own.
+    at::globalContext().lazyInitDevice(at::kCUDA);
+    at::getDeviceAllocator(at::kCUDA)->resetPeakStats(setup.device.index());
   }
   switch (config.dtype) {
     case DtypeKind::kAuto:
