@@ -28,6 +28,12 @@ void check_expert_ranks(const Topology& t, int64_t n) {
                     "; these do: ", sizes_that(t.world, fits));
 }
 
+void check_leaves(const DistConfig& config, int world) {
+  if (config.reduction != Reduction::kStrict || config.virtual_shards % world == 0) return;
+  throw ConfigError("dist.virtual_shards: ", config.virtual_shards, " leaves cannot be dealt to ",
+                    world, " ranks evenly; a multiple of ", world, " can");
+}
+
 }  // namespace
 
 Topology Topology::of_experts() const {
@@ -43,6 +49,7 @@ Topology Topology::of_experts() const {
 
 Topology make_topology(const DistConfig& config, int rank, int world, int local_world) {
   MGM_CHECK(world > 0 && rank >= 0 && rank < world, "rank ", rank, " of ", world);
+  check_leaves(config, world);
   Topology t;
   t.mode = config.mode;
   t.rank = rank;

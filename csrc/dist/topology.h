@@ -58,7 +58,7 @@ std::string describe(const Topology& topology);
 
 // `local_world`: ranks of a node, which a hybrid shard group has unless dist.shard_size says
 // otherwise. Throws ConfigError naming dist.shard_size or dist.expert_parallel and the sizes that
-// would do.
+// would do, or dist.virtual_shards if strict leaves cannot be dealt to so many ranks.
 Topology make_topology(const DistConfig& config, int rank, int world, int local_world);
 
 // Elements that segments and parts are aligned to: 512 bytes in bf16 (grouped GEMMs and copies want

@@ -34,10 +34,6 @@ Ranks take_place(const RunConfig& config, const Meeting& meeting, const DeviceSe
                  int run_number) {
   const LaunchEnv& env = meeting.env;
   const DistConfig& dist = config.dist;
-  if (dist.reduction == Reduction::kStrict && dist.virtual_shards % env.world != 0) {
-    throw ConfigError("dist.virtual_shards: ", dist.virtual_shards, " leaves cannot be dealt to ",
-                      env.world, " ranks evenly; a multiple of ", env.world, " can");
-  }
   use_nccl(dist, device);  // or says why not
   if (env.world == 1) {
     Ranks alone = local_ranks(dist);

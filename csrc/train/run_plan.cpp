@@ -4,6 +4,7 @@
 
 #include "base/strings.h"
 #include "checkpoint/adapter_file.h"
+#include "dist/topology.h"
 #include "optim/lr_schedule.h"
 #include "train/build.h"
 #include "train/plan/report.h"
@@ -148,6 +149,7 @@ std::string plan_report(const ResolvedConfig& resolved, const PlanRequest& reque
   for (const int world : worlds) {
     PlanRequest asked = request;
     asked.cluster.world = world;
+    make_topology(resolved.config.dist, 0, world, asked.cluster.gpus_per_node);  // or says why not
     plans.push_back(plan_cluster(model, asked));
   }
   if (format == PlanFormat::kMarkdown) return plan_markdown(plans);

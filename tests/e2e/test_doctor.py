@@ -326,18 +326,30 @@ def pretrained(job):
     job.values |= {"model.init": "pretrained", "model.path": "model"}
 
 
-def other_weights(dtype=None):
+def other_weights(change):
+    """change(tensors) on rank 1's copy of the model."""
     def seed(job):
         pretrained(job)
         file = job.replace(1, "model") / "model.safetensors"
         tensors = load_file(file)
-        tensors["model.norm.weight"] = tensors["model.norm.weight"] * 2
-        if dtype:
-            import torch
-            tensors["model.norm.weight"] = tensors["model.norm.weight"].to(getattr(torch, dtype))
+        change(tensors)
         save_file(tensors, file, {"format": "pt"})
-        job.args = job.args if dtype else [*job.args, "--deep"]
     return seed
+
+
+def other_dtype(tensors):
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].half()
+
+
+def scaled(tensors):
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 2
+
+
+def one_other_value(tensors):
+    """Half way between two of the places that are looked at without --deep."""
+    values = tensors["model.embed_tokens.weight"].view(-1)
+    assert values.nbytes > 100_000
+    values[values.numel() // 2] += 1
 
 
 def own_run_dir(job):
@@ -363,8 +375,10 @@ TOGETHER = {
     "data_missing_on_a_rank": (lambda j: (j.at(1) / "data.json").unlink(), 3, "[rank 1]"),
     "another_tokenizer": (other_tokenizer, 3, "rank 2 on {host}: the tokenizer differs from rank 0's"),
     "another_program": (other_binary, 5, "rank 1 on {host}: the program differs from rank 0's"),
-    "other_weights_by_header": (other_weights("float16"), 4, "rank 1 on {host}: the weight files differs"),
-    "other_weights_by_content": (other_weights(), 4, "rank 1 on {host}: the weight files differs"),
+    "other_weights_by_header": (other_weights(other_dtype), 4, "rank 1 on {host}: the weight files differs"),
+    "other_weights_by_content": (other_weights(scaled), 4, "rank 1 on {host}: the weight files differs"),
+    "other_weights_in_one_value": (lambda j: (other_weights(one_other_value)(j), j.args.append("--deep")), 4,
+                                   "rank 1 on {host}: the weight files differs"),
     "weights_missing_on_a_rank": (weights_missing, 4, "model.path: model is not there"),
     "another_run_dir_mount": (own_run_dir, 5, "run.dir runs/x is not one folder: what rank 2 wrote there"),
     "same_local_rank": (environment(2, LOCAL_RANK="1", GROUP_RANK="0", GROUP_WORLD_SIZE="1"), 5, "have the same local rank: 1"),
@@ -416,7 +430,7 @@ def test_faults_are_at_least_thirty():
 
 AT_START = {name: TOGETHER[name] for name in (
     "another_config_value", "another_data_file", "another_tokenizer", "another_program", "another_run_dir_mount",
-    "same_local_rank", "other_weights_by_header")}
+    "same_local_rank", "other_weights_by_header", "other_weights_by_content")}
 
 
 @pytest.mark.parametrize("name", AT_START)

@@ -11,7 +11,7 @@ import transformers
 import yaml
 from timm.models.convnext import ConvNeXt
 
-from mgm_binary import ROOT, mgm
+from mgm_binary import ROOT, mgm, sets
 
 MINING = 6_963_456  # three heads of LayerNorm + Linear: 1024 -> 1024 and twice 2880 -> 1024
 CLIP, CONVNEXT_L = 303_507_456, 196_227_264
@@ -216,6 +216,14 @@ def test_what_helps_is_said():
 def test_a_number_without_a_unit_is_named():
     done = mgm("train", "configs/tiny/stage1.yaml", "--plan", "--gpu-memory", "80", code=2)
     assert "--gpu-memory: 80 bytes; give a unit, as in 80GiB" in done.stderr
+
+
+@pytest.mark.parametrize("world, values, words", [
+    (8, {"dist.mode": "hybrid", "dist.shard_size": 3}, "dist.shard_size: 3 does not divide the world of 8 ranks; these do: 1, 2, 4, 8"),
+    (3, {"dist.reduction": "strict"}, "dist.virtual_shards: 8 leaves cannot be dealt to 3 ranks evenly")])
+def test_what_a_run_would_refuse_is_not_planned(world, values, words):
+    done = mgm("train", "configs/stage2/vicuna_7b.yaml", "--plan", "--world", world, *sets(values), code=2)
+    assert words in done.stderr and not done.stdout
 
 
 def test_planning_page_is_what_the_binary_prints():

@@ -171,7 +171,10 @@ void Examination::check_inputs() {
     const Findings weights = check_weights(config, *parts_, options_.deep);
     add(weights);
     if (outcome_of({{0, weights}}) == ExitCode::kOk) {
-      guarded("weights", [&] { weights_hash_ = weights_hash(config, options_.deep); });
+      guarded("weights", [&] {
+        const auto content = options_.deep ? WeightContent::kWhole : WeightContent::kSampled;
+        weights_hash_ = weights_hash(config, content);
+      });
     }
   }
   std::unique_ptr<Tokenizer> tokenizer;

@@ -15,10 +15,12 @@ namespace mgm {
 std::string program_hash();  // of the file this process was started from
 std::string data_hash(const AnnotationIndex& index);
 std::string tokenizer_hash(const Tokenizer& tokenizer);
-// Of every file that model.* names: names, types, shapes and sizes from the headers; with `content`
-// of all bytes too. A file that is not there is part of the
-// hash. Throws CheckpointError.
-std::string weights_hash(const RunConfig& config, bool content);
+// How much of a tensor's bytes counts: none, four places of 4 KiB from its first byte to its last,
+// or all.
+enum class WeightContent { kNone, kSampled, kWhole };
+// Of every file that model.* names: names, types, shapes and sizes from the headers, and content. A
+// file that is not there is part of the hash. Throws CheckpointError.
+std::string weights_hash(const RunConfig& config, WeightContent content);
 // "key: value" lines of every key.
 std::string config_lines(const RunConfig& config);
 

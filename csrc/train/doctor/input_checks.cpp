@@ -74,11 +74,6 @@ Findings check_batch(const RunConfig& config, const LaunchEnv& env) {
   const DistConfig& dist = config.dist;
   guarded("config", out, [&] {
     const Topology topology = make_topology(dist, env.rank, env.world, env.local_world);
-    const bool strict = dist.reduction == Reduction::kStrict;
-    if (strict && dist.virtual_shards % env.world != 0) {
-      throw ConfigError("dist.virtual_shards: ", dist.virtual_shards, " leaves cannot be dealt to ",
-                        env.world, " ranks evenly; a multiple of ", env.world, " can");
-    }
     const int64_t each = micro_batches_per_rank(train.global_batch, train.micro_batch,
                                                 leaf_micro_batches(config), env.world);
     out.push_back(passed("config", cat(describe(topology), "; ", train.global_batch, " samples = ",

@@ -70,9 +70,10 @@ void check_inputs_agree(Ranks& ranks, const RunConfig& config, const RunIdentity
   const std::string nonce = gathering.share("nonce", SharedFolderProbe::make_nonce(), timeout_s);
   std::optional<SharedFolderProbe> probe;
   if (use == FolderUse::kWrite) probe.emplace(dir, nonce, ranks.rank());
-  const RankFacts mine =
-      input_facts(ranks.env, read_host_facts(), identity.data_hash, identity.tokenizer_hash,
-                  weights_hash(config, /*content=*/false));
+  // Alone there is nothing to compare with.
+  const auto content = ranks.size() > 1 ? WeightContent::kSampled : WeightContent::kNone;
+  const RankFacts mine = input_facts(ranks.env, read_host_facts(), identity.data_hash,
+                                     identity.tokenizer_hash, weights_hash(config, content));
   settle(gathering, "inputs", to_json(mine).dump(), timeout_s,
          [&](const std::vector<std::string>& all) {
            std::vector<RankFacts> facts;

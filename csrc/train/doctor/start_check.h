@@ -15,7 +15,7 @@ namespace mgm {
 // and what differs.
 void check_ranks_agree(const Ranks& ranks, const RunConfig& config, const DeviceSetup& device);
 
-// After: same data, tokenizer and weights (headers) on all ranks, a run folder that all share, room
+// After: same data, tokenizer and weights (sampled) on all ranks, a run folder that all share, room
 // on its disk for the checkpoints, right sums. Collective. Throws as above, also of the kinds
 // data, checkpoint and (a full disk) internal; one rank alone throws Error. What only reads the run
 // folder looks for neither one folder nor room: nothing is written there.

@@ -17,6 +17,9 @@ constexpr double kSameTime = 0.002;
 std::vector<ModePlan> possible_modes(const RunConfig& run, const Cluster& cluster) {
   const DistConfig& config = run.dist;
   std::vector<ModePlan> out;
+  if (config.reduction == Reduction::kStrict && config.virtual_shards % cluster.world != 0) {
+    return out;
+  }
   for (const DistMode mode : {DistMode::kReplicate, DistMode::kZero1, DistMode::kZero2,
                               DistMode::kZero3, DistMode::kHybrid}) {
     DistConfig dist = config;
