@@ -16,7 +16,7 @@ namespace mgm {
 namespace {
 
 constexpr size_t kLastLines = 12;
-// After an exit code 5 the cause has this long to show: its rank may be slower to end.
+// The cause has this long to show after the first failure: its rank may be slower to end.
 constexpr double kEchoSeconds = 3;
 
 struct Rank {
@@ -191,7 +191,7 @@ class RankGroup {
       outcome_.failure = failure;
       if (news_.on_failure) news_.on_failure(failure);
       end_all(failure.sentence());
-    } else if (outcome_.failure->is_echo() && !failure.is_echo() &&
+    } else if (failure.tells_more_than(*outcome_.failure) &&
                failure.after_s - outcome_.failure->after_s < kEchoSeconds) {
       outcome_.failure = failure;
     }

@@ -38,13 +38,18 @@ struct RankFailure {
   bool is_echo() const { return end.exit_code == 5; }
   // A signal, exit code 1 or 5: may pass. Config, data, weights, NaN: it would fail again.
   bool may_pass() const { return end.signal != 0 || end.exit_code == 1 || end.exit_code == 5; }
+  // Whether this tells more of the cause: no echo before an echo, then words before silence.
+  bool tells_more_than(const RankFailure& other) const {
+    if (is_echo() != other.is_echo()) return !is_echo();
+    return !last_lines.empty() && other.last_lines.empty();
+  }
   // "rank 3 (local rank 1 of host gpu2, pid 77) was killed by SIGKILL after 1m02s", and more.
   std::string sentence() const;
 };
 
 // How the ranks of one host ended.
 struct GroupOutcome {
-  std::optional<RankFailure> failure;  // the first one that is not an echo, else the first
+  std::optional<RankFailure> failure;  // the first one, unless one soon after it tells more
   int stopped_code = 0;     // 143, 130: ended as a signal asked, nothing failed; 0: they completed
   bool stop_asked = false;  // a signal came to this launcher
 };

@@ -6,10 +6,12 @@ namespace mgm {
 namespace {
 
 const RankFailure* first_failure(const std::vector<HostOutcome>& outcomes, bool echo) {
+  const RankFailure* out = nullptr;
   for (const HostOutcome& host : outcomes) {
-    if (host.ranks.failure && host.ranks.failure->is_echo() == echo) return &*host.ranks.failure;
+    if (!host.ranks.failure || host.ranks.failure->is_echo() != echo) continue;
+    if (!out || host.ranks.failure->tells_more_than(*out)) out = &*host.ranks.failure;
   }
-  return nullptr;
+  return out;
 }
 
 std::string with_last_lines(const RankFailure& failure) {

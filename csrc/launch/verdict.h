@@ -24,8 +24,9 @@ struct Verdict {
 };
 
 // `restart`: how often the ranks were started again before; `restarts`: how often they may be. The
-// cause is the first failure (hosts in the order in which they reported) that is not an echo, else
-// a lost host, else an echo. Started again is only what may pass, and never after a signal to stop.
+// cause is the first failure (hosts in the order in which they reported; one that wrote something
+// before silent ones) that is not an echo, else a lost host, else an echo. Started again is only
+// what may pass, and never after a signal to stop.
 Verdict judge(const std::vector<HostOutcome>& outcomes, int restart, int restarts);
 
 }  // namespace mgm

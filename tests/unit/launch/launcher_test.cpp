@@ -216,6 +216,20 @@ TEST_F(Launcher, TheCauseIsNamedAndNotTheRankThatNoticed) {
   EXPECT_EQ(Launched::lines(done.err, "rank 1 (local").size(), 1) << done.err;
 }
 
+// Of several ranks that end for the same reason one says it, and need not be the first to end.
+TEST_F(Launcher, OfEqualFailuresTheOneWithWordsIsTheCause) {
+  for (const int code : {4, 5}) {
+    const Launched done =
+        run(plan(cat("[ $RANK = 0 ] && { while [ ! -e $F/up", code,
+                     " ]; do sleep 0.01; done; exit ", code, "; }; trap : TERM; touch $F/up", code,
+                     "; sleep 0.5; sleep 0.3; echo the file is cut >&2; exit ", code),
+                 2));
+    EXPECT_EQ(done.code, code);
+    EXPECT_EQ(Launched::lines(done.err, "    the file is cut").size(), 1) << done.err;
+    EXPECT_EQ(Launched::lines(done.err, "wrote nothing here").size(), 0) << done.err;
+  }
+}
+
 TEST_F(Launcher, StubbornRanksAreKilledAfterTheGrace) {
   LaunchPlan p = plan(
       "[ $RANK = 0 ] && { while [ ! -e $F/up ]; do sleep 0.01; done; exit 4; }; "
