@@ -39,11 +39,22 @@ void refuse_variants(const JsonFields& f) {
   };
   const auto kind = f.get<std::string>("peft_type");
   if (kind != "LORA") throw CheckpointError(f.source(), ": peft_type '", kind, "' is not LORA");
-  for (const char* key : {"use_dora", "fan_in_fan_out", "lora_bias"}) {
+  for (const char* key : {"use_dora", "use_qalora", "fan_in_fan_out", "lora_bias"}) {
     refuse(f.get_or<bool>(key, false), key);
   }
-  for (const char* key : {"rank_pattern", "alpha_pattern"}) {
+  for (const char* key :
+       {"rank_pattern", "alpha_pattern", "layer_replication", "arrow_config",
+        "alora_invocation_tokens", "target_parameters", "trainable_token_indices"}) {
     refuse(f.has(key) && !f.get<Json>(key).empty(), key);
+  }
+  // These begin by taking the product of A and B out of the base, or by rounding it.
+  if (f.has("init_lora_weights") && f.get<Json>("init_lora_weights").is_string()) {
+    const auto init = f.get<std::string>("init_lora_weights");
+    for (const char* of_the_base : {"pissa", "olora", "corda", "loftq"}) {
+      if (!init.starts_with(of_the_base)) continue;
+      throw CheckpointError(f.source(), ": init_lora_weights '", init, "' belongs to a base that ",
+                            "it changed; convert it to plain LoRA with PEFT first");
+    }
   }
   const auto bias = f.get_or<std::string>("bias", "none");
   if (bias != "none") throw CheckpointError(f.source(), ": bias '", bias, "' is not none");

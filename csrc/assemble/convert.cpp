@@ -72,6 +72,23 @@ void set_dtype(OrderedJson& config, at::ScalarType type) {
   }
 }
 
+// MiniGeminiLlamaForCausalLM is MGMLlamaForCausalLM today, mini_gemini mgm. False: it is not old.
+bool write_todays_names(OrderedJson& config) {
+  bool old = false;
+  const auto rename = [&](OrderedJson& value, std::string_view before, std::string_view now) {
+    if (!value.is_string()) return;
+    const auto text = value.get<std::string>();
+    if (!text.starts_with(before)) return;
+    value = cat(now, text.substr(before.size()));
+    old = true;
+  };
+  if (config.contains("model_type")) rename(config["model_type"], "mini_gemini", "mgm");
+  if (config.contains("architectures") && config["architectures"].is_array()) {
+    for (OrderedJson& name : config["architectures"]) rename(name, "MiniGemini", "MGM");
+  }
+  return old;
+}
+
 void add_directory_files(const fs::path& dir, const ConvertRequest& request, HfDirectory& out,
                          ConvertReport& report) {
   for (const auto& entry : fs::directory_iterator(dir)) {
@@ -87,14 +104,15 @@ void add_directory_files(const fs::path& dir, const ConvertRequest& request, HfD
   std::sort(report.copied.begin(), report.copied.end());
   std::sort(report.not_copied.begin(), report.not_copied.end());
   const auto config = out.files.find("config.json");
-  if (config == out.files.end() || !request.dtype) return;
+  if (config == out.files.end()) return;
   read_config_json(dir / "config.json");  // that it can be parsed
   OrderedJson json = OrderedJson::parse(config->second, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) {
     throw CheckpointError((dir / "config.json").string(), ": is no JSON object");
   }
-  set_dtype(json, *request.dtype);
-  config->second = json.dump(2) + "\n";
+  const bool old = write_todays_names(json);
+  if (request.dtype) set_dtype(json, *request.dtype);
+  if (old || request.dtype) config->second = json.dump(2) + "\n";
 }
 
 void add_gguf_files(const fs::path& file, HfDirectory& out) {

@@ -73,8 +73,11 @@ at::Tensor AdapterMerge::read(const std::string& name) const {
   const std::string linear = name.substr(0, name.size() - weight_of("").size());
   // A copy in any case: what is read may be a page of the file.
   at::Tensor sum = base_->read(name).to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
-  return sum.addmm_(adapter_.read(b_of(linear)).to(at::kFloat),
-                    adapter_.read(a_of(linear)).to(at::kFloat), /*beta=*/1, scale_);
+  sum.addmm_(adapter_.read(b_of(linear)).to(at::kFloat), adapter_.read(a_of(linear)).to(at::kFloat),
+             /*beta=*/1, scale_);
+  if (at::isfinite(sum).all().item<bool>()) return sum;
+  throw CheckpointError(adapter_.info(a_of(linear)).file, ": folded into '", name,
+                        "' it gives NaN or infinity: the adapter or the weight holds some");
 }
 
 }  // namespace mgm

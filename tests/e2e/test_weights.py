@@ -228,6 +228,21 @@ def test_inspect_names_generations_and_towers_beside(model, tmp_path):
         assert found["tokenizer"] == []
 
 
+@pytest.mark.parametrize("suffix", ["", "_gemma"])
+def test_convert_writes_todays_names_of_an_old_directory(model, tmp_path, suffix):
+    old = tmp_path / "old"
+    shutil.copytree(model, old)
+    config = json.loads((model / "config.json").read_text())
+    named = {"": "LlamaForCausalLM", "_gemma": "GemmaForCausalLM"}[suffix]
+    (old / "config.json").write_text(json.dumps(config | {"model_type": "mini_gemini" + suffix, "architectures": ["MiniGemini" + named]}))
+    mgm("convert", old, "--out", tmp_path / "new")
+    written = json.loads((tmp_path / "new/config.json").read_text())
+    assert written == config | {"model_type": "mgm" + suffix, "architectures": ["MGM" + named]}
+    # What is of today already is copied byte for byte.
+    mgm("convert", model, "--out", tmp_path / "same")
+    assert (tmp_path / "same/config.json").read_bytes() == (model / "config.json").read_bytes()
+
+
 def test_inspect_other_kinds(tmp_path):
     for name, kind in (("model.mm_projector.0.weight", "projector file"), ("visual.trunk.stem.0.weight", "OpenCLIP ConvNeXt"),
                        ("vision_model.embeddings.class_embedding", "CLIP"), ("model.norm.weight", "language model"),

@@ -103,6 +103,9 @@ def test_torch_files_and_old_names(tmp_path):
 
 @pytest.mark.parametrize("change,says", [
     (dict(use_dora=True), "use_dora"), (dict(bias="all"), "bias 'all'"), (dict(peft_type="IA3"), "IA3"),
+    (dict(use_qalora=True), "use_qalora"), (dict(layer_replication=[[0, 2], [0, 1]]), "layer_replication"),
+    (dict(alora_invocation_tokens=[1, 2]), "alora_invocation_tokens"), (dict(target_parameters=["w"]), "target_parameters"),
+    (dict(trainable_token_indices=[3]), "trainable_token_indices"), (dict(init_lora_weights="pissa_niter_4"), "pissa_niter_4"),
     (dict(rank_pattern={"q_proj": 2}), "rank_pattern"), (dict(r=0), "r 0"), (dict(r=None), "'r' is missing")])
 def test_other_adapters_are_refused(tmp_path, change, says):
     _, base, adapter = adapted(tmp_path, "llama")

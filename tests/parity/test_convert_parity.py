@@ -199,6 +199,8 @@ def test_adapters_that_do_not_fit(tmp_path):
     refused(4, base, adapter, "model.layers.0.self_attn.q_proj: A is [3, ", "r 4")
     save_file({**weights, "base_model.model.lm_head.weight": torch.ones(2, 2)}, file)
     refused(4, base, adapter, "lm_head.weight: is [2, 2], the model's is")
+    save_file({**weights, name.format("A"): weights[name.format("A")] * float("nan")}, file)
+    refused(4, base, adapter, "folded into 'model.layers.0.self_attn.q_proj.weight' it gives NaN")
     save_file(weights, file)
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
