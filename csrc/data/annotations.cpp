@@ -411,6 +411,12 @@ std::string AnnotationIndex::where(int64_t i) const {
   return cat(sources_[e.source].annotations, ": record ", i - first_[e.source]);
 }
 
+std::string AnnotationIndex::name(int64_t i) const {
+  if (entry(i).malformed) return where(i);
+  const std::string id = record(i).id;
+  return id.empty() ? where(i) : id;
+}
+
 uint64_t AnnotationIndex::identity() const {
   return hash64({reinterpret_cast<const char*>(hashes_.data()), hashes_.size() * sizeof(uint64_t)});
 }

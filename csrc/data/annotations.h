@@ -46,6 +46,7 @@ class AnnotationIndex {
 
   const DataSource& source(int64_t i) const { return sources_[entry(i).source]; }
   std::string where(int64_t i) const;  // "file: record N"
+  std::string name(int64_t i) const;   // its id; where it is, if it has none or is malformed
   int64_t malformed() const { return malformed_; }
   int64_t first_malformed() const { return first_malformed_; }  // -1: none
 

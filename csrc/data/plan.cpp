@@ -63,6 +63,15 @@ std::vector<SampleLength> sample_lengths(const AnnotationIndex& index, int64_t t
   return lengths;
 }
 
+std::vector<std::string> sample_names(const AnnotationIndex& index,
+                                      const std::vector<int64_t>& batch) {
+  std::vector<std::string> out;
+  for (const int64_t i : batch) {
+    if (i != kHole) out.push_back(index.name(i));
+  }
+  return out;
+}
+
 void balance_slices(std::vector<int64_t>& items, const std::vector<SampleLength>& samples) {
   deal(items, 0, items.size(), samples);
 }

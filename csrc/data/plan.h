@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "config/run_config.h"
@@ -69,6 +70,10 @@ class Plan {
                                       -1};  // guarded by mutex_; two, for the step between epochs
   mutable Order cached_[2];                 // guarded by mutex_
 };
+
+// Of the samples of a batch; holes have none.
+std::vector<std::string> sample_names(const AnnotationIndex& index,
+                                      const std::vector<int64_t>& batch);
 
 // Reorders `items` so that equal consecutive slices have near-equal total length. `items` must be
 // sorted by length, longest first. Public for its test.

@@ -62,16 +62,15 @@ void MetricsDrain::nothing_to_learn(StepReport& report) {
 }
 
 void MetricsDrain::not_finite(StepReport& report) {
-  constexpr size_t kShown = 8;
+  constexpr size_t kShown = 64;
   constexpr int64_t kMostInARow = 10;
-  const size_t shown = std::min(kShown, report.sample_ids.size());
-  const std::vector<std::string> ids(report.sample_ids.begin(),
-                                     report.sample_ids.begin() + static_cast<ptrdiff_t>(shown));
-  const std::string what = cat("step ", report.step, ": loss ", report.loss, ", gradient norm ",
-                               report.grad_norm, " (lr ", report.lr, ", ", report.num_targets,
-                               " targets). Samples of this rank: ", join(ids, ", "),
-                               report.sample_ids.size() > shown ? ", ..." : "",
-                               ". The weights were not updated by this step");
+  std::vector<std::string> names = samples_(report.step);
+  const size_t all = names.size();
+  names.resize(std::min(kShown, all));
+  const std::string what = cat(
+      "step ", report.step, ": loss ", report.loss, ", gradient norm ", report.grad_norm, " (lr ",
+      report.lr, ", ", report.num_targets, " targets). Its ", all, " samples: ", join(names, ", "),
+      all > kShown ? ", ..." : "", ". The weights were not updated by this step");
   ++skipped_;
   ++in_a_row_;
   if (on_nonfinite_ == OnNonFinite::kSkip && in_a_row_ < kMostInARow) {

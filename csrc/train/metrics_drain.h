@@ -6,7 +6,9 @@
 #include <c10/core/Event.h>
 
 #include <deque>
+#include <functional>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "train/hooks/hook.h"
@@ -16,8 +18,11 @@ namespace mgm {
 
 class MetricsDrain {
  public:
-  MetricsDrain(std::vector<Hook*> hooks, OnNonFinite on_nonfinite)
-      : hooks_(std::move(hooks)), on_nonfinite_(on_nonfinite) {}
+  // Names of a step's samples, on all ranks.
+  using SampleNames = std::function<std::vector<std::string>(int64_t step)>;
+
+  MetricsDrain(std::vector<Hook*> hooks, OnNonFinite on_nonfinite, SampleNames samples)
+      : hooks_(std::move(hooks)), on_nonfinite_(on_nonfinite), samples_(std::move(samples)) {}
 
   void push(StepReport report, const StepResult& result);
   // Hands over what has arrived; waits for the oldest when more than `max_pending` are on their
@@ -40,6 +45,7 @@ class MetricsDrain {
 
   std::vector<Hook*> hooks_;
   OnNonFinite on_nonfinite_;
+  SampleNames samples_;
   int64_t skipped_ = 0, in_a_row_ = 0, empty_ = 0;
   std::deque<Pending> pending_;
 };

@@ -186,6 +186,9 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
   loop.save = [&](int64_t step, const Timer& held) {
     saver.save(capture(step, resolved, identity, metrics ? metrics->offset() : 0), held);
   };
+  loop.samples = [&](int64_t step) {
+    return sample_names(*data.index, data.plan->batch(step - 1));
+  };
   BatchShape largest;
   int64_t micro_batches = 0;
   loop.seen = [&](const std::vector<Batch>& batches) {

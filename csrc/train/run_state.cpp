@@ -100,6 +100,39 @@ std::string choose_folder(const fs::path& run_dir, const ResumeOptions& options)
   return train_checkpoint_dir(run_dir, steps.back()).string();
 }
 
+// The run's checkpoint before the one in `folder`; "" if there is none or `folder` is not the
+// run's.
+std::string before(const fs::path& run_dir, const fs::path& folder) {
+  const int64_t step = checkpoint_step(folder.filename().string());
+  std::string out;
+  for (const int64_t at : list_train_checkpoints(run_dir)) {
+    const fs::path here = train_checkpoint_dir(run_dir, at);
+    if (at == step) return fs::weakly_canonical(here) == fs::weakly_canonical(folder) ? out : "";
+    out = here.string();
+  }
+  return "";
+}
+
+// Where a launcher repeats a start nobody may be there to say what to do with a damaged checkpoint:
+// an older one is gone on from, and the damaged one set aside as always when a run goes back.
+TrainCheckpoint open_newest_whole(std::string& folder, const fs::path& run_dir, Ranks& ranks) {
+  for (;;) {
+    try {
+      return open_train_checkpoint(folder, ranks);
+    } catch (const CheckpointError& e) {
+      const bool repeated = ranks.env.restart > 0 || ranks.env.requeues > 0;
+      std::string older;
+      together(ranks, "list of checkpoints", [&] {
+        if (ranks.is_first() && repeated) older = before(run_dir, folder);
+      });
+      older = gather_texts(ranks, older, "choice of an older checkpoint").front();
+      if (older.empty()) throw;
+      if (ranks.is_first()) log::warn(cat(e.what(), "\ngoing on from ", older, " instead"));
+      folder = older;
+    }
+  }
+}
+
 }  // namespace
 
 RunIdentity identify(const DataParts& data, const DeviceSetup& device) {
@@ -150,7 +183,7 @@ std::optional<TrainCheckpoint> choose_checkpoint(const ResolvedConfig& resolved,
   });
   folder = gather_texts(ranks, folder, "choice of a checkpoint").front();
   if (folder.empty()) return std::nullopt;
-  TrainCheckpoint checkpoint = open_train_checkpoint(folder, ranks);
+  TrainCheckpoint checkpoint = open_newest_whole(folder, resolved.config.run.dir, ranks);
   together(ranks, "checkpoint belongs to the run", [&] {
     try {
       check_belongs(checkpoint, folder, resolved, identity, options.accept_changes);

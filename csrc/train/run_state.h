@@ -33,9 +33,10 @@ RunIdentity identify(const DataParts& data, const DeviceSetup& device);  // `fro
 // Keys whose difference a resume does not accept, as "key: then -> now".
 std::vector<std::string> config_changes(const RunConfig& then, const RunConfig& now);
 
-// The checkpoint to go on from, verified and open; nothing for a fresh start. Rank 0 chooses.
-// Throws the same CheckpointError on every rank if it is damaged, or was made with another config
-// (every differing key is listed), data or tokenizer. Collective.
+// The checkpoint to go on from, verified and open; nothing for a fresh start. Rank 0 chooses. In a
+// start that a launcher repeats, the newest of the run's that is whole. Throws the same
+// CheckpointError on every rank if it is damaged, or was made with another config (every differing
+// key is listed), data or tokenizer. Collective.
 std::optional<TrainCheckpoint> choose_checkpoint(const ResolvedConfig& resolved,
                                                  const RunIdentity& identity,
                                                  const ResumeOptions& options, Ranks& ranks);

@@ -26,8 +26,7 @@ struct StepReport {
   double grad_norm = 0;  // before clipping
   // false: no weight has changed; loss or norm not finite, or no target (the loss is then NaN)
   bool updated = true;
-  int64_t memory_bytes = 0;             // peak allocated on the device; peak resident set on cpu
-  std::vector<std::string> sample_ids;  // kept until the loss is known to be finite
+  int64_t memory_bytes = 0;  // peak allocated on the device; peak resident set on cpu
 };
 
 }  // namespace mgm

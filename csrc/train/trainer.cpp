@@ -11,8 +11,7 @@ namespace {
 
 constexpr size_t kPendingSteps = 4;  // how far the host may run ahead of the device's numbers
 
-StepReport describe(const StepBatches& mine, const StepAgreement& agreed, int64_t step,
-                    int64_t total_steps) {
+StepReport describe(const StepAgreement& agreed, int64_t step, int64_t total_steps) {
   StepReport report;
   report.step = step;
   report.total_steps = total_steps;
@@ -22,9 +21,6 @@ StepReport describe(const StepBatches& mine, const StepAgreement& agreed, int64_
   report.samples = agreed.samples;
   report.text_only = agreed.text_only;
   report.holes = agreed.holes;
-  for (const Batch& batch : mine.micro) {
-    for (const SampleInfo& sample : batch.samples) report.sample_ids.push_back(sample.id);
-  }
   return report;
 }
 
@@ -57,7 +53,7 @@ bool saves_beside_training(const CheckpointConfig& config) {
 
 ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule,
              std::vector<Hook*> hooks, const TrainLoop& loop) {
-  MetricsDrain drain(hooks, module.config().train.on_nonfinite);
+  MetricsDrain drain(hooks, module.config().train.on_nonfinite, loop.samples);
   SaveClock clock(loop.checkpoint);
   Timer since_step;
   const auto save = [&](int64_t step) {
@@ -81,7 +77,7 @@ ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule,
     const bool first_rank = module.ranks().is_first();
     const StepAgreement agreed = agree(module.ranks(), module.config(), batches->micro,
                                        {stop_signal(), first_rank && clock.time_due()});
-    StepReport report = describe(*batches, agreed, step, loop.total_steps);
+    StepReport report = describe(agreed, step, loop.total_steps);
     report.data_wait_s = waited;
     report.lr = schedule.at(step);
     if (loop.seen) loop.seen(batches->micro);

@@ -22,6 +22,8 @@ struct TrainLoop {
   StepProfiler* profiler = nullptr;                      // may be null
   std::function<void(Phase phase, int64_t step)> enter;  // told what the loop is about to do
   std::function<void(const std::vector<Batch>&)> seen;   // what this rank trains on; may be empty
+  // Names of the samples of a step, on all ranks: asked for where a loss is not finite.
+  std::function<std::vector<std::string>(int64_t step)> samples;
   // Everything the run needs to go on after `step`; `held` runs since training was held for it.
   std::function<void(int64_t step, const Timer& held)> save;
 };

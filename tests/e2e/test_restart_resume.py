@@ -115,3 +115,31 @@ def test_another_launch_starts_where_it_is_told_to(whole, tmp_path, again):
     mgm("train", STAGE1, *options(run, **KEEP), *resume, env={**ENV, **again})
     assert starts(run)[-1]["from_step"] == 3
     assert (run / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_a_restart_goes_on_from_the_newest_that_is_whole(two_ranks, tmp_path):
+    run = tmp_path / "run"
+    damaged = []
+
+    def kill_and_cut(launcher, _):
+        kill_rank_1(launcher, _)
+        newest = max((run / "checkpoints").glob("step_?"))
+        os.truncate(newest / "rank_1.safetensors", 100)
+        damaged.append(newest)
+
+    code, errors = interrupt(run, "checkpoint at step 5", kill_and_cut, "--restarts", "1", **KEEP)
+    assert code == 0, errors
+    step = int(damaged[0].name.removeprefix("step_"))
+    older = run / "checkpoints" / f"step_{step - 1}"
+    assert f"going on from {older} instead" in errors and str(damaged[0]) in errors
+    assert starts(run)[-1]["from"] == str(older)
+    assert (run / "metrics.jsonl").read_bytes() == (two_ranks / "metrics.jsonl").read_bytes()
+    assert (run / "checkpoints/set_aside" / damaged[0].name).is_dir()
+
+
+def test_a_start_by_hand_is_told_of_the_damage(whole, tmp_path):
+    run = copied(whole, tmp_path / "run")
+    newest = max((run / "checkpoints").glob("step_?"))
+    os.truncate(newest / "rank_0.safetensors", 100)
+    error = mgm("train", STAGE1, *options(run, **KEEP), env=ENV, code=4).stderr
+    assert str(newest) in error and "going on" not in error

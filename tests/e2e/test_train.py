@@ -2,6 +2,7 @@
 import json
 import pathlib
 import random
+import re
 import resource
 import shutil
 import signal
@@ -299,7 +300,21 @@ def test_rule_without_a_match_names_its_place(tmp_path):
 
 def test_not_finite_loss_stops_with_its_own_code(tmp_path):
     error = train(tmp_path / "run", model__llm__init_std=1000, code=6).stderr
-    assert "error: step 1: loss" in error and "Samples of this rank: " in error and "not updated" in error
+    assert "error: step 1: loss" in error and "Its 4 samples: " in error and "not updated" in error
+
+
+def test_all_ranks_samples_of_a_step_that_is_not_finite_are_named(tmp_path):
+    """The same whoever computed them; places stand in for ids that are not there."""
+    data = tmp_path / "data.json"
+    records = json.loads((ROOT / "data/embedded/captions.json").read_text())[:6]
+    del records[3]["id"]
+    data.write_text(json.dumps(records))
+    more = dict(model__llm__init_std=1000, data__sources=f"[{{annotations: {data}, images: {ROOT}/data/embedded/images}}]")
+    alone = train(tmp_path / "one", code=6, **more).stderr
+    two = mgm("launch", "--nproc", 2, "--", "train", STAGE1, *options(tmp_path / "two", **more), code=6).stderr
+    named = [re.search(r"Its 4 samples: (.*?)\. The weights", text)[1].split(", ") for text in (alone, two)]
+    known = {record.get("id", f"{data}: record 3") for record in records}
+    assert named[0] == named[1] and len(named[0]) == 4 and set(named[0]) <= known
 
 
 def test_a_run_in_which_nothing_trains_is_refused(tmp_path):
