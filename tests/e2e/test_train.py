@@ -306,7 +306,7 @@ def test_not_finite_loss_stops_with_its_own_code(tmp_path):
 def test_all_ranks_samples_of_a_step_that_is_not_finite_are_named(tmp_path):
     """The same whoever computed them; places stand in for ids that are not there."""
     data = tmp_path / "data.json"
-    records = json.loads((ROOT / "data/embedded/captions.json").read_text())[:6]
+    records = json.loads((ROOT / "data/embedded/stage1_train.json").read_text())[:6]
     del records[3]["id"]
     data.write_text(json.dumps(records))
     more = dict(model__llm__init_std=1000, data__sources=f"[{{annotations: {data}, images: {ROOT}/data/embedded/images}}]")
