@@ -117,29 +117,39 @@ def test_another_launch_starts_where_it_is_told_to(whole, tmp_path, again):
     assert (run / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
-def test_a_restart_goes_on_from_the_newest_that_is_whole(two_ranks, tmp_path):
-    run = tmp_path / "run"
-    damaged = []
+REPEATED = {"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": "1"}
 
-    def kill_and_cut(launcher, _):
-        kill_rank_1(launcher, _)
-        newest = max((run / "checkpoints").glob("step_?"))
-        os.truncate(newest / "rank_1.safetensors", 100)
-        damaged.append(newest)
 
-    code, errors = interrupt(run, "checkpoint at step 5", kill_and_cut, "--restarts", "1", **KEEP)
-    assert code == 0, errors
-    step = int(damaged[0].name.removeprefix("step_"))
-    older = run / "checkpoints" / f"step_{step - 1}"
-    assert f"going on from {older} instead" in errors and str(damaged[0]) in errors
+def cut_newest(run, shard):
+    newest = max((run / "checkpoints").glob("step_?"))
+    os.truncate(newest / shard, 100)
+    return newest
+
+
+def went_on_from_the_one_before(run, damaged, errors, as_if_never_damaged):
+    older = run / "checkpoints" / f"step_{int(damaged.name.removeprefix('step_')) - 1}"
+    assert f"going on from {older} instead" in errors and str(damaged) in errors
     assert starts(run)[-1]["from"] == str(older)
-    assert (run / "metrics.jsonl").read_bytes() == (two_ranks / "metrics.jsonl").read_bytes()
-    assert (run / "checkpoints/set_aside" / damaged[0].name).is_dir()
+    assert (run / "metrics.jsonl").read_bytes() == (as_if_never_damaged / "metrics.jsonl").read_bytes()
+    assert (run / "checkpoints/set_aside" / damaged.name).is_dir()
+
+
+def test_a_repeated_start_goes_on_from_the_newest_that_is_whole(whole, tmp_path):
+    run = copied(whole, tmp_path / "run")
+    damaged = cut_newest(run, "rank_0.safetensors")
+    done = mgm("train", STAGE1, *options(run, **KEEP), env={**ENV, **REPEATED})
+    went_on_from_the_one_before(run, damaged, done.stderr, whole)
+
+
+def test_so_do_two_ranks_of_which_one_has_the_damage(two_ranks, tmp_path):
+    run = copied(two_ranks, tmp_path / "run")
+    damaged = cut_newest(run, "rank_1.safetensors")
+    done = mgm("launch", "--nproc", 2, "--", "train", STAGE1, *options(run, **KEEP), env={**ENV, **REPEATED})
+    went_on_from_the_one_before(run, damaged, done.stderr, two_ranks)
 
 
 def test_a_start_by_hand_is_told_of_the_damage(whole, tmp_path):
     run = copied(whole, tmp_path / "run")
-    newest = max((run / "checkpoints").glob("step_?"))
-    os.truncate(newest / "rank_0.safetensors", 100)
+    newest = cut_newest(run, "rank_0.safetensors")
     error = mgm("train", STAGE1, *options(run, **KEEP), env=ENV, code=4).stderr
     assert str(newest) in error and "going on" not in error
