@@ -32,13 +32,16 @@ def main():
     question = "Describe the picture."
     mark = "" if args.no_images else "\n"
     fixed = 2 if args.stage == 1 else 3 + len(tokenizer.encode(system)) + len(tokenizer.encode(f"{mark}{question} ASSISTANT:"))
+    length_of = {word: len(tokenizer.encode(word)) for word in set(words)}  # pieces do not cross a space
     records = []
     for i in range(args.records):
-        answer = []
+        answer, length = [], 0
         k = i * 7
-        while len(tokenizer.encode(" ".join(answer))) < args.text_tokens - fixed:
+        while length < args.text_tokens - fixed:
             answer.append(words[k % len(words)])
+            length += length_of[answer[-1]]
             k += 1
+        assert length == len(tokenizer.encode(" ".join(answer)))
         record = {"id": str(i), "conversations": [
             {"from": "human", "value": question if args.no_images else f"<image>\n{question}"},
             {"from": "gpt", "value": " ".join(answer)}]}
