@@ -202,7 +202,7 @@ ExitCode run_ranks(const ResolvedConfig& resolved, const ResumeOptions& resume,
     saver.finish();
   } catch (...) {
     // The others are told before this rank ends a save that is under way.
-    std::rethrow_exception(watch.failed(std::current_exception()));
+    std::rethrow_exception(watch.failed(in_words(std::current_exception())));
   }
   if (device.device.is_cuda() && micro_batches > 0) {
     const double planned =

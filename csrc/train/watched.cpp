@@ -1,8 +1,25 @@
 #include "train/watched.h"
 
+#include <c10/util/Exception.h>
+
 #include "train/rank_setup.h"
 
 namespace mgm {
+
+std::exception_ptr in_words(std::exception_ptr error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const c10::OutOfMemoryError& e) {
+    std::string said = e.what_without_backtrace();
+    said = said.substr(0, said.find(" If reserved but unallocated memory"));
+    return std::make_exception_ptr(InternalError(
+        "out of GPU memory: ", said,
+        " `mgm train CONFIG --plan` says what fits: a smaller train.micro_batch, train.recompute, "
+        "another dist.mode, dist.offload: optimizer."));
+  } catch (...) {
+    return error;
+  }
+}
 
 ExitCode run_watched(const ResolvedConfig& resolved, const Meeting& meeting, int run_number,
                      const EndProcess& end, const fs::path& records, const WatchedRun& body) {
@@ -23,7 +40,7 @@ ExitCode run_watched(const ResolvedConfig& resolved, const Meeting& meeting, int
     ranks.shutdown();
     return outcome;
   } catch (...) {
-    const std::exception_ptr told = watch.failed(std::current_exception());
+    const std::exception_ptr told = watch.failed(in_words(std::current_exception()));
     ranks.abort();
     std::rethrow_exception(told);
   }

@@ -1,6 +1,7 @@
 // A run of several ranks under a watch: whatever ends one rank ends all, with one sentence.
 #pragma once
 
+#include <exception>
 #include <functional>
 #include <string>
 
@@ -21,5 +22,8 @@ using WatchedRun = std::function<ExitCode(const DeviceSetup& device, Ranks& rank
 // rank.
 ExitCode run_watched(const ResolvedConfig& resolved, const Meeting& meeting, int run_number,
                      const EndProcess& end, const fs::path& records, const WatchedRun& body);
+
+// `error`, or where a GPU's allocator threw it, an InternalError with what it said and what helps.
+std::exception_ptr in_words(std::exception_ptr error);
 
 }  // namespace mgm

@@ -2,11 +2,11 @@
 // model directory that is read so that it is taken.
 #include <ATen/ATen.h>
 #include <ATen/record_function.h>
-#include <c10/cuda/CUDAFunctions.h>
 
 #include "assemble/model_dir.h"
 #include "expert_weights.h"
 #include "gpu/gpu.h"
+#include "gpu/no_waits.h"
 #include "grad_check.h"
 #include "model/feed_forward.h"
 #include "ops/grouped_linear.h"
@@ -137,20 +137,6 @@ TEST_F(ExpertsGpu, ABlockTakesTheGroupedPathAndAgreesWithTheLoop) {
         << (i < 2 ? (i == 0 ? "y" : "x") : params[i - 2]->spec.name);
   }
 }
-
-// While it lives, torch throws where the host would wait for the GPU.
-class NoWaits {
- public:
-  NoWaits() { set(c10::cuda::SyncDebugMode::L_ERROR); }
-  ~NoWaits() { set(c10::cuda::SyncDebugMode::L_DISABLED); }
-  NoWaits(const NoWaits&) = delete;
-  NoWaits& operator=(const NoWaits&) = delete;
-
- private:
-  static void set(c10::cuda::SyncDebugMode mode) {
-    c10::cuda::warning_state().set_sync_debug_mode(mode);
-  }
-};
 
 // As where experts are dealt to ranks: the host knows who visits, and asks nothing more.
 TEST_F(ExpertsGpu, VisitsThatTheHostKnowsAreComputedWithoutAWait) {

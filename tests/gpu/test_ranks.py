@@ -14,7 +14,7 @@ import pytest
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1] / "e2e"), str(pathlib.Path(__file__).resolve().parent)]
 import ranks as ranks_of  # noqa: E402
 from gpus import need  # noqa: E402
-from mgm_binary import ROOT, metrics  # noqa: E402
+from mgm_binary import ROOT, metrics, mgm  # noqa: E402
 from ranks import ends, errors_of  # noqa: E402
 
 STEPS = 12
@@ -69,6 +69,13 @@ def test_nccl_equals_gloo(mode, gloo, tmp_path):
     half = train(tmp_path / "bf16", 2, train__device="cuda", train__dtype="bfloat16", **values)
     # bf16 weights and activations, 8 bits of mantissa: losses agree to about 2^-8.
     assert_near(half, gloo, loss=5e-3, norm=8e-2)
+
+
+def test_hybrid_of_two_replicas_equals_gloo(gloo, tmp_path):
+    need(4)
+    # Four ranks take the micro-batches of two in turn: the same global batches.
+    exact = train(tmp_path / "fp32", 4, train__device="cuda", train__dtype="float32", dist__mode="hybrid", dist__shard_size=2)
+    assert_near(exact, gloo, loss=2e-5, norm=1e-3)
 
 
 # ---- experts dealt to ranks ------------------------------------------------------------------------------
@@ -133,13 +140,14 @@ def test_modes_are_bit_equal_where_nothing_is_rounded(tmp_path):
     runs = {mode: train(tmp_path / mode, 2, train__device="cuda", train__deterministic=True, dist__mode=mode)
             for mode in ("zero2", "zero3")}
     assert runs["zero2"] == runs["zero3"]
+    mgm("checkpoint", "diff", tmp_path / "zero2", tmp_path / "zero3")  # weights and moments too
 
 
-@pytest.mark.parametrize("mode", ["zero2", "zero3"])
+@pytest.mark.parametrize("mode", ["zero2", "zero3", "offload"])
 def test_kill_and_resume_is_bit_equal(mode, tmp_path):
     need(2)
     values = {"train__device": "cuda", "train__deterministic": True, "dist__mode": mode,
-              "checkpoint__every_steps": 3, "train__max_steps": 40}
+              "checkpoint__every_steps": 3, "train__max_steps": 40, **MODES[mode]}
     whole = train(tmp_path / "whole", 2, **values)
     run = tmp_path / "run"
     ranks = start(run, 2, **values)
@@ -151,6 +159,19 @@ def test_kill_and_resume_is_bit_equal(mode, tmp_path):
         rank.wait()
     train(run, 2, **values)
     assert metrics(run) == whole
+    mgm("checkpoint", "diff", tmp_path / "whole", run)
+
+
+@pytest.mark.parametrize("first, then", [("none", "optimizer"), ("optimizer", "none")])
+def test_state_moves_between_host_and_device(first, then, tmp_path):
+    need(2)
+    values = {"train__device": "cuda", "train__dtype": "float32", "dist__mode": "zero2", "checkpoint__every_steps": STEPS // 2}
+    run = tmp_path / "run"
+    whole = train(run, 2, dist__offload=first, **values)
+    half = run / "checkpoints" / f"step_{STEPS // 2}"
+    moved = train(run, 2, dist__offload=then, args=("--resume", half, "--accept-changes"), **values)
+    # The two AdamW round a product and a sum in one or in two.
+    assert_near(moved, whole, loss=1e-5, norm=1e-3)
 
 
 @pytest.mark.parametrize("world, layers", [(2, 4), (4, 8)])

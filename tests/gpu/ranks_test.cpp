@@ -1,0 +1,154 @@
+// Two ranks over NCCL equal one rank on one GPU, in every mode; strict to the bit, the optimizer's
+// state on the host as on the device; and a step makes the host wait nowhere.
+#include "dist/engine_run.h"
+#include "gpu/gpu.h"
+#include "gpu/no_waits.h"
+#include "train/metrics_drain.h"
+
+namespace mgm {
+namespace {
+
+constexpr DistMode kModes[] = {DistMode::kReplicate, DistMode::kZero1, DistMode::kZero2,
+                               DistMode::kZero3, DistMode::kHybrid};
+
+std::vector<Scenario> scenarios() {
+  std::vector<Scenario> out;
+  out.push_back({"everything_trains"});
+  out.push_back({"stage1", [](RunConfig& c) { c.train.rules = preset(RulePreset::kStage1); }});
+  out.push_back({"stage2_tied", [](RunConfig& c) {
+                   c.train.rules = preset(RulePreset::kStage2);
+                   c.model.llm.tie_embeddings = true;
+                 }});
+  out.push_back({"recompute", [](RunConfig& c) {
+                   c.train.recompute = {{"model.layers.*", RecomputePolicy::kFull},
+                                        {"model.vision_tower*", RecomputePolicy::kSelective}};
+                 }});
+  Scenario text{"text_only_on_one_rank"};
+  text.pictures = [](int64_t i) { return i / 3 % 2 == 0 ? 0 : 1; };
+  out.push_back(text);
+  return out;
+}
+
+RunConfig in_mode(RunConfig config, DistMode mode) {
+  config.dist.mode = mode;
+  config.dist.shard_size = mode == DistMode::kHybrid ? 2 : 0;
+  return config;
+}
+
+class RanksGpu : public GpuTest {
+ protected:
+  void SetUp() override {
+    GpuTest::SetUp();
+    if (IsSkipped() || HasFatalFailure() || visible_gpus() >= 2) return;
+    if (gpu_required()) FAIL() << "MGM_TEST_REQUIRE=gpu, but this host has one GPU only";
+    GTEST_SKIP() << "ONE GPU: this test needs two and has shown nothing";
+  }
+};
+
+// After ten steps. AdamW divides by what it has seen: where a gradient is near nothing its rounding
+// decides the step, so weights agree less well than the gradients they come from.
+void expect_near_weights(const Outcome& got, const Outcome& want, double bound,
+                         const std::string& what) {
+  ASSERT_EQ(got.weights.size(), want.weights.size());
+  for (const auto& [name, weight] : want.weights) {
+    if (zero_gradient(name)) continue;
+    EXPECT_TRUE(near_l2(got.weights.at(name), weight, bound)) << what << ": " << name;
+  }
+}
+
+TEST_F(RanksGpu, EveryModeEqualsOneRank) {
+  const Deterministic deterministic;
+  for (const Scenario& scenario : scenarios()) {
+    const RunConfig config = config_of(scenario);
+    const Outcome gradients = train(scenario, config, 1, at::kFloat, 0, true);
+    const Outcome one = train(scenario, config, 1, at::kFloat, 10, true);
+    for (const DistMode mode : kModes) {
+      const std::string what = cat(scenario.name, ", ", name_of(mode));
+      const RunConfig run = in_mode(config, mode);
+      expect_equal_gradients(train(scenario, run, 2, at::kFloat, 0, true), gradients, 1e-5, what);
+      const Outcome two = train(scenario, run, 2, at::kFloat, 10, true);
+      for (size_t i = 0; i < one.losses.size(); ++i) {
+        EXPECT_NEAR(two.losses[i], one.losses[i], 1e-6 * one.losses[i]) << what << ", " << i + 1;
+      }
+      expect_near_weights(two, one, 1e-4, what);
+    }
+  }
+}
+
+TEST_F(RanksGpu, StrictGivesTheBitsOfOneRankInEveryMode) {
+  const Deterministic deterministic;
+  for (const Scenario& scenario : scenarios()) {
+    RunConfig config = config_of(scenario);
+    config.dist.reduction = Reduction::kStrict;
+    config.dist.virtual_shards = 8;
+    config.train.micro_batch = 3;
+    const Outcome one = train(scenario, config, 1, at::kFloat, 3, true);
+    for (const DistMode mode : kModes) {
+      const std::string what = cat(scenario.name, ", ", name_of(mode));
+      const Outcome two = train(scenario, in_mode(config, mode), 2, at::kFloat, 3, true);
+      EXPECT_EQ(two.losses, one.losses) << what;
+      EXPECT_EQ(two.norms, one.norms) << what;
+      for (const auto& [name, weight] : one.weights) {
+        EXPECT_TRUE(at::equal(two.weights.at(name), weight)) << what << ": " << name;
+      }
+    }
+  }
+}
+
+// The host's AdamW rounds as the device's does but for the order of a product and a sum.
+TEST_F(RanksGpu, StateOnTheHostIsThatOnTheDevice) {
+  const Deterministic deterministic;
+  const Scenario scenario = scenarios()[0];
+  for (const DistMode mode : kModes) {
+    RunConfig config = in_mode(config_of(scenario), mode);
+    const Outcome device = train(scenario, config, 2, at::kFloat, 10, true);
+    config.dist.offload = Offload::kOptimizer;
+    const Outcome host = train(scenario, config, 2, at::kFloat, 10, true);
+    for (size_t i = 0; i < host.losses.size(); ++i) {
+      EXPECT_NEAR(host.losses[i], device.losses[i], 1e-6 * device.losses[i]) << name_of(mode);
+      EXPECT_NEAR(host.norms[i], device.norms[i], 1e-5 * device.norms[i]) << name_of(mode);
+    }
+    expect_near_weights(host, device, 1e-4, name_of(mode));
+  }
+}
+
+// What a step's host does from the batch to the report; the number is read when it has arrived.
+TEST_F(RanksGpu, AStepWaitsForTheDeviceNowhere) {
+  const Scenario scenario = scenarios()[0];
+  for (const DistMode mode : kModes) {
+    const RunConfig config = in_mode(config_of(scenario), mode);
+    std::optional<NoWaits> no_waits;
+    const auto body = [&](Ranks& ranks) {
+      const at::Device device = gpu_of(ranks.rank());
+      TinyModel tiny(config, at::kBFloat16, device, ranks.topology);
+      TrainModule module(tiny.config, tiny.model, *tiny.store, make_recompute_runner({}), ranks);
+      MetricsDrain drain({}, OnNonFinite::kSkip,
+                         [](int64_t) { return std::vector<std::string>(); });
+      const auto step = [&](int64_t number) {
+        const std::vector<Batch> batches = deal(scenario, tiny.model, config, ranks, number);
+        const StepAgreement agreed = agree(ranks, config, batches);
+        const StepResult result = module.step(batches, agreed, number, 1e-3);
+        StepReport report;
+        report.step = number;
+        report.num_targets = agreed.targets;
+        drain.push(std::move(report), result);
+        drain.drain(4);
+      };
+      const auto barrier = [&](auto act) {
+        ranks.control->barrier("before");
+        if (ranks.is_first()) act();
+        ranks.control->barrier("after");
+      };
+      for (int64_t number = 1; number <= 3; ++number) step(number);
+      barrier([&] { no_waits.emplace(); });
+      EXPECT_THROW(at::zeros({1}, device).item<float>(), c10::Error) << "nothing would be seen";
+      for (int64_t number = 4; number <= 8; ++number) step(number);
+      barrier([&] { no_waits.reset(); });
+      drain.drain(0);
+    };
+    run_ranks(2, config.dist, body, /*on_gpus=*/true);
+  }
+}
+
+}  // namespace
+}  // namespace mgm
