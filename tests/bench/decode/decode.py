@@ -29,6 +29,7 @@ MGM = pathlib.Path(os.environ.get("MGM_BUILD_DIR", ROOT / "build/release")) / "b
 TOKENIZER = ROOT / "data/embedded/tokenizer"
 BARE = ROOT / "tests/e2e/bare.yaml"
 FEW, END, SHARD_BYTES = 8, 2, 4e9
+BITS = {"nf4": 4.127, "int8": 8}  # of a packed weight
 SHAPES = {  # hidden, intermediate, layers, heads, key-value heads, vocabulary, tied
     "tiny": (64, 160, 2, 4, 2, 1024, False),
     "135m": (576, 1536, 30, 9, 3, 49152, True),
@@ -164,7 +165,8 @@ def run_mgm(args, model, batch):
         stats.unlink(missing_ok=True)
         call([MGM, "chat", model, "--device", args.device, "--dtype", "bf16" if args.dtype == torch.bfloat16 else "fp32",
               "--template", f"{BARE}:bare", "--batch", questions, "--batch-size", batch, "--max-new-tokens", new,
-              "--out", args.out / "answers.jsonl", "--stats", stats, *(["--no-graphs"] if args.eager else [])], args.timeout)
+              "--out", args.out / "answers.jsonl", "--stats", stats, *(["--no-graphs"] if args.eager else []),
+              *(["--quantize", args.quantize] if args.quantize != "none" else [])], args.timeout)
         found.append(json.loads(stats.read_text()))
         if found[-1]["step_tokens"] != batch * (new - 1):
             raise RuntimeError(f"answers ended early: {found[-1]}")
@@ -239,8 +241,10 @@ def limit(args, batch, context_per_step, bandwidth):
     """Tokens/s if a step took no longer than reading what it needs; and those bytes."""
     hidden, _, layers, heads, kv_heads, vocabulary, tied = SHAPES[args.shape]
     item = torch.empty(0, dtype=args.dtype).element_size()
-    numel = sum(torch.Size(size).numel() for size in llm_tensors(args.shape).values())
-    weights = item * (numel if tied else numel - vocabulary * hidden)
+    sizes = {name: torch.Size(size).numel() for name, size in llm_tensors(args.shape).items()}
+    packed = sum(numel for name, numel in sizes.items() if name.endswith("_proj.weight"))
+    weights = item * (sum(sizes.values()) - (0 if tied else vocabulary * hidden))
+    weights += (BITS.get(args.quantize, 8 * item) / 8 - item) * packed
     cache = item * context_per_step * 2 * layers * kv_heads * (hidden // heads)
     return {"limit_tokens_s": batch * bandwidth / (weights + cache), "weights_gb": weights / 1e9, "cache_read_gb": cache / 1e9}
 
@@ -271,9 +275,10 @@ def measure(args):
         torch.cuda.empty_cache()  # the two sides need the memory
     model = write_model(args)
     for batch in (int(n) for n in args.batch.split(",")):
-        path = args.out / f"{args.shape}.b{batch}.p{args.prompt}{'.eager' if args.eager else ''}.json"
+        kind = (".eager" if args.eager else "") + ("" if args.quantize == "none" else f".{args.quantize}")
+        path = args.out / f"{args.shape}.b{batch}.p{args.prompt}{kind}.json"
         cell = json.loads(path.read_text()) if path.exists() else {}
-        cell.update(shape=args.shape, batch=batch, new=args.new, eager=args.eager, device=machine(args.device), bandwidth_gbs=bandwidth / 1e9)
+        cell.update(shape=args.shape, batch=batch, new=args.new, eager=args.eager, quantize=args.quantize, device=machine(args.device), bandwidth_gbs=bandwidth / 1e9)
         if "tokens_s" not in cell.get("mgm", {}):
             cell["mgm"] = attempt(run_mgm, args, model, batch)
             if "tokens_s" in cell["mgm"]:
@@ -293,12 +298,13 @@ def report(args):
     cells = [json.loads(path.read_text()) for path in args.out.glob(f"{args.shape}.b*.p*.json")]
     for cell in sorted(cells, key=lambda c: (c["batch"], c.get("eager", False), c["mgm"].get("context_per_step", 0))):
         own, other = cell["mgm"], cell.get("transformers", {})
+        name = cell["shape"] + ("" if cell.get("quantize", "none") == "none" else f", {cell['quantize']}")
         if "tokens_s" not in own:
-            print(f"| {cell['shape']} | {cell['batch']} | | | error | | | | | | {cell['device']} |")
+            print(f"| {name} | {cell['batch']} | | | error | | | | | | {cell['device']} |")
             continue
         theirs = f"{other['tokens_s']:,.1f}" if "tokens_s" in other else "error" if other else "not run"
         ratio = f"{own['tokens_s'] / other['tokens_s']:.2f}" if "tokens_s" in other else ""
-        print(f"| {cell['shape']} | {cell['batch']} | {own['context_per_step'] / cell['batch']:.0f} | "
+        print(f"| {name} | {cell['batch']} | {own['context_per_step'] / cell['batch']:.0f} | "
               f"{100 * own.get('graph_steps', 0):.0f} % | {own['tokens_s']:,.1f} | "
               f"{cell['limit_tokens_s']:,.1f} | {100 * own['tokens_s'] / cell['limit_tokens_s']:.0f} % | {own['step_ms']:.2f} | "
               f"{theirs} | {ratio} | {cell['device']}, {cell['bandwidth_gbs']:,.0f} GB/s |")
@@ -314,6 +320,7 @@ def main():
     parser.add_argument("--bandwidth", type=float, default=0, help="GB/s; 0: measured by copying")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="leave transformers out")
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs (mgm chat --no-graphs)")
+    parser.add_argument("--quantize", choices=("none", *BITS), default="none", help="as mgm chat --quantize; transformers stays in bf16")
     parser.add_argument("--keep", action="store_true", help="keep the weights for another call")
     parser.add_argument("--timeout", type=float, default=500, help="seconds one run of one side may take")
     parser.add_argument("--out", type=pathlib.Path, required=True)
