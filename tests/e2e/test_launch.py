@@ -181,7 +181,8 @@ def ten_steps(tmp_path_factory):
 
 @pytest.mark.parametrize("world,mode,shard", cases(
     [(4, "hybrid", 2), (8, "zero3", 0)],
-    [(8, "hybrid", 4), (8, "hybrid", 2), (8, "hybrid", 8), (8, "zero2", 0), (8, "zero1", 0), (8, "replicate", 0), (4, "zero3", 0)]))
+    [(8, "hybrid", 4), (8, "hybrid", 2), (8, "hybrid", 8), (8, "zero2", 0), (8, "zero1", 0), (8, "replicate", 0),
+     (4, "zero3", 0)]))
 def test_many_ranks_learn_as_one(ten_steps, tmp_path, world, mode, shard):
     assert_near(train_as(tmp_path / "run", world, mode, shard, train__max_steps=10), ten_steps, 10)
     assert len(list((tmp_path / "run/checkpoints/step_10").glob("rank_*.safetensors"))) == world
@@ -198,7 +199,8 @@ def strict(tmp_path_factory):
 
 @pytest.mark.parametrize("world,mode,shard", cases(
     [(2, "zero1", 0), (2, "zero3", 0), (4, "zero2", 0), (4, "hybrid", 2)],
-    [(2, "replicate", 0), (2, "zero2", 0), (4, "replicate", 0), (4, "zero1", 0), (4, "zero3", 0), (8, "zero3", 0), (8, "hybrid", 4)]))
+    [(2, "replicate", 0), (2, "zero2", 0), (4, "replicate", 0), (4, "zero1", 0), (4, "zero3", 0), (8, "zero3", 0),
+     (8, "hybrid", 4)]))
 def test_strict_ranks_end_with_the_bits_of_one(strict, tmp_path, world, mode, shard):
     one, expected = strict
     run = train_as(tmp_path / "run", world, mode, shard, **STRICT)
