@@ -28,9 +28,8 @@ def test_modes_train_to_the_same_bits(tmp_path, arch):
     values = {"model__llm__arch": arch, **{f"model__llm__{key}": value for key, value in ARCHS[arch].items()}}
     one = train(tmp_path / "one", 1, dist__mode="replicate", **values)
     assert len(metrics(one)) == STEPS and metrics(one)[0]["loss"] != metrics(one)[-1]["loss"]
-    expected = weights(one)
     for mode in ("replicate", "zero2", "zero3"):
         run = train(tmp_path / mode, 2, dist__mode=mode, **values)
         assert metrics(run) == metrics(one), mode
         assert mgm("checkpoint", "diff", one, run).stdout.endswith("\nequal\n"), mode
-        same_weights(weights(run), expected)
+    same_weights(weights(run), weights(one))  # put together out of the parts of zero3

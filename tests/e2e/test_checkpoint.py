@@ -230,7 +230,7 @@ def test_saves_by_minutes_come_when_so_many_have_gone(tmp_path):
 def test_minutes_as_short_as_a_step_and_longer_than_the_run(tmp_path):
     for minutes, expected in ((1e-7, list(range(1, STEPS + 1))), (1e6, [STEPS]), (0, [STEPS])):
         run = tmp_path / f"run_{minutes}"
-        train(run, checkpoint__every_steps=0, checkpoint__every_minutes=minutes)
+        train(run, checkpoint__every_steps=0, checkpoint__every_minutes=minutes, train__global_batch=2)
         assert saved(run) == expected, minutes
 
 
