@@ -1,5 +1,9 @@
 #include "train/rank_setup.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include <algorithm>
 
 #include "base/error.h"
@@ -17,6 +21,16 @@ bool use_nccl(const DistConfig& config, const DeviceSetup& device) {
     throw ConfigError("dist.backend: gloo moves CPU tensors, but this run is on CUDA");
   }
   return cuda;
+}
+
+// Gathered blocks come and go by the dozen in a step. glibc takes those below a threshold, which
+// it raises to 32 MiB by itself, from its heap, where whatever else is allocated meanwhile settles
+// in the holes they leave: ranks of zero3 came to hold more than the whole model. From 1 MiB on
+// they are mapped, and given back.
+void map_large_blocks() {
+#ifdef __GLIBC__
+  ::mallopt(M_MMAP_THRESHOLD, 1 << 20);
+#endif
 }
 
 }  // namespace
@@ -48,6 +62,7 @@ void join(Ranks& ranks, const RunConfig& config, const DeviceSetup& device) {
   const DistTimeouts& limits = config.dist.timeout_s;
   RankSettings settings;
   settings.nccl = use_nccl(config.dist, device);
+  if (!device.device.is_cuda() && ranks.topology.shards_parameters()) map_large_blocks();
   settings.device = device.device.index();
   // The outer net, behind the limits of each phase.
   settings.timeout_s = 2 * std::max({limits.start, limits.step, limits.save});

@@ -5,6 +5,7 @@
 #include "base/timer.h"
 #include "train/device.h"
 #include "train/metrics_drain.h"
+#include "train/save_clock.h"
 
 namespace mgm {
 namespace {
@@ -23,23 +24,6 @@ StepReport describe(const StepAgreement& agreed, int64_t step, int64_t total_ste
   report.holes = agreed.holes;
   return report;
 }
-
-// When to save, besides the end and signals.
-class SaveClock {
- public:
-  explicit SaveClock(const CheckpointConfig& config) : config_(config) {}
-  bool step_due(int64_t step) const {
-    return config_.every_steps > 0 && step % config_.every_steps == 0;
-  }
-  bool time_due() const {
-    return config_.every_minutes > 0 && since_.seconds() >= 60 * config_.every_minutes;
-  }
-  void reset() { since_.reset(); }
-
- private:
-  const CheckpointConfig& config_;
-  Timer since_;
-};
 
 }  // namespace
 
@@ -62,7 +46,7 @@ ExitCode fit(TrainModule& module, Loader& loader, const LrSchedule& schedule,
     for (Hook* hook : hooks) hook->on_checkpoint(step);
     loop.enter(Phase::kSave, step);
     loop.save(step, held);
-    clock.reset();
+    clock.saved();
   };
 
   ExitCode outcome = ExitCode::kOk;

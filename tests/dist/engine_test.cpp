@@ -6,6 +6,70 @@
 namespace mgm {
 namespace {
 
+std::vector<RecomputeRule> recompute_everywhere() {
+  return {{"model.layers.*", RecomputePolicy::kFull},
+          {"model.vision_tower*", RecomputePolicy::kSelective},
+          {"model.mm_projector", RecomputePolicy::kFull},
+          {"lm_head", RecomputePolicy::kFull}};
+}
+
+TrainRule rule_of(const std::string& match, bool train) {
+  TrainRule rule;
+  rule.match = match;
+  rule.train = train;
+  return rule;
+}
+
+// Nothing divides by a number of ranks: each size is a prime, but for heads, which pair up.
+void prime_widths(RunConfig& c) {
+  LlmConfig& llm = c.model.llm;
+  llm.vocab_size = 61;
+  llm.hidden_size = 23;
+  llm.intermediate_size = 37;
+  llm.num_heads = 3;
+  llm.num_kv_heads = 1;
+  llm.head_dim = 10;
+  VisionTowerConfig& clip = c.model.vision_tower;
+  clip.hidden_size = 19;
+  clip.intermediate_size = 29;
+  clip.num_heads = 1;
+  c.model.convnext.dims = {5, 7, 11, 13};
+}
+
+// Scenarios of what trains: sizes, recompute, tied and frozen embeddings.
+void add_widths_and_rules(std::vector<Scenario>& out) {
+  out.push_back({"stage1_recompute", [](RunConfig& c) {
+                   c.train.rules = preset(RulePreset::kStage1);
+                   c.train.recompute = recompute_everywhere();
+                 }});
+  out.push_back({"stage2_recompute", [](RunConfig& c) {
+                   c.train.rules = preset(RulePreset::kStage2);
+                   c.train.recompute = recompute_everywhere();
+                 }});
+  out.push_back({"prime_widths", prime_widths});
+  // The pair trains in "tied"; here it is frozen, beside a model that is too or that trains.
+  out.push_back({"tied_stage1", [](RunConfig& c) {
+                   prime_widths(c);
+                   c.model.llm.tie_embeddings = true;
+                   c.train.rules = preset(RulePreset::kStage1);
+                 }});
+  out.push_back({"tied_stage2_frozen_pair", [](RunConfig& c) {
+                   prime_widths(c);
+                   c.model.llm.tie_embeddings = true;
+                   c.train.rules = preset(RulePreset::kStage2);
+                   c.train.rules.push_back(rule_of("model.embed_tokens.*", false));
+                 }});
+  out.push_back({"tied_pair_alone", [](RunConfig& c) {
+                   prime_widths(c);
+                   c.model.llm.tie_embeddings = true;
+                   c.train.rules = {rule_of("model.embed_tokens.*", true)};
+                 }});
+  out.push_back({"frozen_embeddings_trained_head", [](RunConfig& c) {
+                   c.train.rules = preset(RulePreset::kStage2);
+                   c.train.rules.push_back(rule_of("model.embed_tokens.*", false));
+                 }});
+}
+
 std::vector<Scenario> scenarios() {
   std::vector<Scenario> out;
   out.push_back({"everything_trains"});
@@ -58,7 +122,14 @@ std::vector<Scenario> scenarios() {
     c.image.hr_size = 24;
   };
   out.push_back(no_hr);
+  add_widths_and_rules(out);
   return out;
+}
+
+// What one rank computes that keeps everything.
+Outcome one_rank(const Scenario& scenario, RunConfig config, at::ScalarType dtype, int64_t steps) {
+  config.train.recompute.clear();
+  return train(scenario, config, 1, dtype, steps);
 }
 
 constexpr DistMode kModes[] = {DistMode::kReplicate, DistMode::kZero1, DistMode::kZero2,
@@ -102,8 +173,8 @@ INSTANTIATE_TEST_SUITE_P(Scenarios, EngineTest, testing::Range<size_t>(0, scenar
 TEST_P(EngineTest, GradientsEqualOneRank) {
   const Scenario scenario = scenarios()[GetParam()];
   const RunConfig config = config_of(scenario);
-  const Outcome one64 = train(scenario, config, 1, at::kDouble, 0);
-  const Outcome one32 = train(scenario, config, 1, at::kFloat, 0);
+  const Outcome one64 = one_rank(scenario, config, at::kDouble, 0);
+  const Outcome one32 = one_rank(scenario, config, at::kFloat, 0);
   for (const Case& c : cases()) {
     RunConfig run = config;
     run.dist.mode = c.mode;
@@ -120,7 +191,7 @@ TEST_P(EngineTest, TenLossesEqualOneRank) {
   if (!full_matrix() && GetParam() % 4 != 1) GTEST_SKIP() << "every fourth without MGM_TEST_FULL=1";
   const Scenario scenario = scenarios()[GetParam()];
   const RunConfig config = config_of(scenario);
-  const Outcome one = train(scenario, config, 1, at::kFloat, 10);
+  const Outcome one = one_rank(scenario, config, at::kFloat, 10);
   for (const Case& c : cases()) {
     RunConfig run = config;
     run.dist.mode = c.mode;
@@ -140,9 +211,8 @@ TEST_P(EngineTest, StrictGivesTheSameBitsForEveryWorldAndMode) {
   config.dist.reduction = Reduction::kStrict;
   config.dist.virtual_shards = 24;
   config.train.micro_batch = 1;
-  const Outcome one = train(scenario, config, 1, at::kFloat, 3);
-  std::vector<Case> all = cases();
-  for (const Case& c : all) {
+  const Outcome one = one_rank(scenario, config, at::kFloat, 3);
+  for (const Case& c : cases()) {
     RunConfig run = config;
     run.dist.mode = c.mode;
     run.dist.shard_size = c.shard_size;

@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import time
@@ -43,18 +44,23 @@ def metrics(run_dir):
     return [json.loads(line) for line in (pathlib.Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
 
 
+def anonymous_memory(process):
+    """Bytes that a process holds now beside mapped files; 0 when it has ended."""
+    try:
+        status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    found = re.search(r"^RssAnon:\s+(\d+) kB$", status, re.M)
+    return 1024 * int(found[1]) if found else 0
+
+
 def peak_anonymous(*args):
     """Runs mgm and returns the most anonymous memory it had, in bytes, sampled."""
     process = subprocess.Popen([str(MGM), *map(str, args)], cwd=ROOT, stdout=subprocess.DEVNULL,
                                stderr=subprocess.PIPE, text=True)
     peak = 0
     while process.poll() is None:
-        try:
-            for line in pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines():
-                if line.startswith("RssAnon:"):
-                    peak = max(peak, 1024 * int(line.split()[1]))
-        except (FileNotFoundError, ProcessLookupError):
-            pass
+        peak = max(peak, anonymous_memory(process))
         time.sleep(0.001)
     error = process.stderr.read()
     assert process.returncode == 0, error

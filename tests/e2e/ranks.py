@@ -1,4 +1,4 @@
-"""Ranks of a tiny run as processes over Gloo, without a launcher."""
+"""Ranks of a tiny run as processes over Gloo, without a launcher; and what their runs left, beside another's."""
 import os
 import random
 import re
@@ -6,9 +6,11 @@ import socket
 import subprocess
 import time
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-from mgm_binary import MGM, ROOT, sets
+from mgm_binary import MGM, ROOT, mgm, sets
 
 
 def free_port():
@@ -73,3 +75,46 @@ def ends(ranks, seconds):
         for rank in ranks:
             rank.kill()
     return out
+
+
+def finish(run, world, seconds=240, **values):
+    """A run of start() that every rank must end well; returns its folder."""
+    ranks = start(run, world, **values)
+    errors = ends(ranks, seconds)
+    assert [rank.returncode for rank in ranks] == [0] * world, errors
+    return run
+
+
+def bytes_read(run, rank):
+    """Of the weights that a rank started from, as its log tells."""
+    number, unit = re.search(r"weights: \d+ tensors, ([\d.]+) (\S+) from", (run / f"logs/rank_{rank}.log").read_text()).groups()
+    return float(number) * {"KiB": 2**10, "MiB": 2**20}[unit]
+
+
+# ---- weights ------------------------------------------------------------------------------------------------
+def weights(run, *args):
+    """Every weight of a run's newest checkpoint, or of a part of it, as mgm export puts the ranks' shards together."""
+    folder = run.parent / f"{run.name}_export"
+    mgm("export", run, "--out", folder, "--replace", *args)
+    tensors = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        part = load_file(path)
+        assert not tensors.keys() & part.keys()
+        tensors.update(part)
+    return tensors
+
+
+def same_weights(got, want):
+    assert got.keys() == want.keys() and len(want) > 0
+    differ = [name for name in want if got[name].dtype != want[name].dtype or not np.array_equal(got[name], want[name])]
+    assert not differ, f"{len(differ)} of {len(want)} weights: {differ[:5]}"
+
+
+def near_weights(got, want, bound):
+    """Relative L2 of every tensor; NaN is never near."""
+    assert got.keys() == want.keys() and len(want) > 0
+    for name in want:
+        a, b = (tensors[name].astype(np.float64) for tensors in (got, want))
+        assert a.shape == b.shape, name
+        distance, size = np.linalg.norm(a - b), np.linalg.norm(b)
+        assert distance <= bound * size, f"{name}: {distance / size:.3e} of its norm"

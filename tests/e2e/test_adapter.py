@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file
 
 from mgm_binary import ROOT, metrics, mgm, sets
-from ranks import ends, start
+from ranks import ends, same_weights, start, weights
 from test_chat_export import APPLE, QUESTION, chat, forward, masters, refused, relative_l2, train
 
 TEXT = "The red bus stands beside 17 apples."
@@ -256,11 +256,15 @@ def test_plan_counts_adapters(recipe):
 
 def test_two_ranks_zero3_equal_one(recipe, tmp_path):
     """Strict sums: the same bits, with adapters that train beside frozen weights in one group."""
-    runs = []
+    runs, left = [], []
     for mode, world in (("replicate", 1), ("zero3", 2)):
         run = tmp_path / f"{mode}_{world}"
         values = {**LORA, "dist.mode": mode, "dist.reduction": "strict", "dist.virtual_shards": 2,
-                  "train.max_steps": 3, "train.global_batch": 4, "train.micro_batch": 1}
+                  "train.max_steps": 3, "train.global_batch": 4, "train.micro_batch": 1, "checkpoint.at_end": True}
         assert not any(ranks.poll() for ranks in finished(start(run, world, recipe, **values)))
         runs.append([(line["loss"], line["grad_norm"]) for line in metrics(run)])
+        left.append(weights(run, "--part", "adapter"))
     assert runs[0] == runs[1] and len(runs[0]) == 3
+    same_weights(left[1], left[0])
+    told = mgm("checkpoint", "diff", tmp_path / "replicate_1", tmp_path / "zero3_2").stdout
+    assert told.splitlines()[-1] == "equal", told

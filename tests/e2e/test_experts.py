@@ -1,14 +1,13 @@
 """Experts dealt to ranks (dist.expert_parallel), as a user runs them: killed and resumed, with other ranks and other
 deals, exported, planned, rehearsed, refused."""
 import json
-import re
 import signal
 
 import pytest
-from safetensors.torch import load_file
 
+import ranks as ranks_of
 from mgm_binary import ROOT, metrics, mgm, sets
-from ranks import ends, start, wait_for_steps
+from ranks import bytes_read, ends, near_weights, same_weights, start, wait_for_steps, weights
 
 STEPS = 12
 CONFIG = "configs/tiny/stage2.yaml"
@@ -20,10 +19,7 @@ DOTTED = {**{key.replace("__", "."): value for key, value in MIXTRAL.items()}, "
 
 
 def finish(run, world, **values):
-    ranks = start(run, world, CONFIG, **{**MIXTRAL, **values})
-    errors = ends(ranks, 240)
-    assert [rank.returncode for rank in ranks] == [0] * world, errors
-    return run
+    return ranks_of.finish(run, world, config=CONFIG, **{**MIXTRAL, **values})
 
 
 def same_run(a, b):
@@ -60,16 +56,9 @@ def test_other_ranks_and_other_deals_go_on_to_the_same_bits(tmp_path):
         assert len(metrics(run)) < STEPS
     finish(run, 2, dist__mode="zero3", dist__expert_parallel=2, **strict)
     same_run(one, run)
-    files = []
-    for name, source in [("a", one), ("b", run)]:
-        mgm("export", source, "--out", tmp_path / name)
-        weights = {}
-        for path in sorted((tmp_path / name).glob("*.safetensors")):
-            weights.update(load_file(path))
-        files.append(weights)
-    assert files[0].keys() == files[1].keys()
-    assert sum(".experts." in name for name in files[0]) == 2 * 4 * 3
-    assert all(files[0][name].equal(files[1][name]) for name in files[0])
+    expected = weights(one)
+    same_weights(weights(run), expected)
+    assert sum(".experts." in name for name in expected) == 2 * 4 * 3
 
 
 def test_a_rank_reads_only_its_experts(tmp_path):
@@ -80,13 +69,11 @@ def test_a_rank_reads_only_its_experts(tmp_path):
     read = {}
     for experts in (1, 2):
         run = finish(tmp_path / f"from_{experts}", 2, dist__mode="replicate", dist__expert_parallel=experts, **pretrained)
-        lines = [line for line in (run / "logs/rank_1.log").read_text().splitlines() if "weights: " in line]
-        assert len(lines) == 1, lines
-        number, unit = re.search(r"tensors, ([\d.]+) (\S+) from", lines[0]).groups()
-        read[experts] = float(number) * {"KiB": 2**10, "MiB": 2**20}[unit]
+        read[experts] = bytes_read(run, 1)
     # 2 blocks of 4 experts of three matrices in fp32, of which a rank now leaves half.
     assert read[1] - read[2] == pytest.approx(2 * 2 * 3 * 128 * 352 * 4, rel=0.05), read
     assert metrics(tmp_path / "from_1")[0]["loss"] == pytest.approx(metrics(tmp_path / "from_2")[0]["loss"], rel=1e-6)
+    near_weights(weights(tmp_path / "from_2"), weights(tmp_path / "from_1"), 1e-5)
 
 
 def test_plan_and_rehearsal_know_it(tmp_path):

@@ -4,13 +4,15 @@ import json
 import re
 import shutil
 import sys
+import time
 
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from mgm_binary import ROOT, changed, metrics, mgm, sets
+from mgm_binary import ROOT, anonymous_memory, changed, metrics, mgm, sets
+from ranks import bytes_read, ends, start
 
 sys.path.insert(0, str(ROOT / "tests/parity"))
 from mgm_oracle import Oracle, Sizes  # noqa: E402
@@ -344,3 +346,50 @@ def test_towers_beside_a_model_are_held_against_their_own_config(parts, tmp_path
     assert f"{folder}/config.json: does not go with its towers" in error and "hidden_act gelu" in error
     (folder / "towers/clip/config.json").write_text(json.dumps(config_of("both halves")))
     mgm(*chat)
+
+
+# ---- what a rank reads and holds --------------------------------------------------------------------------
+def llama(folder, width, layers):
+    config = transformers.LlamaConfig(vocab_size=1024, hidden_size=width, intermediate_size=11 * width // 4, num_hidden_layers=layers,
+                                      num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=1024)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def held(ranks, run):
+    """The most anonymous memory of any rank before it has its weights, and of each until it ended; sampled."""
+    begin, whole = 0, [0] * len(ranks)
+    logs = [run / f"logs/rank_{rank}.log" for rank in range(len(ranks))]
+    while any(rank.poll() is None for rank in ranks):
+        for i, rank in enumerate(ranks):
+            now = anonymous_memory(rank)
+            whole[i] = max(whole[i], now)
+            if not (logs[i].exists() and "drawn from seed" in logs[i].read_text()):  # the last that a start says of weights
+                begin = max(begin, now)
+        time.sleep(0.001)
+    return begin, whole
+
+
+def test_a_rank_of_zero3_reads_and_holds_its_part(parts, tmp_path):
+    """A start, and a step of stage 1, with a frozen language model of 206 MB in 16 blocks."""
+    llm = llama(tmp_path / "llm", 512, 16)
+    size = (llm / "model.safetensors").stat().st_size
+    recipe = Run(tmp_path, {"model.llm.path": llm, "model.vision_tower.path": parts / "towers/clip",
+                            "model.convnext.path": parts / "towers/aux"})
+    read, begin, whole = {}, {}, {}
+    for world, mode in ((1, "replicate"), (4, "zero3")):
+        run = tmp_path / mode
+        ranks = start(run, world, recipe.config, **recipe.weights, **{
+            "train.max_steps": 1, "train.global_batch": 4, "train.micro_batch": 1, "dist.mode": mode,
+            "train.recompute": '[{match: "model.layers.*", policy: full}]'})
+        begin[mode], whole[mode] = held(ranks, run)
+        errors = ends(ranks, 60)
+        assert [rank.returncode for rank in ranks] == [0] * world, errors
+        read[mode] = [bytes_read(run, rank) for rank in range(world)]
+    print(f"{size / 1e6:.0f} MB; read, held before and after the start: " + "; ".join(
+        f"{mode}: {[round(n / 1e6) for n in read[mode]]}, {begin[mode] / 1e6:.0f}, {[round(n / 1e6) for n in whole[mode]]}" for mode in read))
+    assert all(n == pytest.approx(read["replicate"][0] / 4, rel=0.02) for n in read["zero3"]), read
+    # Beside what any process holds, a quarter of the model instead of all of it: 0.75 of it less.
+    assert begin["replicate"] - begin["zero3"] > 0.6 * size, (begin, size)
+    # In a step, less of a difference by the block in use, that gathered ahead and Gloo's copies of both: 13 MB each.
+    assert all(whole["replicate"][0] - n > 0.4 * size for n in whole["zero3"]), (whole, size)

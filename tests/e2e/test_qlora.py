@@ -13,7 +13,7 @@ from bitsandbytes import functional as bnb
 from safetensors.torch import load_file, save_file
 
 from mgm_binary import ROOT, metrics, mgm, sets
-from ranks import start
+from ranks import same_weights, start, weights
 from test_adapter import LORA, base, finished, recipe, run_lora, text_logits  # noqa: F401
 from test_chat_export import (APPLE, QUESTION, chat, forward, masters, model, oracle, refused,  # noqa: F401
                               relative_l2)
@@ -97,14 +97,19 @@ def test_another_base_is_noticed(base, recipe, tmp_path):  # noqa: F811
 
 @pytest.mark.parametrize("mode", ["zero1", "zero2"])
 def test_two_ranks_equal_one(recipe, tmp_path, mode):  # noqa: F811
-    runs = []
+    runs, left = [], []
     for where, world in (("replicate", 1), (mode, 2)):
         run = tmp_path / f"{where}_{world}"
         values = {**LORA, "model.llm.quantize": "nf4", "dist.mode": where, "dist.reduction": "strict",
-                  "dist.virtual_shards": 2, "train.max_steps": 2, "train.global_batch": 4, "train.micro_batch": 1}
+                  "dist.virtual_shards": 2, "train.max_steps": 2, "train.global_batch": 4, "train.micro_batch": 1,
+                  "checkpoint.at_end": True}
         assert not any(ranks.poll() for ranks in finished(start(run, world, recipe, **values)))
         runs.append([(line["loss"], line["grad_norm"]) for line in metrics(run)])
+        left.append(weights(run, "--part", "adapter"))
     assert runs[0] == runs[1] and len(runs[0]) == 2
+    same_weights(left[1], left[0])
+    told = mgm("checkpoint", "diff", tmp_path / "replicate_1", tmp_path / f"{mode}_2").stdout
+    assert told.splitlines()[-1] == "equal", told
 
 
 def test_from_random_weights_and_without_adapters(tmp_path):

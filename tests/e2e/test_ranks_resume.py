@@ -7,32 +7,26 @@ import time
 import pytest
 
 from mgm_binary import FULL, metrics, mgm
-from ranks import ends, start, steps_told, wait_for_steps
+from ranks import ends, finish, start, steps_told, wait_for_steps
 
 STEPS = 24
-MODES = ["replicate", "zero1", "zero2", "zero3"]
+WORLDS = {"replicate": 2, "zero1": 2, "zero2": 2, "zero3": 2, "hybrid": 4}
+MODES = list(WORLDS)
 
 
 def options(mode):
     return {"train__max_steps": STEPS, "checkpoint__every_steps": 3, "checkpoint__keep": 2, "checkpoint__at_end": True,
-            "dist__mode": mode}
-
-
-def finish(run, world, **values):
-    ranks = start(run, world, **values)
-    errors = ends(ranks, 180)
-    assert [rank.returncode for rank in ranks] == [0] * world, errors
-    return run
+            "dist__mode": mode, **({"dist__shard_size": 2, "train__micro_batch": 3} if mode == "hybrid" else {})}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Uninterrupted runs of two ranks, by mode."""
+    """Uninterrupted runs, by mode."""
     runs = {}
 
     def get(mode):
         if mode not in runs:
-            runs[mode] = finish(tmp_path_factory.mktemp(mode) / "run", 2, **options(mode))
+            runs[mode] = finish(tmp_path_factory.mktemp(mode) / "run", WORLDS[mode], **options(mode))
         return runs[mode]
 
     return get
@@ -50,26 +44,27 @@ def newest_step(run):
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
-@pytest.mark.parametrize("moment", range(100 if FULL else 4))
+@pytest.mark.parametrize("moment", range(100 if FULL else len(MODES)))
 def test_kill_9_at_any_moment_and_the_same_line_again(whole, tmp_path, moment):
     seeded = random.Random(moment)
     mode = MODES[moment % len(MODES)]
+    world = WORLDS[mode]
     reference = whole(mode)
     run = tmp_path / "run"
     for _ in range(seeded.choice([1, 1, 2])):  # some runs die twice
         told, left = steps_told(run), STEPS - newest_step(run)
-        ranks = start(run, 2, **options(mode))
+        ranks = start(run, world, **options(mode))
         # A step takes some 0.1 s; every third one is followed by a save that is written behind the next.
         wait_for_steps(run, ranks, told + min(seeded.randrange(1, 10), left))
         time.sleep(seeded.uniform(0, 0.4))
-        victims = seeded.choice([[0], [1], [0, 1]])
+        victims = seeded.choice([[0], [world - 1], list(range(world))])
         for victim in victims:
             ranks[victim].send_signal(signal.SIGKILL)
         time.sleep(seeded.uniform(0, 0.5))
         for rank in ranks:  # as a launcher does with the others
             rank.kill()
         ends(ranks, 30)
-    finish(run, 2, **options(mode))
+    finish(run, world, **options(mode))
     same_run(reference, run)
 
 

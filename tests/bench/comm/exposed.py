@@ -4,7 +4,7 @@
     mgm train CONFIG --set log.profile_first=10 --set log.profile_steps=2     # on every rank
     tests/bench/comm/exposed.py RUN_DIR/trace_rank_0.json ...
 
-Communication is exposed while an NCCL kernel runs and no other kernel does. Open the same file in Perfetto or
+Communication is exposed while an NCCL kernel runs and nothing else does: no other kernel, no copy. Open the same file in Perfetto or
 chrome://tracing to see where.
 """
 import argparse

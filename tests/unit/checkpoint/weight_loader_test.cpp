@@ -1,6 +1,13 @@
 #include "checkpoint/weight_loader.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
 
 #include "checkpoint/tensor_writer.h"
 #include "unit/checkpoint/files.h"
@@ -201,6 +208,111 @@ TEST_F(WeightLoaderTest, RefusesNanOfEveryTypeAtEveryPlace) {
     }
     params_.clear();
   }
+}
+
+// What rank `rank` of `world` takes of a parameter of `numel` elements.
+ElementRange part_of(int64_t numel, int64_t rank, int64_t world) {
+  const int64_t part = (numel + world - 1) / world, first = std::min(numel, rank * part);
+  return {first, std::min(part, numel - first)};
+}
+
+// Whatever of a mapped tensor lies on pages without an element of `wanted` cannot be read any more:
+// a touch ends the process.
+void forbid_all_but(const at::Tensor& mapped, const ElementRange& wanted) {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto up = [&](uintptr_t at) { return (at + page - 1) / page * page; };
+  const auto down = [&](uintptr_t at) { return at / page * page; };
+  const auto forbid = [&](uintptr_t begin, uintptr_t end) {
+    if (begin >= end) return;
+    const int failed = ::mprotect(reinterpret_cast<void*>(begin), end - begin, PROT_NONE);
+    MGM_CHECK(failed == 0, "mprotect: ", std::strerror(errno));
+  };
+  const auto begin = reinterpret_cast<uintptr_t>(mapped.const_data_ptr());
+  const uintptr_t size = mapped.element_size(), end = begin + mapped.nbytes();
+  const uintptr_t first = begin + size * static_cast<uintptr_t>(wanted.first);
+  const uintptr_t last = first + size * static_cast<uintptr_t>(wanted.count);
+  forbid(up(begin), down(wanted.count > 0 ? first : end));
+  forbid(up(wanted.count > 0 ? last : end), down(end));
+}
+
+TEST_F(WeightLoaderTest, RangesOfAllRanksAreTheWholeAndEachIsReadOnce) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    owned_.clear();
+    params_.clear();
+    declare("a", {101, 13});
+    declare("b", {3});  // the last ranks of five have none of it
+    const at::Tensor a = numbered({101, 13}, 1, type), b = numbered({3}, 2, type);
+    const SourcePtr s = source({{"a", a}, {"b", b}});
+    std::map<std::string, at::Tensor> got = {{"a", at::full({1313}, -1, type)},
+                                             {"b", at::full({3}, -1, type)}};
+    uint64_t bytes = 0;
+    for (const int64_t rank : {0, 1, 2, 3, 4}) {
+      LoadOptions options;
+      options.range = [&](const Param& p) { return part_of(p.spec.numel(), rank, 5); };
+      const auto keep = [&](Param& param, int64_t first, const at::Tensor& values) {
+        EXPECT_EQ(values.scalar_type(), type);
+        at::Tensor place = got[param.spec.name].narrow(0, first, values.numel());
+        EXPECT_TRUE(place.eq(-1).all().item<bool>()) << param.spec.name << " comes twice";
+        place.copy_(values);
+      };
+      const uint64_t of_rank = load_weights(params_, *s, options, keep).bytes;
+      const int64_t elements = part_of(1313, rank, 5).count + part_of(3, rank, 5).count;
+      EXPECT_EQ(of_rank, static_cast<uint64_t>(elements) * a.element_size()) << rank;
+      bytes += of_rank;
+    }
+    EXPECT_EQ(bytes, a.nbytes() + b.nbytes());
+    expect_same(got["a"].view({101, 13}), a);
+    expect_same(got["b"], b);
+  }
+}
+
+TEST_F(WeightLoaderTest, NaNOutsideOfTheRangeIsAnotherRanksToFind) {
+  declare("a", {40, 10});
+  at::Tensor poisoned = at::full({400}, std::nan(""));
+  poisoned.narrow(0, 100, 100).copy_(numbered({100}, 1, at::kFloat));
+  const SourcePtr s = source({{"a", poisoned.view({40, 10})}});
+  LoadOptions options;
+  options.range = [](const Param&) { return ElementRange{100, 100}; };
+  at::Tensor got;
+  load_weights(params_, *s, options, [&](Param&, int64_t first, const at::Tensor& values) {
+    EXPECT_EQ(first, 100);
+    got = values.clone();
+  });
+  expect_same(got, numbered({100}, 1, at::kFloat));
+  options.range = [](const Param&) { return ElementRange{100, 101}; };
+  const auto ignore = [](Param&, int64_t, const at::Tensor&) {};
+  expect_checkpoint_error([&] { load_weights(params_, *s, options, ignore); },
+                          {"a in ", "1 NaN and 0 infinite of 101"});
+}
+
+// Of a mapped file nothing is touched but pages with elements of the range: checks, the overlay
+// that every start reads through and bookkeeping included.
+TEST_F(WeightLoaderTest, TouchesNoPageOutsideOfTheRange) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto load = [&](const ElementRange& wanted, bool whole) {
+    declare("a", {1031, 97});
+    declare("other", {1031, 97});  // of another rank altogether
+    const at::Tensor a = numbered({1031, 97}, 1, at::kFloat);
+    const OverlaySource s({{source({{"a", a}, {"other", a}}), {}}});
+    forbid_all_but(s.read("a"), wanted);
+    forbid_all_but(s.read("other"), {0, 0});
+    LoadOptions options;
+    if (!whole) {
+      options.range = [&](const Param& param) {
+        return param.spec.name == "a" ? wanted : ElementRange{0, 0};
+      };
+    }
+    bool same = false;
+    load_weights(params_, s, options, [&](Param&, int64_t first, const at::Tensor& values) {
+      const at::Tensor want = a.view(-1).narrow(0, wanted.first, wanted.count);
+      same = first == wanted.first && at::equal(values, want);
+    });
+    std::exit(same ? 0 : 3);
+  };
+  const auto well = testing::ExitedWithCode(0);
+  for (const int64_t rank : {0, 1, 2}) EXPECT_EXIT(load(part_of(100007, rank, 3), false), well, "");
+  // The measurement sees a read of everything.
+  EXPECT_EXIT(load(part_of(100007, 1, 3), true), [&](int status) { return !well(status); }, "");
 }
 
 TEST_F(WeightLoaderTest, NoParameters) { EXPECT_EQ(load_weights({}, *source({})).loaded, 0); }
