@@ -80,14 +80,13 @@ struct Outcome {
 // Trains `steps` steps (0: gradients of one, no optimizer) and puts the parts of all ranks
 // together. Replicas must agree to the bit.
 inline Outcome train(const Scenario& scenario, RunConfig config, int world, at::ScalarType dtype,
-                     int64_t steps, bool on_gpus = false) {
+                     int64_t steps) {
   // Every world needs a whole number of micro-batches.
   while (kGlobalBatch % (config.train.micro_batch * world) != 0) --config.train.micro_batch;
   Outcome out;
   std::mutex mutex;
-  const auto body = [&](Ranks& ranks) {
-    const at::Device device = on_gpus ? gpu_of(ranks.rank()) : at::Device(at::kCPU);
-    TinyModel tiny(config, dtype, device, ranks.topology);
+  run_ranks(world, config.dist, [&](Ranks& ranks) {
+    TinyModel tiny(config, dtype, at::kCPU, ranks.topology);
     for (const Param* param : tiny.params) {
       const std::string& name = param->spec.name;
       if (!scenario.zero_router || !name.ends_with("block_sparse_moe.gate.weight")) continue;
@@ -126,12 +125,11 @@ inline Outcome train(const Scenario& scenario, RunConfig config, int world, at::
       for (const Segment& s : group.trained.segments) {
         const std::string& name = s.param->spec.name;
         const ParamStore::Range range = tiny.store->owned(name);
-        keep(out.grads, *s.param, range, tiny.store->owned_grad(name).cpu());
-        keep(out.weights, *s.param, range, tiny.store->owned_values(name).cpu());
+        keep(out.grads, *s.param, range, tiny.store->owned_grad(name));
+        keep(out.weights, *s.param, range, tiny.store->owned_values(name));
       }
     }
-  };
-  run_ranks(world, config.dist, body, on_gpus);
+  });
   return out;
 }
 

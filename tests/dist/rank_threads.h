@@ -1,5 +1,4 @@
-// N ranks as N threads of one process and a store in memory: over Gloo, or over NCCL on as many
-// GPUs.
+// N ranks as N threads of one process over Gloo and a store in memory.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -13,7 +12,6 @@
 #include <vector>
 
 #include "dist/ranks.h"
-#include "train/device.h"
 
 namespace mgm {
 
@@ -21,12 +19,10 @@ namespace mgm {
 // threads crash in it. A rank that is a process has one thread that communicates.
 inline const int kWithoutC10dRecorder = ::setenv("TORCH_FR_BUFFER_SIZE", "0", /*overwrite=*/1);
 
-inline at::Device gpu_of(int rank) { return {at::kCUDA, static_cast<c10::DeviceIndex>(rank)}; }
-
 // Calls `body` on every rank and throws the first exception any of them ended with, after all have
 // ended.
-inline void run_ranks(int world, const DistConfig& config, const std::function<void(Ranks&)>& body,
-                      bool on_gpus = false) {
+inline void run_ranks(int world, const DistConfig& config,
+                      const std::function<void(Ranks&)>& body) {
   const std::shared_ptr<Store> store = make_memory_store();
   std::exception_ptr first;
   std::mutex mutex;
@@ -41,9 +37,6 @@ inline void run_ranks(int world, const DistConfig& config, const std::function<v
         env.world = env.local_world = world;
         RankSettings settings;
         settings.timeout_s = 60;
-        settings.nccl = on_gpus;
-        settings.device = rank;
-        if (on_gpus) use_gpu(gpu_of(rank));
         Ranks ranks = world == 1 ? local_ranks(config) : place_rank(env, config, store);
         if (world > 1) connect_groups(ranks, settings);
         body(ranks);

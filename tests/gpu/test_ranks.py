@@ -15,7 +15,7 @@ sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1] / "e2e"), str(pa
 import ranks as ranks_of  # noqa: E402
 from gpus import need  # noqa: E402
 from mgm_binary import ROOT, metrics, mgm  # noqa: E402
-from ranks import ends, errors_of  # noqa: E402
+from ranks import ends, errors_of, near_weights, weights  # noqa: E402
 
 STEPS = 12
 
@@ -53,8 +53,8 @@ def gloo(tmp_path_factory):
     return train(tmp_path_factory.mktemp("gloo") / "run", 2, train__device="cpu", dist__mode="zero2")
 
 
-MODES = {"replicate": {}, "zero1": {}, "zero2": {}, "zero3": {}, "hybrid": {"dist__shard_size": 2},
-         "offload": {"dist__mode": "zero2", "dist__offload": "optimizer"},
+EVERY_MODE = {"replicate": {}, "zero1": {}, "zero2": {}, "zero3": {}, "hybrid": {"dist__shard_size": 2}}
+MODES = {**EVERY_MODE, "offload": {"dist__mode": "zero2", "dist__offload": "optimizer"},
          "bf16_reduce": {"dist__mode": "zero3", "dist__reduce_dtype": "bfloat16"}}
 
 
@@ -69,6 +69,29 @@ def test_nccl_equals_gloo(mode, gloo, tmp_path):
     half = train(tmp_path / "bf16", 2, train__device="cuda", train__dtype="bfloat16", **values)
     # bf16 weights and activations, 8 bits of mantissa: losses agree to about 2^-8.
     assert_near(half, gloo, loss=5e-3, norm=8e-2)
+
+
+@pytest.mark.parametrize("mode", EVERY_MODE)
+def test_state_on_the_host_is_that_on_the_device(mode, tmp_path):
+    need(2)
+    values = {"train__device": "cuda", "train__deterministic": True, "dist__mode": mode, **EVERY_MODE[mode]}
+    device = train(tmp_path / "device", 2, **values)
+    host = train(tmp_path / "host", 2, dist__offload="optimizer", **values)
+    assert_near(host[:1], device[:1], loss=1e-6, norm=1e-6)
+    # Two AdamW round a product and a sum in one or in two: now and then a bf16 weight is its neighbour.
+    assert_near(host, device, loss=2e-3, norm=5e-2)
+
+
+@pytest.mark.parametrize("mode", ["replicate", "zero3"])
+def test_stage_1_on_two_gpus_equals_one(mode, tmp_path):
+    """The language model passes gradients on and is sharded all the same."""
+    need(2)
+    values = {"config": "configs/tiny/stage1.yaml", "train__device": "cuda", "train__dtype": "float32",
+              "train__deterministic": True}
+    one = train(tmp_path / "one", 1, **values)
+    two = train(tmp_path / "two", 2, dist__mode=mode, **values)
+    assert_near(two, one, loss=1e-5, norm=1e-4)
+    near_weights(weights(tmp_path / "two"), weights(tmp_path / "one"), 1e-4)
 
 
 def test_hybrid_of_two_replicas_equals_gloo(gloo, tmp_path):
@@ -143,6 +166,15 @@ def test_modes_are_bit_equal_where_nothing_is_rounded(tmp_path):
     mgm("checkpoint", "diff", tmp_path / "zero2", tmp_path / "zero3")  # weights and moments too
 
 
+def test_strict_gives_the_bits_of_one_gpu_in_every_mode(tmp_path):
+    need(2)
+    values = {"train__device": "cuda", "dist__reduction": "strict", "dist__virtual_shards": 4}
+    one = train(tmp_path / "one", 1, **values)
+    for mode, more in EVERY_MODE.items():
+        assert train(tmp_path / mode, 2, dist__mode=mode, **more, **values) == one, mode
+        mgm("checkpoint", "diff", tmp_path / "one", tmp_path / mode)
+
+
 @pytest.mark.parametrize("mode", ["zero2", "zero3", "offload"])
 def test_kill_and_resume_is_bit_equal(mode, tmp_path):
     need(2)
@@ -165,13 +197,13 @@ def test_kill_and_resume_is_bit_equal(mode, tmp_path):
 @pytest.mark.parametrize("first, then", [("none", "optimizer"), ("optimizer", "none")])
 def test_state_moves_between_host_and_device(first, then, tmp_path):
     need(2)
-    values = {"train__device": "cuda", "train__dtype": "float32", "dist__mode": "zero2", "checkpoint__every_steps": STEPS // 2}
+    values = {"train__device": "cuda", "train__deterministic": True, "dist__mode": "zero2", "checkpoint__every_steps": STEPS // 2}
     run = tmp_path / "run"
     whole = train(run, 2, dist__offload=first, **values)
     half = run / "checkpoints" / f"step_{STEPS // 2}"
     moved = train(run, 2, dist__offload=then, args=("--resume", half, "--accept-changes"), **values)
-    # The two AdamW round a product and a sum in one or in two.
-    assert_near(moved, whole, loss=1e-5, norm=1e-3)
+    assert moved[:STEPS // 2 + 1] == whole[:STEPS // 2 + 1]  # up to the first step with the moved state
+    assert_near(moved, whole, loss=2e-3, norm=5e-2)
 
 
 @pytest.mark.parametrize("world, layers", [(2, 4), (4, 8)])

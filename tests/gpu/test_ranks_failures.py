@@ -7,7 +7,8 @@ import re
 import signal
 import subprocess
 import sys
-import time
+
+import pytest
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1] / "e2e"), str(pathlib.Path(__file__).resolve().parent)]
 import ranks as ranks_of  # noqa: E402
@@ -25,6 +26,19 @@ def start(run, **values):
 
 def log_of(run, rank=0):
     return (run / "logs" / f"rank_{rank}.log").read_text()
+
+
+def threads_of(pid):
+    """Where the threads of a process stand in the kernel."""
+    said = ""
+    for task in sorted(pathlib.Path(f"/proc/{pid}/task").glob("*")):
+        for name in ("comm", "wchan", "syscall", "stack"):
+            try:
+                said += (task / name).read_text().strip() + " | "
+            except OSError as error:
+                said += f"{name}: {error.strerror} | "
+        said += "\n"
+    return said
 
 
 def test_a_killed_rank_ends_the_other(tmp_path):
@@ -50,8 +64,14 @@ def test_a_rank_that_hangs_is_named(tmp_path):
         assert ranks[0].returncode == 5
     finally:
         ranks[1].send_signal(signal.SIGCONT)
-    ends(ranks, 60)
     assert re.search(r"rank 1 on \S+ has", log_of(run)), log_of(run)
+    try:  # and when it goes on, nobody is there any more
+        ranks[1].communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        pytest.fail("rank 1 goes on for ever:\n" + threads_of(ranks[1].pid) + log_of(run, 1))
+    finally:
+        ranks[1].kill()
+    assert ranks[1].returncode == 5
     found = mgm("blame", run).stdout
     assert re.search(r"rank 1\b", found.splitlines()[0]) and not re.search(r"rank 0 has not", found), found
 
