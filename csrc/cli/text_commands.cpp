@@ -93,7 +93,7 @@ struct RenderOptions {
 
 void render(const RenderOptions& options) {
   const std::string source = "standard input";
-  const ConversationTemplate conversation = load_template(options.name);
+  const ConversationTemplate conversation = template_option(options.name);
   const std::vector<Turn> turns = parse_turns(parse_json(read_stdin(), source), source);
   const MarkerPolicy markers = options.collapse ? MarkerPolicy::kCollapse : MarkerPolicy::kError;
   const Rendered rendered = render_conversation(conversation, turns, markers, source);
