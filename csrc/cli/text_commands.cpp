@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "cli/commands.h"
+#include "cli/options.h"
 #include "text/conversation.h"
 #include "text/tokenizer.h"
 
