@@ -3,7 +3,6 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "cli/numbers.h"
-#include "config/node.h"
 #include "text/utf8.h"
 #include "train/device.h"
 
@@ -57,7 +56,7 @@ ConversationTemplate template_option(const std::string& name) {
   try {
     return load_template(name);
   } catch (const ConfigError& e) {  // would be printed as a line about a config file
-    throw Error(ExitCode::kConfig, cat("--template ", shown(name), ": ", e.what()));
+    throw Error(ExitCode::kConfig, cat("--template: ", e.what()));
   }
 }
 

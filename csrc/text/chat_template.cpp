@@ -34,9 +34,9 @@ ChatTemplate of_list(const Json& list, const std::string& source) {
   if (at == names.end()) {
     return {source, "",
             cat("'chat_template' is a list without a template named 'default'; it has ",
-                names.empty() ? "none" : shown(join(names, ", ")))};
+                names.empty() ? "none" : cat("'", shown(join(names, ", ")), "'"))};
   }
-  return {cat(source, " ('default' of ", shown(join(names, ", ")), ")"),
+  return {cat(source, " ('default' of '", shown(join(names, ", ")), "')"),
           text_of(list[static_cast<size_t>(at - names.begin())], "template")};
 }
 

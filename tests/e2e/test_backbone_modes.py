@@ -1,5 +1,6 @@
 """Every architecture under every way of sharding: several ranks end with the bits of one. By default each architecture
-has three modes on two ranks and one of the others; with MGM_TEST_FULL=1 all of them."""
+has three modes on two ranks and one of the others; with MGM_TEST_FULL=1 all of them. A CPU has no host memory to offload
+to and leaves dist.offload aside: tests/gpu/test_ranks.py has that."""
 import pytest
 
 from mgm_binary import FULL, metrics, mgm
@@ -40,17 +41,21 @@ def finish(run, world, **values):
     return run
 
 
+def settings(arch):
+    return {f"model__llm__{key}": value for key, value in {"arch": arch, **ARCHS[arch]}.items()}
+
+
 def modes_of(arch):
     return list(MODES) if FULL else [*ALWAYS, IN_TURN[list(ARCHS).index(arch) % len(IN_TURN)]]
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_modes_train_to_the_same_bits(tmp_path, arch):
-    values = {f"model__llm__{key}": value for key, value in {"arch": arch, **ARCHS[arch]}.items()}
+    values = settings(arch)
     one = finish(tmp_path / "one", 1, dist__mode="replicate", **values)
     assert len(metrics(one)) == STEPS and metrics(one)[0]["loss"] != metrics(one)[-1]["loss"]
     for mode in modes_of(arch):
-        world, settings = MODES[mode]
-        run = finish(tmp_path / mode, world, dist__mode=mode, **settings, **values)
+        world, more = MODES[mode]
+        run = finish(tmp_path / mode, world, dist__mode=mode, **more, **values)
         assert metrics(run) == metrics(one), mode
         assert mgm("checkpoint", "diff", one, run).stdout.endswith("\nequal\n"), mode

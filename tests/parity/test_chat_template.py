@@ -234,9 +234,9 @@ def test_inspect(tmp_path):
 
 
 @pytest.mark.parametrize("value,says", [
-    (7, "'chat_template' is '7', expected text or a list of named templates"),
-    ({"default": "x"}, """'chat_template' is '{"default":"x"}', expected text or a list"""),
-    (True, "'chat_template' is 'true', expected"),
+    (7, "'chat_template' is 7, expected text or a list of named templates"),
+    ({"default": "x"}, """'chat_template' is {"default":"x"}, expected text or a list"""),
+    (True, "'chat_template' is true, expected"),
     ([{"name": "tool_use", "template": "x"}, {"name": "rag", "template": "y"}],
      "'chat_template' is a list without a template named 'default'; it has 'tool_use, rag'"),
     ([], "it has none"), ([{"name": "default", "template": 5}], "an item of the list in 'chat_template' is not"),
@@ -260,7 +260,7 @@ def test_no_chat_template_that_is_meant(tmp_path):
         assert inspected(folder) == f"tokenizer_config.json: 'chat_template' is {kind}; the format v1 is taken here"
         assert "chat template" not in run("chat", folder, *options).stderr
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": 7}))
-    assert ("was not compared with the format 'vicuna_v1': 'chat_template' is '7', expected text or a list of named templates"
+    assert ("was not compared with the format 'vicuna_v1': 'chat_template' is 7, expected text or a list of named templates"
             in run("chat", folder, *options).stderr)
 
 
