@@ -1,6 +1,6 @@
 """Every architecture under every way of sharding: several ranks end with the bits of one. By default each architecture
 has three modes on two ranks and one of the others; with MGM_TEST_FULL=1 all of them. A CPU has no host memory to offload
-to and leaves dist.offload aside: tests/gpu/test_ranks.py has that."""
+to and leaves dist.offload aside: tests/gpu/test_backbones.py has that."""
 import pytest
 
 from mgm_binary import FULL, metrics, mgm

@@ -13,7 +13,6 @@ import pytest
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1] / "e2e"), str(pathlib.Path(__file__).resolve().parent)]
 import ranks as ranks_of  # noqa: E402
-import test_backbone_modes as backbones  # noqa: E402
 from gpus import need  # noqa: E402
 from mgm_binary import ROOT, metrics  # noqa: E402
 from ranks import ends, errors_of  # noqa: E402
@@ -70,16 +69,6 @@ def test_nccl_equals_gloo(mode, gloo, tmp_path):
     half = train(tmp_path / "bf16", 2, train__device="cuda", train__dtype="bfloat16", **values)
     # bf16 weights and activations, 8 bits of mantissa: losses agree to about 2^-8.
     assert_near(half, gloo, loss=5e-3, norm=8e-2)
-
-
-@pytest.mark.parametrize("arch", backbones.ARCHS)
-def test_offload_of_every_architecture(arch, tmp_path):
-    need(2)
-    values = {"train__device": "cuda", "train__dtype": "float32", "dist__mode": "zero2", "model__llm__num_layers": 2,
-              **backbones.settings(arch)}
-    here = train(tmp_path / "here", 2, **values)
-    # AdamW of the host and of the GPU round otherwise.
-    assert_near(train(tmp_path / "there", 2, dist__offload="optimizer", **values), here, loss=2e-5, norm=1e-3)
 
 
 # ---- experts dealt to ranks ------------------------------------------------------------------------------
