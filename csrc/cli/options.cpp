@@ -52,6 +52,14 @@ void read_model(FileUse& files, const ModelArgs& args) {
   if (!args.adapter.empty()) files.reads(args.adapter);
 }
 
+ConversationTemplate template_option(const std::string& name) {
+  try {
+    return load_template(name);
+  } catch (const ConfigError& e) {  // would be printed as a line about a config file
+    throw Error(ExitCode::kConfig, cat("--template: ", e.what()));
+  }
+}
+
 ModelLoadOptions load_options(const ModelArgs& args) {
   TrainConfig wanted;
   wanted.device = args.device == "cpu"    ? DeviceKind::kCpu
@@ -64,6 +72,7 @@ ModelLoadOptions load_options(const ModelArgs& args) {
   ModelLoadOptions options;
   options.device = setup.device;
   options.dtype = setup.dtype;
+  if (!args.template_name.empty()) template_option(args.template_name);  // before weights are read
   options.template_name = args.template_name;
   options.adapter = args.adapter;
   options.drop_path_seed = args.drop_path_seed;

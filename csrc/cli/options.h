@@ -7,6 +7,7 @@
 
 #include "assemble/model_dir.h"
 #include "base/file_access.h"
+#include "text/conversation.h"
 
 namespace mgm::cli {
 
@@ -32,6 +33,9 @@ std::string clean_text(const std::string& text, const std::string& what);
 
 // Notes the files of the model and its adapter as read.
 void read_model(FileUse& files, const ModelArgs& args);
+
+// The chat format that --template names. Throws Error(kConfig) naming the option.
+ConversationTemplate template_option(const std::string& name);
 
 // auto: the GPU where there is one; fp32 on the CPU, bf16 on the GPU.
 ModelLoadOptions load_options(const ModelArgs& args);

@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "cli/commands.h"
+#include "cli/options.h"
 #include "text/conversation.h"
 #include "text/tokenizer.h"
 
@@ -93,7 +94,7 @@ struct RenderOptions {
 
 void render(const RenderOptions& options) {
   const std::string source = "standard input";
-  const ConversationTemplate conversation = load_template(options.name);
+  const ConversationTemplate conversation = template_option(options.name);
   const std::vector<Turn> turns = parse_turns(parse_json(read_stdin(), source), source);
   const MarkerPolicy markers = options.collapse ? MarkerPolicy::kCollapse : MarkerPolicy::kError;
   const Rendered rendered = render_conversation(conversation, turns, markers, source);

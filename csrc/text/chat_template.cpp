@@ -5,6 +5,8 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/strings.h"
+#include "config/node.h"
 #include "formats/gguf.h"
 #include "text/gguf_vocabulary.h"
 #include "text/jinja/template.h"
@@ -13,26 +15,49 @@
 namespace mgm {
 namespace {
 
-// The value of "chat_template": text, or a list of named ones of which "default" counts.
-std::string template_of(const Json& json) {
-  const auto it = json.find("chat_template");
-  if (it == json.end()) return "";
-  if (it->is_string()) return it->get<std::string>();
-  if (!it->is_array()) return "";
-  for (const Json& item : *it) {
-    if (!item.is_object() || item.value("name", "") != "default") continue;
-    return item.value("template", "");
-  }
-  return "";
+std::string text_of(const Json& object, const char* key) {
+  const auto it = object.find(key);
+  return it != object.end() && it->is_string() ? it->get<std::string>() : "";
 }
 
+// A list of {"name": ..., "template": ...}, of which "default" counts.
+ChatTemplate of_list(const Json& list, const std::string& source) {
+  std::vector<std::string> names;
+  for (const Json& item : list) {
+    if (!item.is_object() || text_of(item, "template").empty()) {
+      return {source, "",
+              "an item of the list in 'chat_template' is not {\"name\": ..., \"template\": text}"};
+    }
+    names.push_back(text_of(item, "name"));
+  }
+  const auto at = std::find(names.begin(), names.end(), "default");
+  if (at == names.end()) {
+    return {source, "",
+            cat("'chat_template' is a list without a template named 'default'; it has ",
+                names.empty() ? "none" : cat("'", shown(join(names, ", ")), "'"))};
+  }
+  return {cat(source, " ('default' of '", shown(join(names, ", ")), "')"),
+          text_of(list[static_cast<size_t>(at - names.begin())], "template")};
+}
+
+// The value of "chat_template".
 std::optional<ChatTemplate> of_json(const fs::path& file) {
   std::error_code ignored;
   if (!fs::exists(file, ignored)) return std::nullopt;
   const Json json = read_json(file);
-  std::string text = json.is_object() ? template_of(json) : "";
-  if (text.empty()) return std::nullopt;
-  return ChatTemplate{file.filename().string(), std::move(text)};
+  if (!json.is_object() || !json.contains("chat_template")) return std::nullopt;
+  const Json& value = json.at("chat_template");
+  const std::string source = file.filename().string();
+  if (value.is_null()) return ChatTemplate{source, "", "'chat_template' is null", /*none=*/true};
+  if (value.is_array()) return of_list(value, source);
+  if (!value.is_string()) {
+    return ChatTemplate{source, "",
+                        cat("'chat_template' is ", shown(value.dump()),
+                            ", expected text or a list of named templates")};
+  }
+  std::string text = value.get<std::string>();
+  if (text.empty()) return ChatTemplate{source, "", "'chat_template' is empty", /*none=*/true};
+  return ChatTemplate{source, std::move(text)};
 }
 
 std::optional<ChatTemplate> of_gguf(const fs::path& path) {
@@ -40,22 +65,29 @@ std::optional<ChatTemplate> of_gguf(const fs::path& path) {
   const GgufFile file =
       parse_gguf({reinterpret_cast<const char*>(mapped.data()), mapped.size()}, path.string());
   const auto it = file.metadata.find("tokenizer.chat_template");
-  if (it == file.metadata.end() || !it->second.string()) return std::nullopt;
-  return ChatTemplate{path.filename().string(), std::string(*it->second.string())};
+  if (it == file.metadata.end()) return std::nullopt;
+  const std::string source = path.filename().string();
+  if (!it->second.string()) return ChatTemplate{source, "", "'tokenizer.chat_template' is no text"};
+  return ChatTemplate{source, std::string(*it->second.string())};
 }
 
 std::optional<ChatTemplate> of_directory(const fs::path& dir) {
   std::error_code ignored;
   const fs::path jinja = dir / "chat_template.jinja";
   if (fs::exists(jinja, ignored)) return ChatTemplate{"chat_template.jinja", read_file(jinja)};
+  std::optional<ChatTemplate> none;  // what is told if no file has one
   for (const char* name : {"chat_template.json", "tokenizer_config.json"}) {
-    if (auto found = of_json(dir / name)) return found;
+    std::optional<ChatTemplate> found = of_json(dir / name);
+    if (found && !found->none) return found;
+    if (found) none = std::move(found);
   }
   std::vector<fs::path> ggufs;
   for (const auto& entry : fs::directory_iterator(dir, ignored)) {
     if (entry.path().extension() == ".gguf") ggufs.push_back(entry.path());
   }
-  return ggufs.size() == 1 ? of_gguf(ggufs[0]) : std::nullopt;
+  if (ggufs.size() != 1) return none;
+  auto found = of_gguf(ggufs[0]);
+  return found ? found : none;
 }
 
 struct Case {
@@ -124,6 +156,7 @@ TemplateComparison compare_chat_template(const ChatTemplate& theirs,
                                          const Tokenizer& tokenizer) {
   using Outcome = TemplateComparison::Outcome;
   if (ours.captions) return {Outcome::kNotCompared, "the format is for captions, not for chat"};
+  if (!theirs.unusable.empty()) return {Outcome::kNotCompared, theirs.unusable};
   const std::string bos = tokenizer.adds_bos() ? tokenizer.piece(tokenizer.bos_id()) : "";
   for (const Case& one : cases()) {
     const std::string text =
@@ -168,7 +201,7 @@ std::string warning_of(const fs::path& model, const ConversationTemplate& ours,
   } catch (const Error& e) {
     return cat("a chat template was not compared: ", e.what());
   }
-  if (!theirs) return "";
+  if (!theirs || theirs->none) return "";
   const TemplateComparison result = compare_chat_template(*theirs, ours, tokenizer);
   if (result.outcome == TemplateComparison::Outcome::kSame) return "";
   const bool differs = result.outcome == TemplateComparison::Outcome::kDiffers;

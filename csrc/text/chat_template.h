@@ -14,13 +14,16 @@
 namespace mgm {
 
 struct ChatTemplate {
-  std::string source;  // the file, and the key in it
+  std::string source;  // the file, and of a list of named ones the name
   std::string text;
+  std::string unusable = {};  // why there is no text, where a file has a value of another kind
+  bool none = false;          // unusable, and meant as no template: null
 };
 
 // That of a model directory (chat_template.jinja, chat_template.json, tokenizer_config.json, or its
 // only GGUF file), or of a GGUF file; of another file, that of its folder. None: nothing is there.
-// Throws DataError on a file that cannot be read.
+// Of a list of named templates the one called "default" counts. A value that is neither text nor
+// such a list is told in `unusable`. Throws DataError on a file that cannot be read.
 std::optional<ChatTemplate> find_chat_template(const fs::path& model);
 
 struct TemplateComparison {

@@ -174,7 +174,7 @@ ConversationTemplate load_template(const std::string& name) {
   const std::string near = closest(row_name, names);
   const std::string file = colon == name.npos ? "" : " in " + name.substr(0, colon + 5);
   throw ConfigError("no template '", row_name, "'", file,
-                    near.empty() ? "" : cat("; did you mean '", near, "'?"),
+                    near.empty() ? "." : cat("; did you mean '", near, "'?"),
                     " Known: ", join(names, ", "), "; or FILE.yaml:NAME");
 }
 

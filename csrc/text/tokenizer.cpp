@@ -6,7 +6,7 @@
 #include "base/error.h"
 #include "base/file_access.h"
 #include "base/fs.h"
-#include "base/log.h"
+#include "base/log_once.h"
 #include "formats/gguf.h"
 #include "text/gguf_vocabulary.h"
 #include "text/tokenizer_kinds.h"
@@ -94,8 +94,9 @@ std::unique_ptr<Tokenizer> load_gguf_tokenizer(const fs::path& path) {
     return make_sentencepiece_tokenizer(path, gguf_tokenizer_files(vocabulary));
   }
   if (vocabulary.pre.empty()) {
-    log::warn(cat(source, ": names no pre-tokenizer (tokenizer.ggml.pre); llama.cpp's default is ",
-                  "used, which may cut text otherwise than the model was trained with"));
+    log::warn_once(cat(source,
+                       ": names no pre-tokenizer (tokenizer.ggml.pre); llama.cpp's default is ",
+                       "used, which may cut text otherwise than the model was trained with"));
   }
   return make_json_tokenizer(path, gguf_tokenizer_files(vocabulary));
 }

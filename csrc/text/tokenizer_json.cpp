@@ -1,7 +1,7 @@
 // Reads tokenizer.json of Hugging Face's tokenizers (0.22), model type BPE.
 #include <algorithm>
 
-#include "base/log.h"
+#include "base/log_once.h"
 #include "text/bpe_tokenizer.h"
 #include "text/byte_alphabet.h"
 #include "text/tokenizer_kinds.h"
@@ -90,8 +90,8 @@ void warn_of_missing_bytes(const Vocabulary& vocabulary, const std::string& wher
     if (b != 0xC0 && b != 0xC1 && vocabulary.find({&byte, 1}) < 0) ++missing;
   }
   if (missing > 0) {
-    log::warn(cat(where, ": ", missing, " bytes have no token and there is no unknown token; ",
-                  "characters that need them are left out"));
+    log::warn_once(cat(where, ": ", missing, " bytes have no token and there is no unknown token; ",
+                       "characters that need them are left out"));
   }
 }
 
@@ -237,7 +237,7 @@ std::unique_ptr<Tokenizer> make_json_tokenizer(const fs::path& source, Tokenizer
   const Component file(json, parts.source);
   if (!file.has("model")) file.fail("no 'model' in it: is it a tokenizer.json?");
   if (file.has("truncation")) {
-    log::warn(cat(parts.source, ": its 'truncation' is not applied"));
+    log::warn_once(cat(parts.source, ": its 'truncation' is not applied"));
   }
   if (file.has("normalizer")) parts.normalizer = read_normalizer(part("normalizer"));
   if (file.has("pre_tokenizer")) parts.pre_tokenizer = read_pre_tokenizer(part("pre_tokenizer"));

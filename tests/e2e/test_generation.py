@@ -181,6 +181,20 @@ def test_beams_refusals(model):
 
 
 # ---- long conversations -----------------------------------------------------------------------------------
+def test_a_template_that_is_not_there(model, tmp_path):
+    """The option, the file, what is known and how to name another; before the weights are read."""
+    (tmp_path / "t.yaml").write_text((ROOT / "tests/e2e/bare.yaml").read_text())
+    for row, near in (("nope", "."), ("bear", "; did you mean 'bare'?")):
+        name = f"{tmp_path}/t.yaml:{row}"
+        says = f"error: --template: no template '{row}' in {tmp_path}/t.yaml{near} Known: bare; or FILE.yaml:NAME\n"
+        assert chat(model, "--prompt", "Hi", "--template", name, code=2).stderr == says
+        assert mgm("render", "--template", name, input="[]", code=2).stderr == says
+    refused(2, "chat", model, "--device", "cpu", "--prompt", "Hi", "--template", "v11",
+            says=["error: --template: no template 'v11'; did you mean 'v1'? Known: "])
+    refused(2, "chat", model, "--device", "cpu", "--prompt", "Hi", "--template", f"{tmp_path}/no.yaml:x",
+            says=["error: --template: ", "no.yaml"])
+
+
 def test_a_conversation_that_grows_too_long(model, tmp_path):
     """The system text of v1 takes about half of this context, so that the third question does not fit any more."""
     small = changed(model, tmp_path / "small", max_position_embeddings=160)

@@ -204,7 +204,7 @@ def test_a_template_of_the_users_goes_into_the_export(base, tmp_path):
     expected = mgm("chat", tmp_path / "model", *question, "--template", f"{table}:mine").stdout
     assert mgm("chat", tmp_path / "model", *question).stdout == expected
     error = mgm("train", recipe(tmp_path, base), *sets({"text.template": f"{table}:other"}), code=2).stderr
-    assert f"no template 'other' in {table}" in error
+    assert f"no template 'other' in {table}. Known: mine; or FILE.yaml:NAME" in error
     table.unlink()
     assert mgm("chat", tmp_path / "model", *question).stdout == expected
     row = json.loads((tmp_path / "model/config.json").read_text())["mgm"]["template"]["mine"]

@@ -1,5 +1,6 @@
 """Every decoder architecture on a GPU beside transformers there: in fp32 equal, in bf16 no farther from fp32 than
-transformers is with the same rounded weights. Skipped loudly where there is no GPU."""
+transformers is with the same rounded weights; and it trains with dist.offload as without. Skipped loudly where there is no
+GPU."""
 import pathlib
 import sys
 
@@ -7,11 +8,13 @@ import pytest
 import torch
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests/parity"), str(ROOT / "tests/gpu")]
+sys.path[:0] = [str(ROOT / part) for part in ("tests/parity", "tests/e2e", "tests/gpu")]
+import test_backbone_modes as modes  # noqa: E402
 from backbones import BACKBONES, even, make  # noqa: E402
 from gpus import need  # noqa: E402
 from mgm_oracle import relative_l2  # noqa: E402
 from test_backbone_parity import oracle, probe, save, stream  # noqa: E402
+from test_ranks import assert_near, train  # noqa: E402
 
 FP32 = 1e-5  # relative L2
 # Ours over transformers' error in bf16. Both round the same values, in other places: ours in attention of packed
@@ -70,3 +73,13 @@ def test_fp32_and_bf16(tmp_path, name):
     ratio = {key: BF16_RATIO_KEY_BIAS if key.endswith("k_proj.bias") else BF16_RATIO for key in peers}
     bad = {key: (mine[key], peers[key]) for key in peers if key != "loss" and not mine[key] <= ratio[key] * peers[key] + 1e-3}
     assert not bad, bad
+
+
+@pytest.mark.parametrize("arch", modes.ARCHS)
+def test_offload_of_every_architecture(arch, tmp_path):
+    need(2)
+    values = {"train__device": "cuda", "train__dtype": "float32", "dist__mode": "zero2", "model__llm__num_layers": 2,
+              **modes.settings(arch)}
+    here = train(tmp_path / "here", 2, **values)
+    # AdamW of the host and of the GPU round otherwise.
+    assert_near(train(tmp_path / "there", 2, dist__offload="optimizer", **values), here, loss=2e-5, norm=1e-3)

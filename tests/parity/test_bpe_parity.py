@@ -15,11 +15,11 @@ import subprocess
 import pytest
 import tiktoken
 import tokenizers
+from real_files import FETCHED, fetched, mistral, tekkenizer
 from test_tokenizer_parity import BUILD, Side, mgm
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 LINES = 20000 if os.environ.get("MGM_TEST_FULL") == "1" else 1000
-FETCHED = pathlib.Path(os.environ.get("MGM_TOKENIZERS", pathlib.Path(__file__).resolve().parents[2] / ".deps/tokenizers"))
 
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
           r"\s*[\r\n]+|\s+(?!\S)|\s+")
@@ -335,14 +335,6 @@ def test_tokenize_command(sides, make):
 # ---- files that are real ---------------------------------------------------------------------------
 
 
-def fetched(name):
-    """A file of scripts/fetch_tokenizers.sh; a test that needs one says so where the script was not run."""
-    if not (FETCHED / ".complete").exists():
-        pytest.skip(f"NOT RUN: no {name} in {FETCHED}; scripts/fetch_tokenizers.sh brings it")
-    assert (FETCHED / name).exists(), f"{FETCHED} is broken: no {name}"
-    return FETCHED / name
-
-
 def ranks_of(path):
     rows = (row.split() for row in path.read_bytes().splitlines() if row)
     return {base64.b64decode(token): int(rank) for token, rank in rows}
@@ -387,20 +379,16 @@ def test_tiktoken(name):
 
 @pytest.mark.parametrize("name", ["tekken_240718.json", "tekken_240911.json"])
 def test_tekken(name):
-    import mistral_common
-    from mistral_common.tokens.tokenizers.tekken import SpecialTokenPolicy, Tekkenizer
-
-    path = pathlib.Path(mistral_common.__file__).parent / "data" / name
-    oracle = Tekkenizer.from_file(path)
+    path, (oracle, ignore) = mistral(name), tekkenizer(name)
     side = Side(None, path)
     lines = real_corpus(7)
     want = [oracle.encode(line, bos=True, eos=False) for line in lines]
     check_ids(side, lines, want)
     for ids in want[: LINES // 4]:
         got = side.ask(decode=ids[:300], skip=True)
-        assert got["text"] == oracle.decode(ids[:300], special_token_policy=SpecialTokenPolicy.IGNORE)
+        assert got["text"] == oracle.decode(ids[:300], special_token_policy=ignore)
     turn = side.ask(encode="<s>[INST] Hi [/INST]</s>[IMG]<SPECIAL_999>")["ids"]
-    control = {t: oracle.get_control_token(t) for t in ("<s>", "</s>", "[INST]", "[/INST]", "[IMG]")}
+    control = {t: oracle.get_special_token(t) for t in ("<s>", "</s>", "[INST]", "[/INST]", "[IMG]")}
     assert turn == [control["<s>"], control["<s>"], control["[INST]"], *oracle.encode(" Hi ", False, False),
                     control["[/INST]"], control["</s>"], control["[IMG]"], 999]
     close(side)

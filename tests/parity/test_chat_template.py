@@ -225,12 +225,43 @@ def test_inspect(tmp_path):
     assert inspected(model_dir(tmp_path, "x", file=VICUNA)).startswith("chat_template.jinja: as the format v1")
     (tmp_path / "chat_template.jinja").unlink()
     named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": VICUNA}]
-    assert inspected(model_dir(tmp_path, named)) == "tokenizer_config.json: as the format v1"
+    assert inspected(model_dir(tmp_path, named)) == "tokenizer_config.json ('default' of 'tool_use, default'): as the format v1"
     said = inspected(model_dir(tmp_path, "{{ messages | dictsort }}"))
     assert "not compared with the format v1" in said and "it uses the filter 'dictsort'" in said
     said = inspected(model_dir(tmp_path, "{{ raise_exception('never') }}"))
     assert "not compared" in said and "the template refuses: never" in said
     assert inspected(model_dir(tmp_path)) == ""
+
+
+@pytest.mark.parametrize("value,says", [
+    (7, "'chat_template' is 7, expected text or a list of named templates"),
+    ({"default": "x"}, """'chat_template' is {"default":"x"}, expected text or a list"""),
+    (True, "'chat_template' is true, expected"),
+    ([{"name": "tool_use", "template": "x"}, {"name": "rag", "template": "y"}],
+     "'chat_template' is a list without a template named 'default'; it has 'tool_use, rag'"),
+    ([], "it has none"), ([{"name": "default", "template": 5}], "an item of the list in 'chat_template' is not"),
+    ([{"name": 3, "template": "x"}], "without a template named 'default'"), (["x"], "an item of the list")])
+def test_a_chat_template_that_is_no_text(tmp_path, value, says):
+    folder = model_dir(tmp_path, value)
+    said = inspected(folder)
+    assert said.startswith("tokenizer_config.json: ") and says in said and said.endswith("; the format v1 is taken here")
+    # Another file that has one goes first.
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": VICUNA}))
+    assert inspected(folder) == "chat_template.json: as the format v1"
+
+
+def test_no_chat_template_that_is_meant(tmp_path):
+    """null and an empty one: told by inspect, no reason to warn."""
+    folder = mgm_oracle.Oracle(mgm_oracle.Sizes()).save(tmp_path / "model")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    options = ["--device", "cpu", "--prompt", "Hi", "--max-new-tokens", "1"]
+    for value, kind in ((None, "null"), ("", "empty")):
+        (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": value}))
+        assert inspected(folder) == f"tokenizer_config.json: 'chat_template' is {kind}; the format v1 is taken here"
+        assert "chat template" not in run("chat", folder, *options).stderr
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": 7}))
+    assert ("was not compared with the format 'vicuna_v1': 'chat_template' is 7, expected text or a list of named templates"
+            in run("chat", folder, *options).stderr)
 
 
 def test_doctor_and_a_start_of_training(tmp_path):

@@ -13,7 +13,8 @@ import pytest
 import sentencepiece
 import test_bpe_parity as bpe
 import transformers
-from test_bpe_parity import LINES, check_ids, close, corpus, fetched
+from real_files import MISTRAL_SENTENCEPIECE, fetched, mistral
+from test_bpe_parity import LINES, check_ids, close, corpus
 from test_gguf_import import redrawn, smollm2, write_gguf
 from test_tokenizer_parity import Side, mgm, train
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -189,16 +190,9 @@ def from_sentencepiece(model, path, user_defined=(), **keys):
     return sp, write(path, "llama", tokens, types, scores, **{k: v for k, v in special.items() if v >= 0}, **keys)
 
 
-def mistral(name):
-    import mistral_common
-
-    return pathlib.Path(mistral_common.__file__).parent / "data" / name
-
-
-@pytest.mark.parametrize("name", ["tokenizer.model.v1", "mistral_instruct_tokenizer_240323.model.v3",
-                                  "mistral_instruct_tokenizer_241114.model.v7"])
-def test_mistral(tmp_path, name):
-    sp, path = from_sentencepiece(mistral(name), tmp_path / "a.gguf")
+@pytest.mark.parametrize("version", MISTRAL_SENTENCEPIECE)
+def test_mistral(tmp_path, version):
+    sp, path = from_sentencepiece(mistral(MISTRAL_SENTENCEPIECE[version]), tmp_path / "a.gguf")
     side = Side(None, path)
     lines = [line for line in corpus(LINES, 25) if "\0" not in line]  # its Python binding ends there
     check_ids(side, lines, [[sp.bos_id(), *sp.encode(line)] for line in lines])

@@ -1,7 +1,8 @@
 // Drives csrc/text for tests/parity/test_text_parity.py.
 //   text_probe TOKENIZER     reads one JSON object a line from stdin, answers with one a line
 //     {"encode": TEXT}                       {"ids": [...], "spans": [[begin, end], ...]}
-//     {"decode": [ids], "skip": bool}        {"text": ..., "streamed": ...}
+//     {"decode": [ids], "skip": bool}        {"text": ..., "streamed": ...}; with "whole": true the
+//                                            text alone
 //     {"template": NAME, "turns": [[from, value], ...], "images": N, "prompt": bool, "collapse":
 //     bool}
 //                                            {"text": ..., "ids": [...], "labels": [...]}
@@ -29,11 +30,13 @@ OrderedJson encode(const Tokenizer& tokenizer, const Json& request) {
 
 OrderedJson decode(const Tokenizer& tokenizer, const Json& request) {
   const auto ids = request.at("decode").get<std::vector<int32_t>>();
+  const std::string text = tokenizer.decode(ids, request.at("skip").get<bool>());
+  if (request.value("whole", false)) return {{"text", text}};
   StreamDecoder stream(tokenizer);
   std::string streamed;
   for (const int32_t id : ids) streamed += stream.push(id);
   streamed += stream.finish();
-  return {{"text", tokenizer.decode(ids, request.at("skip").get<bool>())}, {"streamed", streamed}};
+  return {{"text", text}, {"streamed", streamed}};
 }
 
 OrderedJson converse(const Tokenizer& tokenizer, const Json& request) {

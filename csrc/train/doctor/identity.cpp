@@ -8,6 +8,7 @@
 
 #include "assemble/published_weights.h"
 #include "base/hash.h"
+#include "checkpoint/gguf_source.h"
 #include "checkpoint/mm_projector_file.h"
 #include "config/flatten.h"
 #include "dist/topology.h"
@@ -50,6 +51,14 @@ std::string content_hash(const at::Tensor& values, WeightContent content) {
   return hex64(hash64(sample));
 }
 
+// A GGUF file's tensors as they lie there: unpacking the model to look at four places of each takes
+// as long as reading it all, in every rank.
+SourcePtr open_to_hash(const WeightFile& file) {
+  if (file.projector) return open_projector_file(file.path, /*aux_tower=*/true);
+  SourcePtr source = open_model_dir(file.path);
+  return is_gguf_file(source->description()) ? open_gguf_packed(source->description()) : source;
+}
+
 std::string version_text(int version, int major, int minor) {
   return cat(version / major, ".", version % major / minor);
 }
@@ -75,8 +84,7 @@ std::string weights_hash(const RunConfig& config, WeightContent content) {
       text += file.path + " is not there\n";
       continue;
     }
-    const SourcePtr source = file.projector ? open_projector_file(file.path, /*aux_tower=*/true)
-                                            : open_model_dir(file.path);
+    const SourcePtr source = open_to_hash(file);
     for (const std::string& name : source->names()) {
       const TensorInfo& info = source->info(name);
       text += cat(name, ' ', info.dtype, ' ', info.bytes);

@@ -87,6 +87,30 @@ TEST_F(GgufSourceTest, QuantisedTensorsAreFloatsAndSayWhatTheyWere) {
   EXPECT_EQ(middle, 5);
 }
 
+TEST_F(GgufSourceTest, PackedAreTheBytesOfTheFile) {
+  std::string block("\0\x3c", 2);
+  for (int i = 0; i < 32; ++i) block += static_cast<char>(i);
+  open(folder_ / "a.gguf", model("llama")
+                               .tensor("output.weight", {32, 1}, kQ8_0, block)
+                               .tensor("output_norm.weight", {3}, kF32, floats(3))
+                               .tensor("token_embd.weight", {0}, kF32, ""));
+  const auto packed = open_gguf_packed(folder_ / "a.gguf");
+  EXPECT_EQ(packed->names(),
+            (std::vector<std::string>{"output.weight", "output_norm.weight", "token_embd.weight"}));
+  const auto bytes_of = [&](const std::string& name) {
+    const at::Tensor bytes = packed->read(name);
+    EXPECT_EQ(bytes.scalar_type(), at::kByte);
+    EXPECT_EQ(packed->info(name).bytes, bytes.nbytes());
+    return std::string(static_cast<const char*>(bytes.const_data_ptr()), bytes.nbytes());
+  };
+  EXPECT_EQ(bytes_of("output.weight"), block);
+  EXPECT_EQ(bytes_of("output_norm.weight"), floats(3));
+  EXPECT_EQ(bytes_of("token_embd.weight"), "");
+  EXPECT_EQ(packed->info("output.weight").dtype, "Q8_0");
+  EXPECT_EQ(packed->info("output.weight").shape, (std::vector<int64_t>{1, 32}));
+  expect_checkpoint_error([&] { packed->read("lm_head.weight"); }, {"a.gguf", "lm_head.weight"});
+}
+
 TEST_F(GgufSourceTest, RefusesWhatHasNoPlace) {
   const fs::path file = folder_ / "a.gguf";
   const auto refuse = [&](const GgufBuilder& builder, std::initializer_list<std::string> parts) {
