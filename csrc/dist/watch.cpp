@@ -67,10 +67,8 @@ Watch::Watch(const Ranks& ranks, WatchSettings settings)
       const double silent = now_s() - answered_at_;
       if (stop_ || silent < settings_.limits.silence + settings_.beat_s) continue;
       lock.unlock();
-      end_job(failure_here(cat("rank ", ranks_.rank(), " on ", host_, " (step ", step_,
-                               "): the store of the ranks has not answered for ",
-                               strf("%.0f", silent), " s: ", store_is_gone()),
-                           CauseKind::kEcho));
+      const bool serves = ranks_.is_first() && !ranks_.env.store_is_served;
+      end_job(serves ? stood_still(silent) : store_is_silent(silent), /*alone=*/true);
       lock.lock();
     }
   });
@@ -129,9 +127,7 @@ void Watch::run() {
     lock.unlock();
     try {
       tick();
-      lock.lock();
-      answered_at_ = now_s();
-      lock.unlock();
+      heard_store();
     } catch (const std::exception& e) {
       log::debug(cat("watch: ", e.what()));  // the clock decides when it has lasted too long
     }
@@ -143,11 +139,16 @@ void Watch::run() {
 void Watch::tick() {
   beat();
   if (const auto failure = reported()) {
-    end_job(*failure);
+    end_job(*failure, /*alone=*/false);
     return;
   }
   if (ranks_.is_first()) look_at_beats();
   check_own_phase();
+}
+
+void Watch::heard_store() {
+  const std::lock_guard lock(mutex_);
+  answered_at_ = now_s();
 }
 
 void Watch::beat() {
@@ -165,6 +166,20 @@ Watch::Failure Watch::failure_here(const std::string& sentence, CauseKind kind) 
   return {sentence, static_cast<int>(ExitCode::kDist), ranks_.rank(), ranks_.rank(), kind};
 }
 
+Watch::Failure Watch::stood_still(double seconds) const {
+  return failure_here(cat("rank ", ranks_.rank(), " on ", host_, " has stood still for ",
+                          strf("%.0f", seconds), " s: stopped, or its host was"),
+                      CauseKind::kOwn);
+}
+
+Watch::Failure Watch::store_is_silent(double seconds) const {
+  const std::lock_guard lock(mutex_);
+  return failure_here(cat("rank ", ranks_.rank(), " on ", host_, " (step ", step_,
+                          "): the store of the ranks has not answered for ", strf("%.0f", seconds),
+                          " s: ", store_is_gone()),
+                      CauseKind::kEcho);
+}
+
 std::string Watch::store_is_gone() const {
   return cat(ranks_.env.store_is_served ? "the launcher that serves it" : "rank 0, which serves it",
              " at ", ranks_.env.master_host, ":", ranks_.env.master_port,
@@ -177,9 +192,7 @@ void Watch::look_at_beats() {
   looked_at_ = now;
   // Stopped itself, it has seen nobody for as long, and the others have given it up.
   if (away > settings_.limits.silence + settings_.beat_s) {
-    report(failure_here(cat("rank ", ranks_.rank(), " on ", host_, " has stood still for ",
-                            strf("%.0f", away), " s: stopped, or its host was"),
-                        CauseKind::kOwn));
+    report(stood_still(away));
     return;
   }
   for (int rank = 0; rank < ranks_.size(); ++rank) {
@@ -249,6 +262,7 @@ std::vector<FlightRecord> Watch::watch_all_beats() {
     beat();  // others look at this rank's
     now.clear();
     for (int rank = 0; rank < ranks_.size(); ++rank) now.push_back(beat_of(rank));
+    heard_store();
     waits = false;
     for (size_t r = 0; r < now.size(); ++r)
       waits = waits || (!now[r].empty() && now[r] == before[r]);
@@ -307,14 +321,13 @@ void Watch::leave_record(const std::string& cause, CauseKind kind) {
 }
 
 // From a thread of the watch: the training thread may hang for good.
-void Watch::end_job(const Failure& failure) {
+void Watch::end_job(const Failure& failure, bool alone) {
   {
     const std::lock_guard lock(mutex_);
     if (stop_ || given_up_) return;
     given_up_ = true;
   }
   leave_record(failure.by == ranks_.rank() ? failure.sentence : "", failure.kind);
-  const bool alone = failure.kind == CauseKind::kEcho;
   if (!alone) say_done();
   // The store would end with it, before the others have looked; one that hangs never does.
   if (!alone && ranks_.is_first()) wait_for_others(3 * settings_.beat_s);

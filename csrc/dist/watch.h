@@ -72,6 +72,7 @@ class Watch {
   void run();
   void tick();
   void beat();
+  void heard_store();
   void look_at_beats();
   std::optional<Failure> reported();
   std::optional<Failure> wait_for_report();
@@ -83,7 +84,9 @@ class Watch {
   std::string store_is_gone() const;
   FlightRecord record() const;
   void leave_record(const std::string& cause, CauseKind kind);
-  void end_job(const Failure& failure);
+  void end_job(const Failure& failure, bool alone);
+  Failure stood_still(double seconds) const;
+  Failure store_is_silent(double seconds) const;
   void say_done();
   void wait_for_others(double seconds);
 

@@ -192,7 +192,7 @@ TEST_F(WatchTest, ARankThatStopsWithinACollectiveIsNamed) {
   WatchSettings settings;
   settings.beat_s = 0.1;
   settings.limits.start = 0.5;
-  settings.limits.silence = 30;  // the limit of the phase comes first
+  settings.limits.silence = 3;  // the limit of the phase comes first
   settings.run_dir = dir_;
   settings.end = [&](const std::string& sentence, ExitCode code, bool) {
     ended.set_value({sentence, code});
