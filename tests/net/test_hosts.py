@@ -171,6 +171,48 @@ def test_a_bad_link_ends_the_job_with_a_name_and_it_goes_on_later(hosts, tmp_pat
     assert codes == [5, 5, 5], [rank.communicate()[1][-2000:] for rank in ranks]
     assert seconds < 60, seconds
     blamed = mgm("blame", str(folder)).stdout
+    told = [(folder / f"logs/rank_{rank}.log").read_text().splitlines()[-1] for rank in (0, 1)]
+    for text in (*told, blamed):
+        # Signs of life get through a bad link, though slowly; then it may be known only that it is the network.
+        network = kind != "cut" and re.search(r"all 3 ranks of group \S+ have entered .* and it has not ended: the network or a "
+                                              "device between them", text)
+        assert set(re.findall(CULPRIT, text)) == (set() if network else {"2"}), f"{text}\n{blamed}"
+    if kind == "cut":
+        run("ip", "-n", hosts.names[2], "link", "set", "eth0", "down")
+        return lambda: (run("ip", "-n", hosts.names[2], "link", "set", "eth0", "up"), hosts.route(2))
+    if kind == "slow":
+        run(*hosts.inside(2, "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "8kbit", "burst", "2kb",
+                          "latency", "1s"))
+        return lambda: run(*hosts.inside(2, "tc", "qdisc", "del", "dev", "eth0", "root"))
+    rule = ["INPUT", "-m", "statistic", "--mode", "random", "--probability", "0.9", "-j", "DROP"]
+    run(*hosts.inside(2, "iptables", "-A", *rule))
+    return lambda: run(*hosts.inside(2, "iptables", "-D", *rule))
+
+
+# Who is named as the one behind it, and who found it out.
+CULPRIT = rf"rank (\d+) on {HOST} has (?:not entered|given no sign of life)"
+
+
+@pytest.mark.parametrize("kind", ["cut", "slow", "lossy"])
+def test_a_bad_link_ends_the_job_with_a_name_and_it_goes_on_later(hosts, tmp_path, kind):
+    folder = tmp_path / "run"
+    ranks = start(hosts, folder)
+    wait_for_steps(folder, ranks, 5)
+    mend = trouble(hosts, kind)
+    began = time.time()
+    try:
+        # The limit of a step or of silence (15 s), whichever ends it, and the outer net behind them.
+        for rank in ranks:
+            rank.wait(timeout=90)
+        seconds = time.time() - began
+    finally:
+        mend()
+        for rank in ranks:
+            rank.kill()
+    codes = [rank.returncode for rank in ranks]
+    assert codes == [5, 5, 5], [rank.communicate()[1][-2000:] for rank in ranks]
+    assert seconds < 60, seconds
+    blamed = mgm("blame", str(folder)).stdout
     for text in ((folder / "logs/rank_0.log").read_text(), (folder / "logs/rank_1.log").read_text(), blamed):
         assert set(re.findall(CULPRIT, text)) == {"2"}, f"{text}\n{blamed}"
     if kind == "cut":
