@@ -2,6 +2,7 @@
 #include <iostream>
 
 #include "cli/commands.h"
+#include "dist/blame.h"
 #include "dist/flight_record.h"
 
 namespace mgm::cli {

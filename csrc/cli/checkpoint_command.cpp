@@ -23,7 +23,7 @@ void print_row(const fs::path& run_dir, int64_t step) {
   const std::string number = std::to_string(step);
   try {
     const Manifest manifest = read_manifest(dir);
-    std::string looks = "whole";
+    std::string looks = "sizes ok";
     try {
       for (const auto& [file, entry] : manifest.files) check_file_size(dir, manifest, file);
     } catch (const CheckpointError& e) {
@@ -142,7 +142,9 @@ void add_checkpoint(CLI::App& app) {
   CLI::App* ls = command->add_subcommand("ls", "The checkpoints of a run, oldest first");
   ls->add_option("RUN_DIR", args->a, "Run folder")->required();
   ls->footer(
-      "`looks` compares sizes only; `mgm checkpoint verify` reads every byte.\n"
+      "\"sizes ok\": every file of the manifest is there with its size; what is in it has not "
+      "been\n"
+      "read: `mgm checkpoint verify` compares every hash.\n"
       "Below the table: what was set aside when the run went back to an older one.\n"
       "Example: mgm checkpoint ls runs/tiny/stage2");
   ls->callback([args] { list(*args); });

@@ -10,9 +10,9 @@ namespace {
 
 // When another rank has ended the job the sentence goes to the log of this rank; the console has it
 // from the rank it happened on, and from the first.
-void log_peer_failure(const std::string& sentence, bool first_rank) {
-  log::set_quiet(!first_rank);
-  if (first_rank) {
+void log_peer_failure(const std::string& sentence, bool says_it) {
+  log::set_quiet(!says_it);
+  if (says_it) {
     log::error(sentence);
   } else {
     log::info(sentence);
@@ -33,8 +33,8 @@ void run_as_rank(const Meeting& meeting,
   const bool first = meeting.env.rank == 0;
   ExitCode outcome = ExitCode::kOk;
   try {
-    outcome = run([first](const std::string& sentence, ExitCode code) {
-      log_peer_failure(sentence, first);
+    outcome = run([first](const std::string& sentence, ExitCode code, bool alone) {
+      log_peer_failure(sentence, first || alone);
       ::_exit(static_cast<int>(code));
     });
   } catch (const PeerError& e) {

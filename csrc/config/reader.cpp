@@ -47,6 +47,15 @@ struct Cause {
   std::string has, way_out;
 };
 
+// Where the problem's key was written; if it was not, where the first of the keys was that the rule
+// reads: the key's section may come from a --set of another key.
+Where place_of(const ResolvedConfig& resolved, const ConfigProblem& problem) {
+  const auto is_written = [&](const std::string& key) { return resolved.origins.count(key) > 0; };
+  if (is_written(problem.key)) return resolved.where(problem.key);
+  const auto it = std::find_if(problem.reads.begin(), problem.reads.end(), is_written);
+  return resolved.where(it != problem.reads.end() ? *it : problem.key);
+}
+
 // Values by key, those of a list under the list's own key.
 std::map<std::string, std::string> values_of(const RunConfig& config) {
   std::map<std::string, std::string> out;
@@ -123,7 +132,7 @@ ResolvedConfig resolve_tree(const ConfigNode& tree, const std::string& source, b
   if (!complete) return out;
   for (const ConfigProblem& problem : problems) {
     if (is_doubtful(problem, unusable)) continue;
-    issues.push_back({out.where(problem.key), problem.key, problem.message});
+    issues.push_back({place_of(out, problem), problem.key, problem.message});
   }
   return out;
 }
@@ -186,7 +195,7 @@ Where ResolvedConfig::where(const std::string& key) const {
 void throw_problems(const ResolvedConfig& resolved, const std::vector<ConfigProblem>& problems) {
   std::vector<ConfigIssue> issues;
   for (const ConfigProblem& problem : problems) {
-    issues.push_back({resolved.where(problem.key), problem.key, problem.message});
+    issues.push_back({place_of(resolved, problem), problem.key, problem.message});
   }
   throw_issues(std::move(issues));
 }

@@ -335,6 +335,10 @@ void DistTimeouts::describe(FieldVisitor& v) {
   v.field("start", start, "until every rank has loaded and begun", between(1, kMaxCount));
   v.field("step", step, "without a finished step", between(1, kMaxCount));
   v.field("save", save, "in one checkpoint or export", between(1, kMaxCount));
+  v.field("silence", silence,
+          "without a sign of life of a rank (it gives one a second), which is then taken for "
+          "killed, or without an answer of the first rank's host",
+          between(3, kMaxCount));
 }
 
 void DistConfig::describe(FieldVisitor& v) {
@@ -359,10 +363,12 @@ void DistConfig::describe(FieldVisitor& v) {
       "and, in hybrid, the shard group. 1: every rank has all of them",
       between(1, kMaxSize));
   v.choice("offload", offload,
-           "optimizer: fp32 weights and moments stay in host memory and are updated there");
+           "optimizer: fp32 weights and moments stay in host memory and are updated there; on the "
+           "CPU they always do, and a run says so");
   v.section(
       "timeout_s", timeout_s,
-      "seconds a phase may last before the job is ended with the name of the rank that hangs");
+      "seconds a phase, or the silence of a rank, may last before the job is ended with the name "
+      "of the rank that hangs or is gone");
 }
 
 void CheckpointConfig::describe(FieldVisitor& v) {

@@ -244,6 +244,7 @@ struct DistTimeouts {
   double start = 1800;
   double step = 60;
   double save = 1800;
+  double silence = 15;
   void describe(FieldVisitor& v);
 };
 

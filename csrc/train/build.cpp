@@ -208,7 +208,7 @@ std::unique_ptr<ParamStore> make_store(const ResolvedConfig& resolved, const Mod
   settings.topology = topology;
   settings.bucket_dtype = dist.reduce_dtype == DtypeKind::kBfloat16 ? at::kBFloat16 : at::kFloat;
   settings.strict = dist.reduction == Reduction::kStrict;
-  // On the CPU the state is in host memory as it is.
+  // On the CPU the state is in host memory as it is; the start of the run says so.
   settings.offload = dist.offload == Offload::kOptimizer && device.device.is_cuda();
   if (settings.offload && device.dtype != at::kBFloat16) {
     throw_problems(resolved, {{"dist.offload", "optimizer needs train.dtype: bfloat16"}});

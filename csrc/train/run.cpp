@@ -84,6 +84,11 @@ void log_start(const RunConfig& config, const ModelParts& parts, const DataParts
             : "deterministic: bit-equal from run to run; on the CPU this is always so and costs "
               "nothing");
   }
+  if (config.dist.offload == Offload::kOptimizer && !device.device.is_cuda()) {
+    log::info(
+        "dist.offload: optimizer changes nothing on the CPU: fp32 weights and moments are in host "
+        "memory as it is");
+  }
   log::info("\n" + format_trained_table(count_parts(parts.params, parts.policies)));
   log::info(cat(with_commas(data.plan->num_samples()), " samples, ", data.total_steps, " steps of ",
                 config.train.global_batch, " = ",

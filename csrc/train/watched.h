@@ -12,7 +12,7 @@
 
 namespace mgm {
 
-using EndProcess = std::function<void(const std::string& sentence, ExitCode code)>;
+using EndProcess = std::function<void(const std::string& sentence, ExitCode code, bool alone)>;
 using WatchedRun = std::function<ExitCode(const DeviceSetup& device, Ranks& ranks, Watch& watch)>;
 
 // Sets up the device, takes this rank's place and runs `body`, which connects the groups

@@ -82,7 +82,6 @@ std::vector<Scenario> scenarios() {
                    TrainRule some;
                    some.match = "model.layers.*.mlp.*";
                    TrainRule bridge;
-                   bridge.match = "*key*proj*";
                    bridge.match = "model.vlm_uni_val_projector.*";
                    TrainRule stem;
                    stem.match = "model.vision_tower_aux.vision_stages.2.blocks.1.*";

@@ -13,6 +13,11 @@ MGM = BUILD / "bin" / "mgm"
 FULL = os.environ.get("MGM_TEST_FULL", "0") == "1"
 
 
+def required(what):
+    """Whether MGM_TEST_REQUIRE ("gpu,mpi") names it: a test that needs it then fails where it is missing."""
+    return what in os.environ.get("MGM_TEST_REQUIRE", "").split(",")
+
+
 def mgm(*args, check=True, code=0, timeout=300, **kwargs):
     """Runs mgm in the repository root; returns the finished process."""
     done = subprocess.run([str(MGM), *map(str, args)], cwd=kwargs.pop("cwd", ROOT), text=True,

@@ -56,4 +56,4 @@ def test_modes_train_to_the_same_bits(tmp_path, arch):
         run = train(tmp_path / mode, world, dist__mode=mode, **more, **values)
         assert metrics(run) == metrics(one), mode
         assert mgm("checkpoint", "diff", one, run).stdout.endswith("\nequal\n"), mode
-    same_weights(weights(run), weights(one))  # put together out of the parts of zero3
+    same_weights(weights(run), weights(one))  # put together out of the ranks' parts

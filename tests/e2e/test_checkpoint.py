@@ -101,7 +101,15 @@ def test_ls(whole2, tmp_path):
     (run / "checkpoints/step_5/manifest.json").write_text("{}")
     lines = mgm("checkpoint", "ls", run).stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["step", *map(str, range(1, STEPS + 1))]
-    assert lines[1].split()[3:5] == ["2", "zero2"] and lines[1].endswith("whole") and "Z" in lines[1]
+    assert lines[1].split()[3:5] == ["2", "zero2"] and lines[1].endswith("  sizes ok") and "Z" in lines[1]
+    # Sizes are all it looks at, and all it speaks of.
+    weights = run / "checkpoints/step_2/rank_0.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert mgm("checkpoint", "ls", run).stdout.splitlines()[2].endswith("  sizes ok")
+    assert str(weights) in mgm("checkpoint", "verify", run / "checkpoints/step_2", code=4).stderr
+    assert "compares every hash" in mgm("checkpoint", "ls", "--help").stdout
     assert "damaged" in lines[4] and "rank_1.safetensors" in lines[4] and "truncated" in lines[4]
     assert "damaged" in lines[5] and "manifest.json" in lines[5]
     assert "no checkpoints" in mgm("checkpoint", "ls", tmp_path, code=4).stderr

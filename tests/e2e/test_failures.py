@@ -3,7 +3,9 @@ import json
 import pathlib
 import re
 import resource
+import shutil
 import signal
+import socket
 import time
 
 import pytest
@@ -12,40 +14,129 @@ from mgm_binary import ROOT, metrics, mgm
 from ranks import ends, free_port, start, wait_for_steps
 
 
-@pytest.mark.parametrize("victim", [0, 1, 2])
-def test_a_killed_rank_ends_the_job_and_is_named(tmp_path, victim):
+HOST = re.escape(socket.gethostname())
+PLACE = r"step \d+, phase \w+, last collective: '[^']+'"
+
+
+def blamed(run, *patterns):
+    """mgm blame prints one line for each pattern, which it matches as a whole."""
+    lines = mgm("blame", str(run)).stdout.splitlines()
+    assert len(lines) == len(patterns), lines
+    for line, pattern in zip(lines, patterns, strict=True):
+        assert re.fullmatch(pattern, line), f"{line}\nis not\n{pattern}"
+
+
+def logged(run, rank, pattern):
+    """The last line of the rank's log, without its time, if it matches."""
+    last = (run / "logs" / f"rank_{rank}.log").read_text().splitlines()[-1]
+    found = re.search(pattern + "$", last)
+    assert found, f"{last}\nis not\n{pattern}"
+    return found
+
+
+def wait_for_ends(ranks, seconds):
+    until = time.time() + seconds
+    for rank in ranks:
+        rank.wait(timeout=max(1, until - time.time()))
+
+
+@pytest.mark.parametrize("victim", [1, 2])
+def test_a_killed_rank_ends_the_job_and_it_alone_is_named(tmp_path, victim):
     run = tmp_path / "run"
-    ranks = start(run, 3)
+    ranks = start(run, 3, dist__timeout_s__silence=4)
     wait_for_steps(run, ranks, 3)
     ranks[victim].send_signal(signal.SIGKILL)
     errors = ends(ranks, 60)
     for rank, process in enumerate(ranks):
         assert process.returncode == (-9 if rank == victim else 5), errors[rank]
         assert "frame #" not in errors[rank], errors[rank]  # c10d's warnings come without stacks
-    logs = "".join((run / "logs" / f"rank_{r}.log").read_text() for r in range(3) if r != victim)
-    if victim == 0:
-        assert "has not answered" in logs or "failed" in logs
-    else:
-        assert re.search(rf"rank {victim} on \S+ has given no sign of life", logs), logs
-    found = mgm("blame", str(run)).stdout
-    assert f"rank {victim} left no record" in found or f"rank {victim}" in found.splitlines()[0]
+    gone = (rf"rank {victim} on {HOST} has given no sign of life for (\d+) s: killed, or its host or network is gone. "
+            f"It was at {PLACE}")
+    for rank in {0, 1, 2} - {victim}:
+        # As long as the config says, and sooner than by default.
+        assert 4 <= int(logged(run, rank, gone)[1]) < 15
+    blamed(run, f"found by rank 0 on {HOST}: {gone}", f"rank {victim} left no record: killed, or the host is gone")
 
 
-def test_a_stopped_rank_is_a_hang_with_a_name(tmp_path):
+def test_the_first_rank_killed_is_named_by_the_others(tmp_path):
     run = tmp_path / "run"
-    ranks = start(run, 2, dist__timeout_s__step=4)
+    ranks = start(run, 3)
     wait_for_steps(run, ranks, 3)
-    ranks[1].send_signal(signal.SIGSTOP)  # heartbeats stop too
+    ranks[0].send_signal(signal.SIGKILL)
+    errors = ends(ranks, 60)
+    assert [rank.returncode for rank in ranks] == [-9, 5, 5], errors
+    for rank in (1, 2):
+        gone = ("the store of the ranks does not answer: rank 0, which serves it at 127.0.0.1:\\d+, its host or the network "
+                rf"to it is gone. rank {rank} on {HOST} failed at {PLACE}: ")
+        assert re.search(gone, errors[rank]), errors[rank]
+    blamed(run, "rank 0 left no record: killed, or the host is gone")
+
+
+@pytest.mark.parametrize("victim", [1, 2])
+def test_a_stopped_rank_is_a_hang_and_it_alone_is_named(tmp_path, victim):
+    """The others wait in groups of their own, partly for each other."""
+    run = tmp_path / "run"
+    ranks = start(run, 3, dist__timeout_s__step=4)
+    wait_for_steps(run, ranks, 3)
+    ranks[victim].send_signal(signal.SIGSTOP)  # heartbeats stop too
     try:
-        until = time.time() + 60
-        while ranks[0].poll() is None and time.time() < until:
-            time.sleep(0.1)
-        assert ranks[0].returncode == 5
+        wait_for_ends([rank for rank in ranks if rank is not ranks[victim]], 60)
     finally:
-        ranks[1].send_signal(signal.SIGCONT)
+        ranks[victim].send_signal(signal.SIGCONT)
+    errors = ends(ranks, 60)
+    assert [rank.returncode for rank in ranks] == [5, 5, 5], errors
+    hang = (rf"step \d+, phase step has lasted \d+ s on rank (\d) \({HOST}\), the limit dist.timeout_s.step is 4 s: "
+            rf"rank {victim} on {HOST} has given no sign of life for \d+ s: stopped, or its host or network is gone. "
+            f"It was at {PLACE}")
+    finders = {logged(run, rank, hang)[1] for rank in {0, 1, 2} - {victim}}
+    assert len(finders) == 1  # one has said it for all
+    blamed(run, rf"found by rank {finders.pop()} on {HOST}: {hang}")
+
+
+def test_the_first_rank_stopped_says_so_when_it_goes_on(tmp_path):
+    run = tmp_path / "run"
+    ranks = start(run, 3, dist__timeout_s__silence=4)
+    wait_for_steps(run, ranks, 3)
+    ranks[0].send_signal(signal.SIGSTOP)
+    try:
+        wait_for_ends(ranks[1:], 60)
+    finally:
+        ranks[0].send_signal(signal.SIGCONT)
+    errors = ends(ranks, 60)
+    assert [rank.returncode for rank in ranks] == [5, 5, 5], errors
+    for rank in (1, 2):
+        lost = logged(run, rank, rf"rank {rank} on {HOST} \(step \d+\): the store of the ranks has not answered for (\d+) s: "
+                      r"rank 0, which serves it at 127.0.0.1:\d+, its host or the network to it is gone")
+        assert 4 <= int(lost[1]) < 15
+        assert lost[0] in errors[rank]  # rank 0 cannot say it
+    own = rf"rank 0 on {HOST} has stood still for \d+ s: stopped, or its host was"
+    assert re.search(own, errors[0]), errors[0]
+    blamed(run, rf"rank 0 on {HOST} failed at step \d+, phase step: {own}")
+
+
+@pytest.mark.parametrize("text,problem", [
+    ('{"rank": 0, "wor', ":1:17: not valid JSON: invalid string: missing closing quote; last read: '\"wor'; expected string literal"),
+    ('{"rank": 0}', ": not a flight record: the key 'world' is missing"),
+    ('{"rank": 0, "world": 1000000000}', ": not a flight record: rank 0 of a world of 1000000000; a world has 1 to 1048576 ranks"),
+    ('{"rank": 1, "world": 1}', ": not a flight record: rank 1 of a world of 1; a world has 1 to 1048576 ranks"),
+])
+def test_a_damaged_flight_record_is_named_once(tmp_path, text, problem):
+    record = tmp_path / "flight" / "rank_0.json"
+    record.parent.mkdir()
+    record.write_text(text)
+    assert mgm("blame", str(tmp_path), code=3, timeout=10).stderr.strip() == f"error: {record}{problem}"
+
+
+def test_a_flight_record_under_another_ranks_name_is_refused(tmp_path):
+    run = tmp_path / "run"
+    ranks = start(run, 2, dist__timeout_s__silence=3)
+    wait_for_steps(run, ranks, 1)
+    ranks[1].send_signal(signal.SIGKILL)
     ends(ranks, 60)
-    log = (run / "logs" / "rank_0.log").read_text()
-    assert re.search(r"rank 1 on \S+ has", log), log
+    copy = run / "flight" / "rank_1.json"
+    shutil.copy(run / "flight" / "rank_0.json", copy)
+    assert mgm("blame", str(run), code=3).stderr.strip() == (
+        f"error: {copy}: is the record of rank 0, which belongs into rank_0.json")
 
 
 def test_a_second_job_on_the_same_port_is_refused_and_leaves_the_first_alone(tmp_path):

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from mgm_binary import FULL, MGM, ROOT, metrics, mgm, sets
+from mgm_binary import FULL, MGM, ROOT, metrics, mgm, required, sets
 from ranks import near_weights, same_weights, weights
 
 STAGE1 = "configs/tiny/stage1.yaml"
@@ -147,13 +147,32 @@ def test_torchrun(one_rank, tmp_path):
     assert_near(tmp_path / "run", one_rank)
 
 
-@pytest.mark.skipif(not shutil.which("mpirun"), reason="Open MPI is not installed (apt-get install openmpi-bin)")
-def test_open_mpi(one_rank, tmp_path):
+@pytest.fixture(scope="session")  # before the runs that others are compared with
+def open_mpi():
+    if shutil.which("mpirun"):
+        return
+    missing = "Open MPI is not installed (apt-get install openmpi-bin)"
+    assert not required("mpi"), f"MGM_TEST_REQUIRE=mpi, but {missing}"
+    pytest.skip(f"NOT RUN: {missing}")
+
+
+def test_open_mpi(open_mpi, one_rank, tmp_path):
     done = subprocess.run(["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2", MGM, "train", STAGE1,
                            *options(tmp_path / "run")], cwd=ROOT, env=ENV, text=True, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "2 ranks (openmpi)" in done.stderr
     assert_near(tmp_path / "run", one_rank)
+
+
+@pytest.mark.parametrize("require,outcome", [("", "1 skipped"), ("gpu,mpi", "1 error")])
+def test_what_is_required_is_not_skipped(tmp_path, require, outcome):
+    """Without mpirun, that is with an empty PATH."""
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rs", f"{__file__}::test_open_mpi"],
+                          cwd=ROOT, env={**ENV, "PATH": str(tmp_path), "MGM_TEST_REQUIRE": require}, text=True,
+                          capture_output=True, timeout=60)
+    assert done.stdout.splitlines()[-1].startswith(outcome), done.stdout
+    assert "Open MPI is not installed" in done.stdout
+    assert ("MGM_TEST_REQUIRE=mpi, but" in done.stdout) == (require != "")
 
 
 # ---- every mode, up to eight ranks ------------------------------------------------------------------

@@ -82,6 +82,15 @@ def test_other_seed_other_loss(whole, tmp_path):
     assert metrics(tmp_path / "run")[0]["loss"] != metrics(whole)[0]["loss"]
 
 
+def test_offload_on_the_cpu_says_that_it_changes_nothing(tmp_path):
+    runs = {kind: train(tmp_path / kind, dist__offload=kind, train__device="cpu", train__max_steps=2)
+            for kind in ("none", "optimizer")}
+    line = ("dist.offload: optimizer changes nothing on the CPU: fp32 weights and moments are in host memory as it is\n")
+    assert [runs[kind].stderr.count(line) for kind in runs] == [0, 1], runs["optimizer"].stderr
+    assert (tmp_path / "none/metrics.jsonl").read_bytes() == (tmp_path / "optimizer/metrics.jsonl").read_bytes()
+    assert weights(tmp_path / "none", 2) == weights(tmp_path / "optimizer", 2)
+
+
 def test_micro_batches_add_up(whole, tmp_path):
     train(tmp_path / "run", train__micro_batch=4)
     for a, b in zip(metrics(tmp_path / "run"), metrics(whole)):

@@ -12,12 +12,12 @@ import time
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
-from mgm_binary import FULL, MGM, ROOT, metrics, sets  # noqa: E402
+from mgm_binary import FULL, MGM, ROOT, metrics, required, sets  # noqa: E402
 
 STAGE1 = "configs/tiny/stage1.yaml"
 PATH = os.environ["PATH"] + ":/usr/sbin"
 READY = os.getuid() == 0 and all(shutil.which(t, path=PATH) for t in ("slurmctld", "slurmd", "sbatch", "munged"))
-REQUIRED = "slurm" in os.environ.get("MGM_TEST_REQUIRE", "")
+REQUIRED = required("slurm")
 pytestmark = [
     pytest.mark.skipif(not FULL and os.environ.get("MGM_TEST_SLURM") != "1",
                        reason="takes minutes: MGM_TEST_FULL=1 or MGM_TEST_SLURM=1 runs it"),
