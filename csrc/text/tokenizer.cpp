@@ -125,16 +125,31 @@ std::string StreamDecoder::push(int32_t id) {
          certain.substr(certain.size() - kReplacement.size()) == kReplacement) {
     certain.remove_suffix(kReplacement.size());
   }
-  if (certain.size() <= text_.size()) return "";
-  std::string fresh(certain.substr(text_.size()));
-  text_ = std::string(certain);
+  if (certain.size() <= told_) return "";
+  std::string fresh(certain.substr(told_));
+  told_ = certain.size();
+  text_ += fresh;
+  if (certain.size() == all.size()) begin_anew();
   return fresh;
+}
+
+// Nothing is held back: the tokens since this was last so are enough to decode what follows as it
+// would be behind all others. A text's first blank, which some tokenizers drop, must lie in them.
+void StreamDecoder::begin_anew() {
+  const std::vector<int32_t> recent(ids_.begin() + static_cast<int64_t>(settled_), ids_.end());
+  settled_ = ids_.size();
+  const std::string text = tokenizer_.decode(recent, /*skip_special=*/true);
+  if (text.find_first_not_of(" \n\t") == text.npos) return;
+  ids_ = recent;
+  settled_ = ids_.size();
+  told_ = text.size();
 }
 
 std::string StreamDecoder::finish() {
   const std::string all = tokenizer_.decode(ids_, /*skip_special=*/true);
-  std::string rest = all.size() > text_.size() ? all.substr(text_.size()) : "";
-  text_ = all;
+  const std::string rest = all.size() > told_ ? all.substr(told_) : "";
+  told_ = all.size();
+  text_ += rest;
   return rest;
 }
 

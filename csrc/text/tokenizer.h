@@ -75,9 +75,13 @@ class StreamDecoder {
   const std::string& text() const { return text_; }
 
  private:
+  void begin_anew();
+
   const Tokenizer& tokenizer_;
-  std::vector<int32_t> ids_;
-  std::string text_;  // everything handed out so far
+  std::vector<int32_t> ids_;  // the last ones; those before them are in no doubt any more
+  size_t settled_ = 0;        // of ids_, whose text has all been handed out
+  size_t told_ = 0;           // bytes of the text of ids_ that were
+  std::string text_;          // everything handed out so far
 };
 
 }  // namespace mgm

@@ -61,6 +61,50 @@ TEST(StreamDecoder, HandsOutWholeCharacters) {
   EXPECT_EQ(shown + cut.finish(), tokenizer().decode(ids, true));
 }
 
+// Tokens that are decoded, over all calls.
+class Counting : public Tokenizer {
+ public:
+  explicit Counting(const Tokenizer& inner) : inner_(inner) {}
+  std::string decode(const std::vector<int32_t>& ids, bool skip_special) const override {
+    decoded += ids.size();
+    return inner_.decode(ids, skip_special);
+  }
+  std::vector<TokenSpan> encode_spans(std::string_view text) const override {
+    return inner_.encode_spans(text);
+  }
+  int64_t vocab_size() const override { return inner_.vocab_size(); }
+  std::string piece(int32_t id) const override { return inner_.piece(id); }
+  int32_t token_id(const std::string& piece) const override { return inner_.token_id(piece); }
+  bool is_special(int32_t id) const override { return inner_.is_special(id); }
+  bool is_tentative(int32_t id) const override { return inner_.is_tentative(id); }
+  int32_t bos_id() const override { return inner_.bos_id(); }
+  int32_t eos_id() const override { return inner_.eos_id(); }
+  int32_t pad_id() const override { return inner_.pad_id(); }
+  bool adds_bos() const override { return inner_.adds_bos(); }
+  const std::vector<std::pair<std::string, std::string>>& files() const override {
+    return inner_.files();
+  }
+  mutable size_t decoded = 0;
+
+ private:
+  const Tokenizer& inner_;
+};
+
+TEST(StreamDecoder, AnAnswerTwiceAsLongCostsTwiceAsMuch) {
+  std::string text = "  ";  // blanks that begin a text, which are dropped or not, and some amid it
+  for (int i = 0; i < 500; ++i)
+    text += cat(" the cat", i % 7 == 0 ? "\n\n   " : " ", i, " \xF0\x9F\x90\x88 is.");
+  const Counting counting(tokenizer());
+  const std::vector<int32_t> ids = counting.encode(text);
+  StreamDecoder stream(counting);
+  std::string all;
+  for (const int32_t id : ids) all += stream.push(id);
+  all += stream.finish();
+  EXPECT_EQ(all, tokenizer().decode(ids, true));
+  EXPECT_EQ(stream.text(), all);
+  EXPECT_LT(counting.decoded, 12 * ids.size());
+}
+
 TEST(Utf8, Helpers) {
   EXPECT_EQ(valid_utf8("a\xFF\xC0\xAFz"), "a\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBDz");
   EXPECT_EQ(valid_utf8("\xF0\x9F\x90"), "\xEF\xBF\xBD");
