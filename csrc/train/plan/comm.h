@@ -21,7 +21,7 @@ struct Cluster {
   double gpu_memory = 80.0 * (1 << 30);
   double link = 240e9;    // between the GPUs of a node, one direction
   double network = 40e9;  // per GPU between nodes, one direction
-  double flops = 470e12;  // matrix products of a bf16 step
+  double flops = 560e12;  // matrix products of a bf16 step
 };
 
 enum class Traffic {
