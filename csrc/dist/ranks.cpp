@@ -1,8 +1,11 @@
 #include "dist/ranks.h"
 
 #include <csignal>
+#include <set>
+#include <thread>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "dist/c10d_group.h"
 #include "dist/rank_groups.h"
 
@@ -86,10 +89,24 @@ void Ranks::shutdown() {
   }
 }
 
+// All at the same time: a communicator gives its memory back when the device stands still, and
+// there a collective of another may wait for a rank that is gone until that one is aborted too.
 void Ranks::abort() {
+  std::set<ProcessGroup*> each;  // some serve as two
   for (ProcessGroup* group : groups()) {
-    if (group) group->abort();
+    if (group) each.insert(group);
   }
+  std::vector<std::thread> threads;
+  for (ProcessGroup* group : each) {
+    threads.emplace_back([group] {
+      try {
+        group->abort();
+      } catch (const std::exception& e) {
+        log::debug(cat("abort of group ", group->name(), ": ", e.what()));
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
 }
 
 }  // namespace mgm

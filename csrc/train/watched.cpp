@@ -2,6 +2,7 @@
 
 #include <c10/util/Exception.h>
 
+#include "base/deadline.h"
 #include "train/rank_setup.h"
 
 namespace mgm {
@@ -21,6 +22,20 @@ std::exception_ptr in_words(std::exception_ptr error) {
   }
 }
 
+namespace {
+
+ExitCode code_of(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const Error& e) {
+    return e.code();
+  } catch (...) {
+    return ExitCode::kInternal;
+  }
+}
+
+}  // namespace
+
 ExitCode run_watched(const ResolvedConfig& resolved, const Meeting& meeting, int run_number,
                      const EndProcess& end, const fs::path& records, const WatchedRun& body) {
   const RunConfig& config = resolved.config;
@@ -28,6 +43,7 @@ ExitCode run_watched(const ResolvedConfig& resolved, const Meeting& meeting, int
     throw_problems(resolved, {{"run.dir", "is required: the folder that takes the run"}});
   }
   const DeviceSetup device = setup_device(config, meeting.env);
+  Deadline last_resort;  // outlives what follows
   Ranks ranks = take_place(config, meeting, device, run_number);
   WatchSettings settings;
   settings.limits = config.dist.timeout_s;
@@ -41,6 +57,14 @@ ExitCode run_watched(const ResolvedConfig& resolved, const Meeting& meeting, int
     return outcome;
   } catch (...) {
     const std::exception_ptr told = watch.failed(in_words(std::current_exception()));
+    if (ranks.size() > 1) {
+      // All has been said; a device or a library that does not answer any more must not keep us.
+      last_resort.set(settings.limits.silence, [end, rank = ranks.rank(), code = code_of(told)] {
+        end(cat("rank ", rank, " has failed and does not come to its end; it is ended at once"),
+            code,
+            /*alone=*/true);
+      });
+    }
     ranks.abort();
     std::rethrow_exception(told);
   }
