@@ -61,9 +61,10 @@ void forward(ForwardArgs args) {
   files.writes("--out", args.out);
   args.prompt = clean_text(args.prompt, "--prompt");
   args.answer = clean_text(args.answer, "--answer");
-  ModelLoadOptions options = load_options(args.model);
   // Some template has to be there; this one is compared with nothing.
-  if (options.template_name == "none") options.template_name = "plain";
+  ModelArgs model_args = args.model;
+  if (model_args.template_name == "none") model_args.template_name = "plain";
+  ModelLoadOptions options = load_options(model_args);
   options.mining = args.mining == "reference" ? MiningKernel::kReference : MiningKernel::kAbsorbed;
   const LoadedModel loaded = load_model(args.model.dir, options);
   const MiniGemini& model = *loaded.model;

@@ -24,13 +24,18 @@ std::exception_ptr in_words(std::exception_ptr error) {
 
 namespace {
 
-ExitCode code_of(const std::exception_ptr& error) {
+struct Ending {
+  ExitCode code = ExitCode::kInternal;
+  std::string what;
+};
+
+Ending ending_of(const std::exception_ptr& error) {
   try {
     std::rethrow_exception(error);
   } catch (const Error& e) {
-    return e.code();
-  } catch (...) {
-    return ExitCode::kInternal;
+    return {e.code(), e.what()};
+  } catch (const std::exception& e) {
+    return {ExitCode::kInternal, e.what()};
   }
 }
 
@@ -59,10 +64,11 @@ ExitCode run_watched(const ResolvedConfig& resolved, const Meeting& meeting, int
     const std::exception_ptr told = watch.failed(in_words(std::current_exception()));
     if (ranks.size() > 1) {
       // All has been said; a device or a library that does not answer any more must not keep us.
-      last_resort.set(settings.limits.silence, [end, rank = ranks.rank(), code = code_of(told)] {
-        end(cat("rank ", rank, " has failed and does not come to its end; it is ended at once"),
-            code,
-            /*alone=*/true);
+      // The first rank waits for the others for as long as they may be silent.
+      const double patience = 3 * settings.limits.silence;
+      last_resort.set(patience, [end, rank = ranks.rank(), ending = ending_of(told)] {
+        end(cat("rank ", rank, " has failed and does not come to its end: ", ending.what),
+            ending.code, /*alone=*/true);
       });
     }
     ranks.abort();

@@ -66,7 +66,7 @@ def test_a_rank_that_hangs_is_named(tmp_path):
         ranks[1].send_signal(signal.SIGCONT)
     assert re.search(r"rank 1 on \S+ has", log_of(run)), log_of(run)
     try:  # and when it goes on, nobody is there any more
-        ranks[1].communicate(timeout=60)
+        ranks[1].communicate(timeout=90)
     except subprocess.TimeoutExpired:
         pytest.fail("rank 1 goes on for ever:\n" + threads_of(ranks[1].pid) + log_of(run, 1))
     finally:
