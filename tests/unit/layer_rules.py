@@ -56,6 +56,23 @@ def test_every_test_file_is_run():
     assert files == {name for name in listed if pathlib.Path(name).name.startswith("test_")}
 
 
+def test_no_test_hides_another():
+    """Of two functions of one name in a Python file only the last is run."""
+    hidden = []
+    for path in (ROOT / "tests").rglob("*.py"):
+        names = re.findall(r"^def (\w+)", path.read_text(), re.M)
+        hidden += [f"{path}: {name}" for name in set(names) if names.count(name) > 1]
+    assert not hidden, hidden
+
+
+def test_nothing_is_half_merged():
+    marks = re.compile(rb"^(<<<<<<< |>>>>>>> )", re.M)
+    files = [ROOT / "README.md", *(p for folder in ("csrc", "tests", "docs", "configs", "scripts") for p in (ROOT / folder).rglob("*"))]
+    found = [str(p) for p in files if p.suffix in (".h", ".cpp", ".cu", ".py", ".md", ".yaml", ".sh", ".txt", ".cmake")
+             and marks.search(p.read_bytes())]
+    assert not found, found
+
+
 def test_only_gpu_tests_include_cuda():
     found = {path.relative_to(ROOT / "tests").parts[0] for path in TESTS if CUDA.search(path.read_text())}
     assert found == {"gpu"}  # the folder that a build without CUDA leaves out
