@@ -146,23 +146,24 @@ TEST_F(WatchTest, AHangNamesTheRankThatIsBehind) {
   expect_parts(findings[0], {"found by rank ", ended[0].sentence.c_str()});
 }
 
-void rank_1_beats_once(const Store& store) {
+// Rank 0 of two; rank 1 has given one sign of life and no other.
+Ranks beside_a_silent_rank() {
+  const std::shared_ptr<Store> store = make_memory_store();
   FlightRecord last;
   last.rank = 1;
   last.world = 2;
   last.host = "gpu17";
   last.phase = "step";
   last.step = 99;
-  store.below("watch")->set("beat/1", Json{{"beat", 0}, {"record", to_json(last)}}.dump());
+  store->below("watch")->set("beat/1", Json{{"beat", 0}, {"record", to_json(last)}}.dump());
+  LaunchEnv env;
+  env.world = env.local_world = 2;
+  return place_rank(env, {}, store);
 }
 
 // Its heartbeat stops without a word, as after kill -9.
 TEST_F(WatchTest, ARankWithoutSignOfLifeIsNamed) {
-  const std::shared_ptr<Store> store = make_memory_store();
-  rank_1_beats_once(*store);
-  LaunchEnv env;
-  env.world = env.local_world = 2;
-  Ranks ranks = place_rank(env, {}, store);
+  const Ranks ranks = beside_a_silent_rank();
   std::promise<Ended> ended;
   WatchSettings settings;
   settings.beat_s = 0.1;
@@ -186,11 +187,7 @@ TEST_F(WatchTest, ARankWithoutSignOfLifeIsNamed) {
 
 // As a rank that is stopped: behind nobody, for it has entered what the others wait in.
 TEST_F(WatchTest, ARankThatStopsWithinACollectiveIsNamed) {
-  const std::shared_ptr<Store> store = make_memory_store();
-  rank_1_beats_once(*store);
-  LaunchEnv env;
-  env.world = env.local_world = 2;
-  Ranks ranks = place_rank(env, {}, store);
+  const Ranks ranks = beside_a_silent_rank();
   std::promise<Ended> ended;
   WatchSettings settings;
   settings.beat_s = 0.1;
