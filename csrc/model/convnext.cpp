@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "base/rng.h"
+#include "types/upload.h"
 
 namespace mgm {
 namespace {
@@ -112,7 +113,7 @@ at::Tensor Convnext::drop_path_scales(const std::vector<uint64_t>& image_keys,
       *out++ = keep ? static_cast<float>(1.0 / (1.0 - rate)) : 0.0f;
     }
   }
-  return scales.to(options);
+  return upload(scales.to(options.dtype()), options.device());
 }
 
 std::vector<at::Tensor> Convnext::operator()(const at::Tensor& pixels_NHWC,

@@ -78,8 +78,10 @@ def test_fp32_and_bf16(tmp_path, name):
 @pytest.mark.parametrize("arch", modes.ARCHS)
 def test_offload_of_every_architecture(arch, tmp_path):
     need(2)
-    values = {"train__device": "cuda", "train__dtype": "float32", "dist__mode": "zero2", "model__llm__num_layers": 2,
+    values = {"train__device": "cuda", "train__deterministic": True, "dist__mode": "zero2", "model__llm__num_layers": 2,
               **modes.settings(arch)}
-    here = train(tmp_path / "here", 2, **values)
-    # AdamW of the host and of the GPU round otherwise.
-    assert_near(train(tmp_path / "there", 2, dist__offload="optimizer", **values), here, loss=2e-5, norm=1e-3)
+    device = train(tmp_path / "device", 2, **values)
+    host = train(tmp_path / "host", 2, dist__offload="optimizer", **values)
+    assert_near(host[:1], device[:1], loss=1e-6, norm=1e-6)
+    # AdamW of the host and of the GPU round otherwise: now and then a bf16 weight is its neighbour.
+    assert_near(host, device, loss=2e-3, norm=5e-2)
