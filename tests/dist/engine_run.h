@@ -31,8 +31,13 @@ struct Scenario {
   // Pictures of sample i; by default a mixture.
   std::function<int64_t(int64_t)> pictures = [](int64_t i) { return i % 5 == 1 ? 0 : i % 3; };
   std::function<bool(int64_t)> hole = [](int64_t) { return false; };
-  bool zero_router = false;  // all tokens visit the first experts
+  bool text_on_some = false;  // pictures must leave a rank beside others without any
+  bool zero_router = false;   // all tokens visit the first experts
 };
+
+// Micro-batches of text alone beside others with pictures, whether a rank takes one sample a time
+// or three.
+inline int64_t pictures_of_some(int64_t i) { return i < kGlobalBatch / 2 ? i / 3 % 2 : i % 2; }
 
 inline std::vector<TrainRule> preset(RulePreset which) {
   TrainRule rule;
@@ -51,13 +56,34 @@ inline RunConfig config_of(const Scenario& scenario) {
   return config;
 }
 
+inline int64_t rank_of(const RunConfig& config, int64_t sample, int world) {
+  return sample / config.train.micro_batch / leaf_micro_batches(config) % world;
+}
+
+// Whether in some round, the n-th micro-batch of every rank, one has text alone and another not.
+inline bool a_round_is_mixed(const Scenario& scenario, const RunConfig& config, int world) {
+  const int64_t micro = config.train.micro_batch;
+  std::vector<std::vector<bool>> seen(static_cast<size_t>(world));
+  for (int64_t first = 0; first < kGlobalBatch; first += micro) {
+    bool any = false;
+    for (int64_t i = first; i < first + micro; ++i) any = any || scenario.pictures(i) > 0;
+    seen[static_cast<size_t>(rank_of(config, first, world))].push_back(any);
+  }
+  for (size_t round = 0; round < seen[0].size(); ++round) {
+    for (const std::vector<bool>& rank : seen) {
+      if (rank[round] != seen[0][round]) return true;
+    }
+  }
+  return false;
+}
+
 // This rank's micro-batches of a step, dealt as the loader deals them.
 inline std::vector<Batch> deal(const Scenario& scenario, const MiniGemini& model,
                                const RunConfig& config, const Ranks& ranks, int64_t step) {
-  const int64_t leaf = leaf_micro_batches(config), micro = config.train.micro_batch;
+  const int64_t micro = config.train.micro_batch;
   std::vector<Batch> out;
   for (int64_t first = 0; first < kGlobalBatch; first += micro) {
-    if (first / micro / leaf % ranks.size() != ranks.rank()) continue;
+    if (rank_of(config, first, ranks.size()) != ranks.rank()) continue;
     std::vector<Sample> samples;
     int64_t holes = 0;
     for (int64_t i = first; i < first + micro; ++i) {
@@ -83,6 +109,9 @@ inline Outcome train(const Scenario& scenario, RunConfig config, int world, at::
                      int64_t steps) {
   // Every world needs a whole number of micro-batches.
   while (kGlobalBatch % (config.train.micro_batch * world) != 0) --config.train.micro_batch;
+  if (scenario.text_on_some && world > 1) {
+    EXPECT_TRUE(a_round_is_mixed(scenario, config, world)) << scenario.name << " on " << world;
+  }
   Outcome out;
   std::mutex mutex;
   run_ranks(world, config.dist, [&](Ranks& ranks) {

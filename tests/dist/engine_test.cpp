@@ -46,6 +46,14 @@ void add_widths_and_rules(std::vector<Scenario>& out) {
                    c.train.rules = preset(RulePreset::kStage2);
                    c.train.recompute = recompute_everywhere();
                  }});
+  out.push_back({"accumulation_recompute", [](RunConfig& c) {
+                   c.train.micro_batch = 1;
+                   c.train.recompute = recompute_everywhere();
+                 }});
+  out.push_back({"tied_recompute", [](RunConfig& c) {
+                   c.model.llm.tie_embeddings = true;
+                   c.train.recompute = recompute_everywhere();
+                 }});
   out.push_back({"prime_widths", prime_widths});
   // The pair trains in "tied"; here it is frozen, beside a model that is too or that trains.
   out.push_back({"tied_stage1", [](RunConfig& c) {
@@ -103,7 +111,8 @@ std::vector<Scenario> scenarios() {
                    c.train.recompute = {{"model.layers.1", RecomputePolicy::kFull}};
                  }});
   Scenario text_on_some{"text_only_on_some_ranks"};
-  text_on_some.pictures = [](int64_t i) { return i % 12 < 8 ? 0 : 1; };
+  text_on_some.text_on_some = true;
+  text_on_some.pictures = pictures_of_some;
   out.push_back(text_on_some);
   Scenario text_on_all{"text_only_on_all_ranks"};
   text_on_all.pictures = [](int64_t) { return 0; };
@@ -112,6 +121,9 @@ std::vector<Scenario> scenarios() {
   text_stage1.name = "stage1_text_only_on_some_ranks";
   text_stage1.change = [](RunConfig& c) { c.train.rules = preset(RulePreset::kStage1); };
   out.push_back(text_stage1);
+  text_on_some.name = "text_only_on_some_ranks_recompute";
+  text_on_some.change = [](RunConfig& c) { c.train.recompute = recompute_everywhere(); };
+  out.push_back(text_on_some);
   Scenario holes{"holes"};
   holes.hole = [](int64_t i) { return i < 9 || i > 20; };
   out.push_back(holes);
@@ -156,6 +168,7 @@ std::vector<Case> cases() {
       out.push_back({mode, world, mode == DistMode::kHybrid ? 2 : 0});
     }
   }
+  out.push_back({DistMode::kHybrid, 8, 4});
   return out;
 }
 
