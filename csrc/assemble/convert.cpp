@@ -8,6 +8,7 @@
 #include "assemble/hf_config.h"
 #include "assemble/inspect.h"
 #include "assemble/merge_adapter.h"
+#include "assemble/weights_check.h"
 #include "base/error.h"
 #include "base/file_access.h"
 #include "base/json.h"
@@ -279,9 +280,16 @@ ConvertReport convert_weights(const ConvertRequest& request) {
   if (fs::is_directory(request.from) || request.from.extension() == ".json") {
     add_directory_files(dir.empty() ? fs::path(".") : dir, request, out, report);
   }
-  if (const auto gguf = gguf_of(request.from, *parts.front().source)) {
+  const auto gguf = gguf_of(request.from, *parts.front().source);
+  if (gguf) {
     add_gguf_files(*gguf, out);
     add_gguf_tokenizer(*gguf, out, report);
+  }
+  // What a start from it would be refused for is not written with success.
+  const auto config = out.files.find("config.json");
+  if (config != out.files.end() && parts.front().file.empty()) {
+    check_weights_of(Json::parse(config->second), (gguf ? *gguf : dir / "config.json").string(),
+                     *parts.front().source);
   }
   for (const auto& [name, text] : out.files) report.tokenizer |= is_tokenizer_file(name);
   write_hf_directory(request.out, out, request.directory);

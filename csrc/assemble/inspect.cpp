@@ -7,6 +7,7 @@
 #include "assemble/adapter_dir.h"
 #include "assemble/convert.h"
 #include "assemble/hf_config.h"
+#include "assemble/weights_check.h"
 #include "base/error.h"
 #include "checkpoint/adapter_file.h"
 #include "checkpoint/gguf_source.h"
@@ -134,8 +135,9 @@ void read_gguf(const fs::path& file, const GgufFile& parsed, Inspection& out) {
     out.tokenizer_files.push_back(cat(key, " (", value->second.count, ")"));
   }
   try {
-    read_config(Json::parse(read_gguf_configs(file).config.dump()), out);
-    open_gguf(file);
+    const Json config = Json::parse(read_gguf_configs(file).config.dump());
+    read_config(config, out);
+    check_weights_of(config, file.string(), *open_gguf(file));
   } catch (const CheckpointError& e) {
     out.notes.push_back(cat("cannot be loaded: ", e.what()));
   }
@@ -223,6 +225,17 @@ void read_directory(const fs::path& dir, Json& config, Inspection& out) {
   }
 }
 
+// What a start from the directory would be refused for.
+void note_misfit(const fs::path& dir, const Json& config, const TensorSource& source,
+                 Inspection& out) {
+  if (config.empty() || is_adapter_dir(dir)) return;
+  try {
+    check_weights_of(config, (dir / "config.json").string(), source);
+  } catch (const CheckpointError& e) {
+    out.notes.push_back(cat("cannot be loaded: ", e.what()));
+  }
+}
+
 }  // namespace
 
 std::string part_of(const std::string& name) {
@@ -255,7 +268,10 @@ Inspection inspect_weights(const fs::path& given) {
   out.path = given.string();
   read_tensors(*source, out);
   Json config = Json::object();
-  if (fs::is_directory(path)) read_directory(path, config, out);
+  if (fs::is_directory(path)) {
+    read_directory(path, config, out);
+    note_misfit(path, config, *source, out);
+  }
   if (fs::is_directory(path) || is_gguf_file(path)) read_chat_template(path, config, out);
   out.format = format_of(out);
   if (fs::is_regular_file(path) && is_gguf_file(path)) {

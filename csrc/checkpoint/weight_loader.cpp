@@ -201,6 +201,14 @@ void default_sink(Param& param, const at::Tensor& value, at::ScalarType dtype) {
 
 }  // namespace
 
+void compare_weights(const std::vector<Param*>& params, const TensorSource& source,
+                     const LoadOptions& options) {
+  LoadReport report;
+  Problems problems;
+  compare(params, source, options, report, problems);
+  problems.throw_if_any(source.description(), params.size(), options.advice);
+}
+
 LoadReport load_weights(const std::vector<Param*>& params, const TensorSource& source,
                         const LoadOptions& options, const WeightSink& sink) {
   const at::NoGradGuard no_grad;

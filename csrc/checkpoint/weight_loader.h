@@ -59,4 +59,8 @@ using WeightSink = std::function<void(Param& param, int64_t first, const at::Ten
 LoadReport load_weights(const std::vector<Param*>& params, const TensorSource& source,
                         const LoadOptions& options = {}, const WeightSink& sink = {});
 
+// Only the comparison, from headers: throws for names, shapes and dtypes as load_weights does.
+void compare_weights(const std::vector<Param*>& params, const TensorSource& source,
+                     const LoadOptions& options);
+
 }  // namespace mgm

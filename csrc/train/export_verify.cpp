@@ -44,7 +44,7 @@ at::Tensor exported_logits(const fs::path& dir, const ModelDescription& descript
   ModelConfig config = description.model;
   config.adapter = {};  // merged
   const fs::path file = dir / "config.json";
-  read_llm_config(read_json(file), file.string(), config.llm);
+  read_llm_config(read_config_json(file), file.string(), config.llm);
   const MiniGemini model(config, description.image);
   std::vector<Param*> params;
   for (Param* param : model.params()) {

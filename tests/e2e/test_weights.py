@@ -127,6 +127,45 @@ def test_convert_refusals(model, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("change, says", [
+    (dict(num_hidden_layers=4), ["missing:", "model.layers.3.self_attn.q_proj.weight"]),
+    (dict(num_hidden_layers=1), ["unexpected:", "model.layers.1.self_attn.q_proj.weight"]),
+    (dict(intermediate_size=24), ["of another shape:", "model.layers.0.mlp.up_proj.weight"]),
+    (dict(num_hidden_layers=2**32 - 1), ["num_hidden_layers", "4294967295"]),
+    (dict(model_type="falcon", architectures=["FalconForCausalLM"]), ["falcon", "known: llama"]),
+    ("lm_head.weight", ["1 missing:", "lm_head.weight"]),
+    ("model.vlm_uni_query_projector.1.weight", ["1 missing:", "model.vlm_uni_query_projector.1.weight"]),
+])
+def test_what_a_start_would_be_refused_for_is_not_written(model, tmp_path, change, says):
+    broken = shutil.copytree(model, tmp_path / "broken")
+    if isinstance(change, dict):
+        config = json.loads((model / "config.json").read_text())
+        (broken / "config.json").write_text(json.dumps({**config, **change}))
+    else:
+        tensors = load_file(model / "model.safetensors")
+        assert change in tensors
+        save_file({name: value for name, value in tensors.items() if name != change}, broken / "model.safetensors")
+    refused(4, "convert", broken, "--out", tmp_path / "out", says=[*says, broken])
+    assert not (tmp_path / "out").exists()
+    note, = (note for note in inspected(broken)["notes"] if note.startswith("cannot be loaded"))
+    assert all(part in note for part in says), note
+
+
+@pytest.mark.parametrize("change, says", [
+    (dict(), ["missing:", "model.layers.0.self_attn.q_proj.weight"]),
+    (dict(tensor="blk.1.attn_v.weight"), ["unexpected:", "model.layers.1.self_attn.v_proj.weight"]),
+    (dict(blocks=2**32 - 1), ["num_hidden_layers", "4294967295"]),
+    (dict(blocks=0), ["num_hidden_layers"]),
+    (dict(rotated=3), ["partial_rotary_factor"]),
+])
+def test_neither_is_such_a_gguf(tmp_path, change, says):
+    file = small_gguf(tmp_path / "a.gguf", **change)
+    refused(4, "convert", file, "--out", tmp_path / "out", says=[*says, file])
+    assert not (tmp_path / "out").exists()
+    note, = inspected(file)["notes"]
+    assert note.startswith("cannot be loaded") and all(part in note for part in says), note
+
+
 def test_memory_is_about_one_tensor(tmp_path):
     """240 MB of weights, tensors of 30 MB."""
     save_file({f"t{i}": torch.ones(7_500_000) for i in range(8)}, tmp_path / "in.safetensors")
@@ -252,11 +291,13 @@ def test_inspect_other_kinds(tmp_path):
         assert found["kind"] == kind and found["format"] == "torch" and found["notes"] == ["no tensor: a.bin: epoch"]
 
 
-def small_gguf(path, architecture="llama", tensor="blk.0.attn_v.weight"):
+def small_gguf(path, architecture="llama", tensor="blk.0.attn_v.weight", blocks=1, rotated=None):
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_embedding_length(32)
     writer.add_feed_forward_length(64)
-    writer.add_block_count(1)
+    writer.add_block_count(blocks)
+    if rotated:
+        writer.add_rope_dimension_count(rotated)
     writer.add_head_count(2)
     writer.add_context_length(128)
     writer.add_layer_norm_rms_eps(1e-5)
@@ -276,7 +317,8 @@ def test_inspect_gguf(tmp_path):
     assert found["format"] == "GGUF 3" and found["kind"] == "language model" and found["architecture"] == "llama"
     assert found["dtypes"] == {"F32": 1, "Q8_0": 1} and found["parameters"] == 3 * 32 + 4 * 32
     assert found["config"]["vocab_size"] == 3 and found["config"]["hidden_size"] == 32
-    assert found["tokenizer"] == ["tokenizer.ggml.tokens (3)"] and found["notes"] == []
+    assert found["tokenizer"] == ["tokenizer.ggml.tokens (3)"]
+    assert len(found["notes"]) == 1 and "missing:" in found["notes"][0]  # of a block it has one tensor
     assert inspected(tmp_path)["format"] == "GGUF 3"  # the folder with only this file
     strange = inspected(small_gguf(tmp_path / "b.gguf", "mamba"))
     assert strange["architecture"] == "mamba" and "mamba" in strange["notes"][0]

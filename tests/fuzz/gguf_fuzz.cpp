@@ -1,13 +1,18 @@
 // Any bytes as a GGUF file: a CheckpointError, or metadata and tensors that lie inside the file and
-// can be unpacked; of its vocabulary tokenizer files, or a DataError.
+// can be unpacked; of its metadata a config.json, or a CheckpointError; of its vocabulary tokenizer
+// files, or a DataError.
 //
 // sources: csrc/formats/gguf.cpp csrc/formats/gguf_types.cpp csrc/formats/dtype.cpp
+//
+// sources: csrc/checkpoint/gguf_config.cpp csrc/checkpoint/gguf_names.cpp
 //
 // sources: csrc/text/gguf_vocabulary.cpp csrc/text/gguf_tokenizer_files.cpp csrc/text/utf8.cpp
 #include <algorithm>
 #include <cstdlib>
 
 #include "base/error.h"
+#include "checkpoint/gguf_config.h"
+#include "checkpoint/gguf_names.h"
 #include "formats/gguf.h"
 #include "text/gguf_vocabulary.h"
 
@@ -22,6 +27,34 @@ size_t walk(const mgm::GgufValue& value) {
     for (const mgm::GgufValue& element : *elements) sum += walk(element);
   }
   return sum;
+}
+
+std::vector<float> values_of(const mgm::GgufTensor& tensor, const uint8_t* data) {
+  if (!mgm::can_dequantise(tensor.type)) return {};
+  std::vector<float> out((tensor.end - tensor.begin) / tensor.type.bytes * tensor.type.block);
+  mgm::dequantise(tensor.type, data + tensor.begin, out.size(), out.data());
+  return out;
+}
+
+// What the metadata become beside the weights, and the names these get.
+size_t walk_config(const mgm::GgufFile& file, const uint8_t* data) {
+  try {
+    const auto floats = [&](const std::string& name) -> std::vector<float> {
+      for (const mgm::GgufTensor& t : file.tensors) {
+        if (t.name == name) return values_of(t, data);
+      }
+      std::abort();
+    };
+    size_t sum = mgm::gguf_to_hf_config(file, "input", floats).dump().size();
+    const std::string architecture = mgm::gguf_architecture(file, "input");
+    for (const mgm::GgufTensor& t : file.tensors) {
+      const auto target = mgm::map_gguf_name(architecture, t.name);
+      if (target) sum += target->name.size();
+    }
+    return sum;
+  } catch (const mgm::CheckpointError&) {
+    return 0;
+  }
 }
 
 size_t walk_vocabulary(const mgm::GgufFile& file) {
@@ -42,12 +75,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const mgm::GgufFile file = mgm::parse_gguf(bytes, "input");
     size_t sum = 0;
     for (const auto& [key, value] : file.metadata) sum += walk(value);
-    sum += walk_vocabulary(file);
+    sum += walk_vocabulary(file) + walk_config(file, data);
     for (const mgm::GgufTensor& t : file.tensors) {
       if (t.begin > t.end || t.end > size) std::abort();
-      if (!mgm::can_dequantise(t.type)) continue;
-      std::vector<float> out((t.end - t.begin) / t.type.bytes * t.type.block);
-      mgm::dequantise(t.type, data + t.begin, out.size(), out.data());
+      sum += values_of(t, data).size();
     }
     if (sum == SIZE_MAX) std::abort();
   } catch (const mgm::CheckpointError&) {

@@ -8,8 +8,9 @@ The model is random, bf16, in the published layout: a language model of Mistral-
 tower too small to matter. Every side loads it in a process of its own, with the files in the page cache (warm) and not
 (cold: posix_fadvise DONTNEED; what the process then read from the disk is shown). All touch every byte: mgm when it
 refuses NaN and infinity, the others in one pass behind loading. `read` is read(2) into one buffer: what the disk and the
-memory allow. Time is from the call to the last byte, imports and process start left out; memory is the peak of anonymous
-(RssAnon) and locked (VmLck, VmPin) pages while loading, sampled. MGM_BUILD_DIR names the build (default build/release).
+memory allow. Time is from the call to the last byte, imports, process start and the GPU's first call left out; memory is the
+peak of anonymous (RssAnon), locked (VmLck, VmPin) and shared pages (RssShmem: page-locked ones of CUDA) while loading,
+sampled. With --device cuda all but `read` load onto the first GPU. MGM_BUILD_DIR names the build (default build/release).
 """
 import argparse
 import json
@@ -37,7 +38,7 @@ def shards(folder):
     return sorted(folder.glob("*.safetensors"))
 
 
-def child_read(folder):
+def child_read(folder, device):
     buffer = memoryview(bytearray(8 << 20))
     yield
     for path in shards(folder):
@@ -49,37 +50,42 @@ def child_read(folder):
 def touch(tensors):
     for tensor in tensors:
         tensor.view(torch.int16).max()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
-def child_safetensors(folder):
+def child_safetensors(folder, device):
     from safetensors import safe_open
 
     torch.set_num_threads(os.cpu_count())
+    torch.zeros(1, device=device)
     yield
     held = []
     for path in shards(folder):
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "pt", device=device) as file:
             held += [file.get_tensor(name) for name in file.keys()]
     yield
     touch(held)
 
 
-def child_transformers(folder):
+def child_transformers(folder, device):
     import transformers
 
     torch.set_num_threads(os.cpu_count())
     transformers.logging.set_verbosity_error()
     transformers.AutoModelForCausalLM  # noqa: B018 - the import is lazy
     transformers.LlamaForCausalLM
+    torch.zeros(1, device=device)
     yield
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder / "llm", dtype=torch.bfloat16, low_cpu_mem_usage=True)
+    place = {"device_map": device} if device != "cpu" else {"low_cpu_mem_usage": True}
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder / "llm", dtype=torch.bfloat16, **place)
     yield
     touch(p.detach() for p in model.parameters())
 
 
-def run_child(side, folder):
+def run_child(side, folder, device):
     """Prints when each part is done: ready, then the seconds since of loading and of the touched last byte."""
-    steps = {"read": child_read, "safetensors": child_safetensors, "transformers": child_transformers}[side](folder)
+    steps = {"read": child_read, "safetensors": child_safetensors, "transformers": child_transformers}[side](folder, device)
     next(steps)
     print("ready", flush=True)
     sys.stdin.readline()
@@ -98,7 +104,7 @@ def evict(folder):
 
 
 def warm(folder):
-    steps = child_read(folder)
+    steps = child_read(folder, "cpu")
     for _ in steps:
         pass
 
@@ -129,7 +135,8 @@ class Watched:
             return
         self.first, self.last = self.first or now, now
         self.peak["anonymous"] = max(self.peak["anonymous"], now.get("RssAnon", 0))
-        self.peak["locked"] = max(self.peak["locked"], now.get("VmLck", 0) + now.get("VmPin", 0))
+        locked = sum(now.get(name, 0) for name in ("VmLck", "VmPin", "RssShmem"))
+        self.peak["locked"] = max(self.peak["locked"], locked)
 
     def lines(self, stream, stop):
         """Lines up to one that `stop` matches, sampled meanwhile."""
@@ -148,23 +155,23 @@ class Watched:
         return self.last.get("read_bytes", 0) - (self.first or {}).get("read_bytes", 0)
 
 
-def run_python(side, folder):
-    child = Watched([sys.executable, __file__, "--child", side, "--out", folder], stdout=subprocess.PIPE)
+def run_python(side, folder, device):
+    child = Watched([sys.executable, __file__, "--child", side, "--device", device, "--out", folder], stdout=subprocess.PIPE)
     child.lines(child.process.stdout, lambda text: "ready" in text)
-    child.peak["anonymous"], child.first = 0, None
+    child.peak, child.first = {"anonymous": 0, "locked": 0}, None
     child.sample()
-    before = child.peak["anonymous"]
+    before = dict(child.peak)
     child.process.stdin.write(b"\n")
     text = child.lines(child.process.stdout, lambda text: "done" in text and text.endswith("\n"))
     child.process.wait()
     found = dict(line.split() for line in text.splitlines() if " " in line)
     return {"seconds": float(found["done"]), "call_seconds": float(found.get("loaded", found["done"])),
-            "anonymous": child.peak["anonymous"] - before, "locked": child.peak["locked"], "disk": child.disk()}
+            **{kind: child.peak[kind] - before[kind] for kind in before}, "disk": child.disk()}
 
 
-def run_mgm(side, folder):
+def run_mgm(side, folder, device):
     """mgm forward up to its line that says the model is there; the forward pass itself is not waited for."""
-    child = Watched([decode.MGM, "forward", folder, "--device", "cpu", "--dtype", "bf16", "--prompt", "1", "--out",
+    child = Watched([decode.MGM, "forward", folder, "--device", device, "--dtype", "bf16", "--prompt", "1", "--out",
                      folder / "out.safetensors"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     done = re.compile(r"model: \d+ tensors.* in ([\d.]+) s\b")
     try:
@@ -180,14 +187,16 @@ def run_mgm(side, folder):
 
 def measure(args, folder):
     rows = []
+    cells = [(device, side) for device in args.device for side in args.sides if device == "cpu" or side != "read"]
     for cache in ("cold", "warm"):
         for round_number in range(args.rounds):
-            for side in args.sides:
+            for device, side in cells:
                 if cache == "cold":
                     evict(folder)
                 else:
                     warm(folder)
-                row = {"cache": cache, "side": side, **(run_mgm if side == "mgm" else run_python)(side, folder)}
+                run = run_mgm if side == "mgm" else run_python
+                row = {"cache": cache, "device": device, "side": side, **run(side, folder, device)}
                 print(json.dumps(row), flush=True)
                 rows.append(row)
     return rows
@@ -197,18 +206,15 @@ def report(rows, folder):
     size = sum(path.stat().st_size for path in shards(folder))
     largest = max(path.stat().st_size for path in shards(folder))
     print(f"\n{size / 1e9:.1f} GB in {len(shards(folder))} shards, the largest {largest / 1e9:.2f} GB\n")
-    print("| cache | side | seconds | GB/s | from the disk, GB | peak anonymous + locked, GB | of one shard |")
-    print("|---|---|---|---|---|---|---|")
-    for cache in ("cold", "warm"):
-        for side in SIDES:
-            found = [row for row in rows if (row["cache"], row["side"]) == (cache, side)]
-            if not found:
-                continue
-            seconds = statistics.median(row["seconds"] for row in found)
-            memory = max(row["anonymous"] + row["locked"] for row in found)
-            disk = statistics.median(row["disk"] for row in found)
-            print(f"| {cache} | {side} | {seconds:.1f} | {size / seconds / 1e9:.2f} | {disk / 1e9:.1f} | {memory / 1e9:.2f} | "
-                  f"{memory / largest:.2f} |")
+    print("| cache | onto | side | seconds | GB/s | from the disk, GB | peak anonymous + locked, GB | of one shard |")
+    print("|---|---|---|---|---|---|---|---|")
+    for cell in dict.fromkeys((row["cache"], row["device"], row["side"]) for row in rows):
+        found = [row for row in rows if (row["cache"], row["device"], row["side"]) == cell]
+        seconds = max(0.005, statistics.median(row["seconds"] for row in found))  # mgm prints hundredths
+        memory = max(row["anonymous"] + row["locked"] for row in found)
+        disk = statistics.median(row["disk"] for row in found)
+        print(f"| {' | '.join(cell)} | {seconds:.1f} | {size / seconds / 1e9:.2f} | {disk / 1e9:.1f} | {memory / 1e9:.2f} | "
+              f"{memory / largest:.2f} |")
 
 
 def main():
@@ -217,17 +223,18 @@ def main():
     parser.add_argument("--shape", default="7b", choices=decode.SHAPES)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sides", type=lambda text: text.split(","), default=list(SIDES))
+    parser.add_argument("--device", type=lambda text: text.split(","), default=["cpu"], help="cpu, cuda or cpu,cuda")
     parser.add_argument("--keep", action="store_true", help="leave the model there")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        return run_child(args.child, args.out)
+        return run_child(args.child, args.out, args.device[0])
     args.out.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(args.out).free
     if args.shape == "7b" and free < 20e9:
         sys.exit(f"{args.out} has {free / 1e9:.0f} GB free; 20 are needed")
-    args.positions, args.dtype, args.device = 2048, torch.bfloat16, "cpu"
-    folder = decode.write_model(args)
+    args.positions, args.dtype = 2048, torch.bfloat16
+    folder = decode.write_model(argparse.Namespace(**{**vars(args), "device": args.device[-1]}))
     try:
         llm = folder / "llm"  # the language model alone, as transformers takes it
         shutil.rmtree(llm, ignore_errors=True)
