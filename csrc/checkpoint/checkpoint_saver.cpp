@@ -8,11 +8,22 @@
 #include "base/error.h"
 #include "base/host_memory.h"
 #include "base/log.h"
+#include "dist/watch.h"
 
 namespace mgm {
 namespace {
 
 std::string seconds_text(double s) { return s < 1 ? strf("%.3fs", s) : human_seconds(s); }
+
+// What all ranks were told of a save has its rank in its words: it is not the failure of whoever
+// comes to say so first.
+void throw_agreed(const std::exception_ptr& failure) {
+  try {
+    std::rethrow_exception(failure);
+  } catch (const InternalError& e) {
+    throw PeerError(e.code(), e.what());
+  }
+}
 
 }  // namespace
 
@@ -142,7 +153,10 @@ void CheckpointSaver::settle(bool wait) {
   if (job_->thread.joinable()) job_->thread.join();
   const std::unique_ptr<Job> job = std::move(job_);
   job->channel->forget();
-  if (job->failure) std::rethrow_exception(job->failure);
+  if (job->failure) {
+    if (ranks_.size() > 1 && votes[1].item<int64_t>() == ranks_.size()) throw_agreed(job->failure);
+    std::rethrow_exception(job->failure);
+  }
   if (votes[1].item<int64_t>() > 0) {
     throw InternalError("cannot save the checkpoint of step ", job->report.step,
                         ": another rank could not, see its log");

@@ -115,6 +115,10 @@ uint64_t publish(const fs::path& run_dir, const fs::path& folder, const Checkpoi
   return manifest.total_bytes();
 }
 
+std::string by_rank(size_t rank, const std::string& host, const std::string& failure) {
+  return cat("rank ", rank, " on ", host, ": ", failure);
+}
+
 // Shards by rank from what the ranks reported; throws what went wrong on which of them.
 std::vector<ManifestEntry> read_reports(const std::vector<std::string>& reports) {
   std::vector<ManifestEntry> out;
@@ -125,8 +129,7 @@ std::vector<ManifestEntry> read_reports(const std::vector<std::string>& reports)
     if (report.contains("error")) {
       if (failed++ > 0) continue;
       first = report.at("error").get<std::string>();
-      if (reports.size() > 1)
-        first = cat("rank ", rank, " on ", report.at("host").get<std::string>(), ": ", first);
+      if (reports.size() > 1) first = by_rank(rank, report.at("host").get<std::string>(), first);
     } else {
       out.push_back({report.at("size").get<uint64_t>(), report.at("xxh3").get<std::string>()});
     }
@@ -136,11 +139,21 @@ std::vector<ManifestEntry> read_reports(const std::vector<std::string>& reports)
   return out;
 }
 
+// What went wrong on rank 0, which is the one to do it.
+std::string failure_of_first(const SaveChannel& channel, const std::function<void()>& what) {
+  const std::string failure = failure_of(what);
+  return failure.empty() || channel.world() == 1 ? failure : by_rank(0, host_name(), failure);
+}
+
 // Rank 0's part of a save after its own shard; returns the bytes of all files.
 uint64_t finish(const fs::path& run_dir, const fs::path& folder, const CheckpointContent& content,
                 const StateLayout& layout, SaveChannel& channel) {
   const std::vector<ManifestEntry> shards = read_reports(channel.await_reports());
-  return publish(run_dir, folder, content, layout, shards);
+  uint64_t bytes = 0;
+  const std::string failure =
+      failure_of_first(channel, [&] { bytes = publish(run_dir, folder, content, layout, shards); });
+  if (!failure.empty()) throw InternalError(failure);
+  return bytes;
 }
 
 WrittenCheckpoint save_together(const fs::path& run_dir, const CheckpointContent& content,
@@ -151,7 +164,7 @@ WrittenCheckpoint save_together(const fs::path& run_dir, const CheckpointContent
   WrittenCheckpoint out;
   std::string failure;
   if (first) {
-    failure = failure_of([&] { begin_checkpoint(run_dir, content.step); });
+    failure = failure_of_first(channel, [&] { begin_checkpoint(run_dir, content.step); });
     channel.announce(kFolder, failure);
   } else {
     failure = channel.await(kFolder);

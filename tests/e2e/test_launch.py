@@ -1,5 +1,6 @@
 """mgm launch, torchrun and mpirun with the real binary: prefixes, exit codes, a training run on two ranks that is
 stopped, killed and started again."""
+import json
 import os
 import pathlib
 import re
@@ -188,7 +189,7 @@ def cases(short, full):
 
 
 def train_as(run, world, mode, shard=0, **more):
-    values = options(run, **EIGHT, **more, dist__mode=mode, dist__shard_size=shard, checkpoint__every_steps=0)
+    values = options(run, **{**EIGHT, **more}, dist__mode=mode, dist__shard_size=shard, checkpoint__every_steps=0)
     launch("--nproc", world, "--", "train", STAGE2, *values)
     return run
 
@@ -205,6 +206,49 @@ def ten_steps(tmp_path_factory):
 def test_many_ranks_learn_as_one(ten_steps, tmp_path, world, mode, shard):
     assert_near(train_as(tmp_path / "run", world, mode, shard, train__max_steps=10), ten_steps, 10)
     assert len(list((tmp_path / "run/checkpoints/step_10").glob("rank_*.safetensors"))) == world
+
+
+TEN_OF_24 = {"train__max_steps": 10, "train__global_batch": 24}  # of which three ranks can have parts
+
+
+@pytest.fixture(scope="module")
+def ten_steps_of_24(tmp_path_factory):
+    return train_as(tmp_path_factory.mktemp("ten_of_24") / "run", 1, "replicate", **TEN_OF_24)
+
+
+@pytest.mark.parametrize("world,mode,shard", cases([(3, "zero3", 0)], [(3, "zero2", 0), (2, "zero3", 0)]))
+def test_a_batch_of_24_in_two_or_three_parts(ten_steps_of_24, tmp_path, world, mode, shard):
+    """Three ranks cut the weights elsewhere than two, four and eight do."""
+    assert_near(train_as(tmp_path / "run", world, mode, shard, **TEN_OF_24), ten_steps_of_24, 10)
+
+
+# P: a record with a picture, t: text only. Two steps of eight; a round is two samples of rank 0, then two of rank 1.
+ROUNDS = ["PPtt", "ttPP"] + ["PPPP", "tttt"]
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Settings of a run that takes the embedded records in the order of ROUNDS, over and over."""
+    records = json.loads((ROOT / "data/embedded/stage2_train.json").read_text())
+    of_kind = {"P": iter([r for r in records if "image" in r]), "t": iter([r for r in records if "image" not in r])}
+    path = tmp_path / "mixed.json"
+    path.write_text(json.dumps([next(of_kind[kind]) for kind in "".join(ROUNDS)]))
+    return {"data__sources": [{"annotations": str(path), "images": str(ROOT / "data/embedded/images")}],
+            "data__shuffle": False, "data__grouping": "none", "train__global_batch": 8, "train__micro_batch": 2}
+
+
+def test_ranks_without_pictures_learn_as_one(mixed, tmp_path):
+    """A rank that skips the encoders in a round still takes part in all that the others do, with an embedding that is
+    the head's weight too and blocks that run again in backward. The one rank keeps its activations."""
+    values = {**mixed, "train__max_steps": 10, "model__llm__tie_embeddings": True}
+    one = train_as(tmp_path / "one", 1, "replicate", **values)
+    run = train_as(tmp_path / "run", 2, "zero3", **values, train__recompute=[{"match": "model.layers.*"}])
+    assert_near(run, one, 10)
+    told = launch("--nproc", 2, "--", "replay", run, "--step", 1).stderr
+    pictures = re.findall(r"rank (\d), micro-batch (\d): \d+ tokens, (\d) pictures", told)
+    assert sorted(pictures) == [("0", "1", "2"), ("0", "2", "0"), ("1", "1", "0"), ("1", "2", "2")], told
+    assert "1 steps equal to metrics.jsonl to the bit, 0 not" in told
+    assert [(line["images"], line["text_only"]) for line in metrics(run)] == [(4, 4)] * 10
 
 
 STRICT = {"train__max_steps": 4, "dist__reduction": "strict", "dist__virtual_shards": 16, "schedule__warmup_ratio": 0}
@@ -231,17 +275,19 @@ def test_strict_ranks_end_with_the_bits_of_one(strict, tmp_path, world, mode, sh
 # ---- stopped, killed and started again --------------------------------------------------------------
 
 
-def interrupt(run, text, act, *launch_options, more=(), **values):
-    """Starts two ranks and calls act(launcher, line) when a line with `text` comes; (exit code, errors)."""
+def interrupt(run, text, act, *launch_options, times=1, more=(), **values):
+    """Starts two ranks and calls act(launcher, line) when a line with `text` comes, `times` times, but once until the
+    launcher starts them again; (exit code, errors)."""
     process = subprocess.Popen([MGM, "launch", "--nproc", "2", *launch_options, "--", "train", STAGE1,
                                 *options(run, **values), *more], cwd=ROOT, env=ENV, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    seen, acted = [], False
+    seen, acted, armed = [], 0, True
     for line in process.stderr:
         seen.append(line)
-        if text in line and not acted:
-            acted = True
+        armed = armed or line.startswith("restart ")
+        if text in line and armed and acted < times:
+            acted, armed = acted + 1, False
             act(process, line)
-    assert acted, "".join(seen)
+    assert acted == times, "".join(seen)
     return process.wait(timeout=120), "".join(seen)
 
 
@@ -276,6 +322,32 @@ def test_killed_rank_is_named_and_all_start_again_from_the_newest_checkpoint(two
     assert re.search(r"rank 1 on \S+ has given no sign of life .* at step \d+, phase \w+, last collective: '", errors), errors
     assert "--grace" not in errors
     assert (run / "metrics.jsonl").read_bytes() == (two_ranks / "metrics.jsonl").read_bytes()
+
+
+def test_a_rank_that_is_lost_twice_is_left_out_and_one_ends_with_the_bits_of_two(tmp_path):
+    # So many steps that both kills come long before the end.
+    values = {"train__max_steps": 60, "train__micro_batch": 1, "dist__mode": "zero3", "dist__reduction": "strict",
+              "dist__virtual_shards": 4}
+    never_killed, run = tmp_path / "never_killed", tmp_path / "run"
+    launch("--nproc", 2, "--", "train", STAGE1, *options(never_killed, **values))
+    victims = []
+
+    def lose_rank_1(launcher, _):
+        victims.append(ranks_of(launcher)[1])
+        os.kill(victims[-1], signal.SIGKILL)
+
+    # The other one would wait for a sign of life of rank 1: it is not what this is about.
+    code, errors = interrupt(run, "checkpoint at step ", lose_rank_1, "--restarts", "3", "--min-nproc", "1", "--grace", "1",
+                             times=2, **values)
+    assert code == 0, errors
+    assert all(f"pid {victim}) was killed by SIGKILL" in errors for victim in victims), errors
+    assert f"local rank 1 failed 2 times and is left out: 1 ranks on {socket.gethostname()} from here on" in errors
+    starts = json.loads((run / "run.json").read_text())["starts"]
+    assert [start["ranks"] for start in starts] == [2, 2, 1] and [start["restart"] for start in starts] == [0, 1, 2]
+    assert 0 == starts[0]["from_step"] < starts[1]["from_step"] < starts[2]["from_step"] < 60, starts
+    assert (run / "metrics.jsonl").read_bytes() == (never_killed / "metrics.jsonl").read_bytes()
+    same_weights(weights(run), weights(never_killed))
+    assert mgm("checkpoint", "diff", run, never_killed).stdout.splitlines()[-1] == "equal"  # moments too
 
 
 def test_killed_launcher_leaves_no_ranks(tmp_path):
