@@ -1,6 +1,7 @@
 """A language model named by its directory alone (`model.llm.arch: auto`), from the plan to the export."""
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from safetensors.torch import load_file
 
 from mgm_binary import ROOT, metrics, mgm, sets
 
-SMOLLM2 = ROOT / ".deps/test_models/SmolLM2-135M-Instruct.Q4_1.gguf"
+sys.path.insert(0, str(ROOT / "tests/parity"))
+from real_files import smollm2  # noqa: E402
 
 SIZES = dict(vocab_size=1024, hidden_size=40, intermediate_size=52, num_hidden_layers=3, num_attention_heads=4,
              num_key_value_heads=2, head_dim=16, max_position_embeddings=1024, rope_theta=50000.0)
@@ -69,19 +71,18 @@ def test_a_directory_is_all_it_takes(name, dirs, tmp_path):
 
 def test_a_gguf_file_is_all_it_takes(dirs, tmp_path):
     """A real file, vocabulary and all, trains as the directory that `mgm convert` makes of it, and is exported whole."""
-    if not (SMOLLM2.parent / ".complete").exists():
-        pytest.skip(f"NOT RUN: no models in {SMOLLM2.parent}; scripts/fetch_models.sh brings them")
-    mgm("convert", SMOLLM2, "--out", tmp_path / "directory")
+    gguf = smollm2()
+    mgm("convert", gguf, "--out", tmp_path / "directory")
     found = {}
-    for llm in (SMOLLM2, tmp_path / "directory"):
+    for llm in (gguf, tmp_path / "directory"):
         config = recipe(tmp_path, dirs / "any")  # its towers
         values = {"model.llm.path": llm, "text.tokenizer": llm, "text.template": "mpt", "train.rules": '[{preset: stage2}]',
                   "run.dir": tmp_path / llm.name}
         assert "text:" in config.read_text()
         mgm("train", config, *sets(values))
         found[llm] = metrics(tmp_path / llm.name)
-    assert found[SMOLLM2] == found[tmp_path / "directory"] and len(found[SMOLLM2]) == 2
-    mgm("export", tmp_path / SMOLLM2.name, "--out", tmp_path / "llm", "--part", "llm")
+    assert found[gguf] == found[tmp_path / "directory"] and len(found[gguf]) == 2
+    mgm("export", tmp_path / gguf.name, "--out", tmp_path / "llm", "--part", "llm")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "llm")
     assert model.config.model_type == "llama" and model.num_parameters() == 134_515_008
     assert len(transformers.AutoTokenizer.from_pretrained(tmp_path / "llm")) == 49_152

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -15,6 +16,12 @@ import ranks as ranks_of  # noqa: E402
 from gpus import need  # noqa: E402
 from mgm_binary import ROOT, mgm  # noqa: E402
 from ranks import ends, wait_for_steps  # noqa: E402
+
+STEP_LIMIT = 8
+SILENCE = 15  # the default of dist.timeout_s.silence
+# Seconds beyond both within which the rank that is left has ended. STEP_LIMIT shows the hang and listening for a third of the
+# silence who does; heartbeats and looks are a second apart each, and a process with a GPU takes seconds to go.
+SLACK = 10
 
 
 def start(run, **values):
@@ -56,12 +63,15 @@ def test_a_rank_that_hangs_is_named(tmp_path):
     """Rank 0 waits inside NCCL, which does not return by itself."""
     need(2)
     run = tmp_path / "run"
-    ranks = start(run, dist__timeout_s__step=8)
+    ranks = start(run, dist__timeout_s__step=STEP_LIMIT)
     wait_for_steps(run, ranks, 3)
     ranks[1].send_signal(signal.SIGSTOP)
+    began = time.monotonic()
     try:
         ranks[0].communicate(timeout=90)
+        seconds = time.monotonic() - began
         assert ranks[0].returncode == 5
+        assert seconds < STEP_LIMIT + SILENCE + SLACK, seconds
     finally:
         ranks[1].send_signal(signal.SIGCONT)
     assert re.search(r"rank 1 on \S+ has", log_of(run)), log_of(run)

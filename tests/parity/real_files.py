@@ -1,14 +1,18 @@
-"""The real vocabularies that scripts/fetch_tokenizers.sh brings. A test that needs one says NOT RUN where the script
-was not run, and fails where it was and a file is not what was fetched."""
+"""The real vocabularies that scripts/fetch_tokenizers.sh brings and the real model of scripts/fetch_models.sh. A test
+that needs one says NOT RUN where the script was not run, and fails where it was and a file is not what was fetched."""
 import functools
 import hashlib
 import os
 import pathlib
+import re
 import sys
 
 import pytest
 
-FETCHED = pathlib.Path(os.environ.get("MGM_TOKENIZERS", pathlib.Path(__file__).resolve().parents[2] / ".deps/tokenizers"))
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FETCHED = pathlib.Path(os.environ.get("MGM_TOKENIZERS", ROOT / ".deps/tokenizers"))
+MODELS = pathlib.Path(os.environ.get("MGM_TEST_MODELS", ROOT / ".deps/test_models"))
+FETCH_MODELS = ROOT / "scripts/fetch_models.sh"
 MISTRAL_SENTENCEPIECE = {
     "v1": "tokenizer.model.v1", "v2": "mistral_instruct_tokenizer_240216.model.v2",
     "v3": "mistral_instruct_tokenizer_240323.model.v3", "v7": "mistral_instruct_tokenizer_241114.model.v7"}
@@ -42,6 +46,20 @@ def problem(name):
         if hashlib.sha256((FETCHED / path).read_bytes()).hexdigest() != sha256:
             return f"{FETCHED / path} is not the file that was fetched"
     return ""
+
+
+@functools.cache
+def smollm2():
+    """The fetched GGUF of SmolLM2-135M-Instruct, held once against the hash that the script pins."""
+    if not (MODELS / ".complete").exists():
+        pytest.skip(f"NOT RUN: no models in {MODELS}; scripts/fetch_models.sh brings them")
+    pinned = dict(re.findall(r"^(member|sha256)=(\S+)$", FETCH_MODELS.read_text(), re.M))
+    file = MODELS / pathlib.Path(pinned["member"]).name
+    again = f"run MGM_TEST_MODELS={MODELS} scripts/fetch_models.sh"
+    assert file.exists(), f"{file} is missing; {again}"
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert found == pinned["sha256"], f"{file} has the SHA-256 {found}, the pinned file {pinned['sha256']}; {again}"
+    return file
 
 
 def mistral(name):

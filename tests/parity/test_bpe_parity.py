@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import struct
 import subprocess
 
@@ -368,13 +369,48 @@ def test_tiktoken(name):
     path = fetched(name)
     pattern, special, bos = tiktoken_cases()[name]
     oracle = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks_of(path), special_tokens=special)
+    check_tiktoken(path, oracle, [bos] if bos is not None else [])
+
+
+def check_tiktoken(path, oracle, first=()):
+    """Ids, which are returned, and texts of a file against tiktoken."""
     side = Side(None, path)
-    lines = real_corpus(6, list(special))
-    want = [([bos] if bos is not None else []) + oracle.encode(line, allowed_special="all") for line in lines]
+    lines = real_corpus(6, sorted(oracle.special_tokens_set))
+    want = [[*first, *oracle.encode(line, allowed_special="all")] for line in lines]
     check_ids(side, lines, want)
     for ids in want[: LINES // 4]:
         assert side.ask(decode=ids[:300], skip=False)["text"] == oracle.decode(ids[:300])
     close(side)
+    return {id for ids in want for id in ids}
+
+
+# Ids of the ranks; p50k's leave <|endoftext|> its own, and those behind it are runs of blanks.
+MADE_RANKS = {"r50k_base": range(50256), "p50k_base": [*range(50256), *range(50257, 50281)], "o200k_base": range(199998)}
+
+
+def made_ranks(ids):
+    """Bytes, then beginnings of words, every one a byte longer than one before it, then runs of 2 to 25 blanks."""
+    rng, blanks = random.Random(12), [b" " * n for n in range(2, 26)]
+    tokens = dict.fromkeys(bytes([b]) for b in range(256))
+    while len(tokens) < len(ids) - len(blanks):
+        for word in re.findall(r"\s?\S+", line_of(rng)):
+            raw = word.encode()
+            tokens.update(dict.fromkeys(raw[:k] for k in range(2, min(len(raw), 12) + 1)))
+    return dict(zip([*list(tokens)[:len(ids) - len(blanks)], *blanks], ids, strict=True))
+
+
+@pytest.mark.parametrize("name", MADE_RANKS)
+def test_tiktoken_with_made_ranks(name, monkeypatch, tmp_path):
+    """Pattern, special tokens and ids as tiktoken's own package has them; the ranks of the real file are not here."""
+    from tiktoken_ext import openai_public
+
+    ranks, path = made_ranks(MADE_RANKS[name]), tmp_path / f"{name}.tiktoken"
+    path.write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in ranks.items()))
+    monkeypatch.setattr(openai_public, "load_tiktoken_bpe", lambda *_, **__: ranks)
+    oracle = tiktoken.Encoding(**getattr(openai_public, name)())
+    used = check_tiktoken(path, oracle)
+    assert {oracle.encode_single_token(special) for special in oracle.special_tokens_set} <= used
+    assert {ranks[b"  "], ranks[b"   "]} <= used and len(used) > 1500
 
 
 @pytest.mark.parametrize("name", ["tekken_240718.json", "tekken_240911.json"])

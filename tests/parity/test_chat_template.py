@@ -8,8 +8,9 @@ import subprocess
 
 import mgm_oracle
 import pytest
-from test_bpe_parity import close, fetched
-from test_gguf_import import redrawn, smollm2
+from real_files import fetched, smollm2
+from test_bpe_parity import close
+from test_gguf_import import redrawn
 from test_tokenizer_parity import BUILD, ROOT, Side, mgm
 from transformers.utils.chat_template_utils import _compile_jinja_template
 

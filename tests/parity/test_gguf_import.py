@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from real_files import smollm2
 from safetensors.torch import load_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("MGM_BUILD_DIR", ROOT / "build" / "release"))
-MODELS = pathlib.Path(os.environ.get("MGM_TEST_MODELS", ROOT / ".deps" / "test_models"))
 SIZES = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
              vocab_size=50, max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2)
 LLAMA3_ROPE = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -194,16 +194,10 @@ def test_refusals_say_why(tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def smollm2():
-    if not (MODELS / ".complete").exists():
-        pytest.skip(f"NOT RUN: no models in {MODELS}; scripts/fetch_models.sh brings them")
-    return MODELS / "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
 def test_a_real_model_is_what_transformers_reads(tmp_path):
-    convert(smollm2(), tmp_path / "model", "--max-shard-size", "200MB")
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(MODELS, gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf",
-                                                               dtype=torch.float32).eval()
+    file = smollm2()
+    convert(file, tmp_path / "model", "--max-shard-size", "200MB")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
     ours = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
     expected, got = theirs.state_dict(), ours.state_dict()
     assert sorted(got) == sorted(expected) and len(list((tmp_path / "model").glob("model-*.safetensors"))) >= 3

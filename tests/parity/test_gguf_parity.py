@@ -7,11 +7,11 @@ import subprocess
 import gguf
 import numpy as np
 import pytest
+from real_files import smollm2
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("MGM_BUILD_DIR", ROOT / "build" / "release"))
 PROBE = BUILD / "tests" / "gguf_probe"
-MODELS = pathlib.Path(os.environ.get("MGM_TEST_MODELS", ROOT / ".deps" / "test_models"))
 TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"]
 
 
@@ -86,15 +86,6 @@ def test_metadata(tmp_path):
     writer.close()
     lines, _ = probe(tmp_path / "a.gguf", tmp_path / "out")
     assert dict(line.split(" = ", 1) for line in lines) == {key: str(value) for key, value in expected.items()}
-
-
-def smollm2():
-    """The fetched GGUF; a test without it says so."""
-    file = MODELS / "SmolLM2-135M-Instruct.Q4_1.gguf"
-    if not (MODELS / ".complete").exists():
-        pytest.skip(f"NOT RUN: no models in {MODELS}; scripts/fetch_models.sh brings them")
-    assert file.stat().st_size == 98362432, f"{file} is damaged: run scripts/fetch_models.sh again"
-    return file
 
 
 def test_a_real_model(tmp_path):

@@ -13,9 +13,9 @@ import pytest
 import sentencepiece
 import test_bpe_parity as bpe
 import transformers
-from real_files import MISTRAL_SENTENCEPIECE, fetched, mistral
+from real_files import MISTRAL_SENTENCEPIECE, fetched, mistral, smollm2
 from test_bpe_parity import LINES, check_ids, close, corpus
-from test_gguf_import import redrawn, smollm2, write_gguf
+from test_gguf_import import redrawn, write_gguf
 from test_tokenizer_parity import Side, mgm, train
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 

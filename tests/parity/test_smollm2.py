@@ -11,7 +11,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import test_backbone_parity as forward
 import test_generation_parity as generation
 from mgm_oracle import relative_l2
-from test_gguf_import import MODELS, convert, smollm2
+from real_files import smollm2
+from test_gguf_import import convert
 
 QUESTIONS = ["What is gravity?", "Write a poem about rain.", "List three colours.", "def fib(n):", "Who was Newton?", "2+2=",
              "Translate 'cat' to French.", "Explain TCP.", "Tell me a joke.", "What is the capital of Japan?", "Name a fruit.",
@@ -26,7 +27,7 @@ def models(tmp_path_factory):
     gguf = smollm2()
     ours = tmp_path_factory.mktemp("smollm2") / "model"
     convert(gguf, ours)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(MODELS, gguf_file=gguf.name, dtype=torch.float32,
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32,
                                                                attn_implementation="eager").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(ours)
     prompts = [torch.tensor(tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True))

@@ -204,6 +204,8 @@ def test_round_trip(sides, name):
         text = random_text(rng, side.hf, blanks=[" ", "  ", "\n", "\t"], specials=False).replace("\u2581", "")
         if getattr(side.hf, "legacy", False):
             text = text.lstrip(" ")  # the legacy class loses blanks at the beginning, and so do we
+        if any(special in text for special in side.hf.all_special_tokens):
+            continue  # pieces that came to stand together as one
         ids = side.ask(encode=text)["ids"]
         assert side.ask(decode=ids, skip=True)["text"] == text
 

@@ -4,6 +4,7 @@ import collections
 import html
 import json
 
+import drawings
 import outlines
 import scoring
 
@@ -286,8 +287,10 @@ def write_report(data, out):
     (target / "ablation.md").write_text(table, encoding="utf-8")
     (target / "curves.svg").write_text(drawing, encoding="utf-8")
     first = {arm: next(iter(by_seed.values()))["answers"] for arm, by_seed in results.items()}
-    if outlined := outlines.draw(records, first, mining, {arm: ARMS[arm] for arm in results}):
-        (target / "outlines.svg").write_text(outlined, encoding="utf-8")
+    names = {arm: ARMS[arm] for arm in results}
+    for name, figure in (("outlines", outlines.draw(records, first, mining, names)), ("captions", drawings.draw(records, first, data, names))):
+        if figure:
+            (target / f"{name}.svg").write_text(figure, encoding="utf-8")
     (target / "index.html").write_text(page(records, results, data, table, drawing, mining), encoding="utf-8")
     print(table)
     print(f"{target}: " + ", ".join(sorted(path.name for path in target.iterdir())))

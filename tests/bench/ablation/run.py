@@ -3,11 +3,12 @@
 
     tests/bench/ablation/run.py time                  # 40 steps of each stage: how long a run will take here
     tests/bench/ablation/run.py run                   # nine runs, as many at a time as there are GPUs
-    tests/bench/ablation/run.py report                # results.json, ablation.md, curves.svg, index.html
+    tests/bench/ablation/run.py report                # results.json, ablation.md, curves.svg, outlines.svg, captions.svg, index.html
 
 A run is done when OUT/results/ARM.SEED.json is there; what is done is not done again, and a run that was stopped goes on
 from its last checkpoint. --stop-after SECONDS (or SIGTERM) saves and ends with exit code 3; the same line goes on.
-MGM_BUILD_DIR names the build (default build/release). Standard library alone.
+MGM_BUILD_DIR names the build (default build/release). Standard library alone; captions.svg needs Pillow too and is left
+out without it.
 """
 import argparse
 import ctypes

@@ -1,12 +1,14 @@
 """scripts/k8s against the schemas of Kubernetes 1.31 (kubernetes-validate carries them), and scripts/*.sh against
 shellcheck where it is installed. The PyTorchJob is a custom resource whose schema belongs to the training operator:
-of it only the pod templates are checked here."""
+pytorch_job_schema.json has the part of it that the manifest uses; its pod templates are checked as those of a Job."""
 import copy
+import json
 import pathlib
 import re
 import shutil
 import subprocess
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -14,6 +16,7 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 K8S = ROOT / "scripts" / "k8s"
 VERSION = "1.31.0"
+PYTORCH_JOB = json.loads((pathlib.Path(__file__).parent / "pytorch_job_schema.json").read_text())
 
 
 def documents(name):
@@ -24,8 +27,31 @@ def check(resource):
     kubernetes_validate.validate(resource, VERSION, strict=True)
 
 
-def as_pod(template):
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "mgm"}, "spec": template["spec"]}
+def check_pytorch_job(resource):
+    jsonschema.validate(resource, PYTORCH_JOB, cls=jsonschema.Draft202012Validator)
+    for replica in resource["spec"]["pytorchReplicaSpecs"].values():
+        check({"apiVersion": "batch/v1", "kind": "Job", "metadata": resource["metadata"],
+               "spec": {"template": replica["template"]}})
+
+
+def changed(resource, path, value):
+    """A copy with another value at the end of the path."""
+    resource = copy.deepcopy(resource)
+    at = resource
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    return resource
+
+
+def misspelt(resource, path, name):
+    """A copy whose field at the end of the path has another name."""
+    resource = copy.deepcopy(resource)
+    at = resource
+    for key in path[:-1]:
+        at = at[key]
+    at[name] = at.pop(path[-1])
+    return resource
 
 
 def exit_codes():
@@ -58,9 +84,10 @@ def test_indexed_job():
 
 def test_pytorch_job():
     (job,) = documents("pytorch_job.yaml")
+    check_pytorch_job(job)
     replicas = job["spec"]["pytorchReplicaSpecs"]
+    assert set(replicas) == {"Master", "Worker"}
     for replica in replicas.values():
-        check(as_pod(replica["template"]))
         (container,) = replica["template"]["spec"]["containers"]
         assert container["name"] == "pytorch" and container["ports"][0]["name"] == "pytorchjob-port"
         assert f"--nnodes={sum(r['replicas'] for r in replicas.values())}" in container["args"]
@@ -75,13 +102,51 @@ def test_pytorch_job():
     (("spec", "podFailurePolicy", "rules", 0, "onExitCodes", "values"), ["2"]),
 ])
 def test_a_mistake_is_found(path, value):
-    job = copy.deepcopy(documents("indexed_job.yaml")[1])
-    at = job
-    for key in path[:-1]:
-        at = at[key]
-    at[path[-1]] = value
     with pytest.raises(kubernetes_validate.ValidationError):
-        check(job)
+        check(changed(documents("indexed_job.yaml")[1], path, value))
+
+
+RUN_POLICY, REPLICAS = ("spec", "runPolicy"), ("spec", "pytorchReplicaSpecs")
+CONTAINER = (*REPLICAS, "Worker", "template", "spec", "containers", 0)
+
+
+@pytest.mark.parametrize("path,name", [
+    (RUN_POLICY, "runpolicy"),
+    ((*RUN_POLICY, "backoffLimit"), "backOffLimit"),
+    ((*RUN_POLICY, "cleanPodPolicy"), "cleanPodsPolicy"),
+    (REPLICAS, "pyTorchReplicaSpecs"),
+    ((*REPLICAS, "Master"), "Main"),
+    ((*REPLICAS, "Worker"), "Workers"),
+    ((*REPLICAS, "Worker", "replicas"), "replica"),
+    ((*REPLICAS, "Master", "restartPolicy"), "restartpolicy"),
+    ((*REPLICAS, "Worker", "template"), "templates"),
+    ((*REPLICAS, "Worker", "template", "spec"), "specs"),
+    ((*CONTAINER, "args"), "arg"),
+])
+def test_a_misspelt_field_of_the_pytorch_job_is_found(path, name):
+    (job,) = documents("pytorch_job.yaml")
+    told = f"'{name}' was unexpected|'{path[-1]}' is a required property"
+    with pytest.raises(jsonschema.ValidationError, match=told):
+        check_pytorch_job(misspelt(job, path, name))
+
+
+@pytest.mark.parametrize("path,value", [
+    (("apiVersion",), "kubeflow.org/v2"),
+    (("kind",), "PytorchJob"),
+    (("metadata", "name"), "7b"),
+    ((*RUN_POLICY, "cleanPodPolicy"), "none"),
+    ((*RUN_POLICY, "backoffLimit"), "12"),
+    ((*REPLICAS, "Master", "restartPolicy"), "Exitcode"),
+    ((*REPLICAS, "Worker", "restartPolicy"), "OnError"),
+    ((*REPLICAS, "Master", "replicas"), 2),
+    ((*REPLICAS, "Worker", "replicas"), 0),
+    ((*CONTAINER, "command"), "mgm"),
+])
+def test_a_wrong_value_of_the_pytorch_job_is_found(path, value):
+    (job,) = documents("pytorch_job.yaml")
+    with pytest.raises(jsonschema.ValidationError) as found:
+        check_pytorch_job(changed(job, path, value))
+    assert path[-1] in found.value.absolute_path
 
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed (apt-get install shellcheck)")
