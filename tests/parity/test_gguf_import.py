@@ -34,6 +34,7 @@ def config(kind):
         "mixtral": lambda: t.MixtralConfig(**SIZES, num_local_experts=3, num_experts_per_tok=2, sliding_window=None),
         "gemma": lambda: t.GemmaConfig(**SIZES, head_dim=32, hidden_activation="gelu_pytorch_tanh"),
         "gemma2": lambda: t.Gemma2Config(**SIZES, head_dim=32, query_pre_attn_scalar=32, sliding_window=16),
+        "gemma2_46": lambda: t.Gemma2Config(**{**SIZES, "num_hidden_layers": 46}, head_dim=32, sliding_window=16),
         "qwen2": lambda: t.Qwen2Config(**SIZES),
         "qwen3": lambda: t.Qwen3Config(**SIZES, head_dim=32),
         "phi3": lambda: t.Phi3Config(**SIZES),
@@ -167,9 +168,7 @@ def test_models_come_back(tmp_path, kind):
 
 
 def test_gemma2_of_46_layers_scales_by_its_width(tmp_path):
-    model = redrawn("gemma2")
-    model.config.num_hidden_layers = 46  # metadata alone decides
-    path = write_gguf(model, "gemma2", tmp_path / "a.gguf")
+    path = write_gguf(redrawn("gemma2_46"), "gemma2", tmp_path / "a.gguf")
     convert(path, tmp_path / "model")
     assert json.loads((tmp_path / "model/config.json").read_text())["query_pre_attn_scalar"] == 64 // 4
 
