@@ -81,15 +81,15 @@ def test_what_runs_a_model_refuses(model, tmp_path, key, value, says):
 
 
 @pytest.mark.parametrize("turn", [0, -1])
-def test_what_copies_or_lists_the_file_takes_it_as_it_is(model, tmp_path, turn):
+def test_inspect_notes_it_and_convert_refuses(model, tmp_path, turn):
     bad = with_value(model, tmp_path / "model", "hidden_size", 0)
     config = json.loads((bad / "config.json").read_text())
     for key, (values, _) in HOSTILE.items():
         config[key] = values[turn]
     (bad / "config.json").write_text(json.dumps(config))
-    mgm("inspect", bad, timeout=60)
-    mgm("convert", bad, "--out", tmp_path / "copy", "--dtype", "bf16", timeout=60)
-    assert json.loads((tmp_path / "copy/config.json").read_text())["num_key_value_heads"] == config["num_key_value_heads"]
+    assert f"cannot be loaded: {bad / 'config.json'}" in mgm("inspect", bad, timeout=60).stdout
+    done = mgm("convert", bad, "--out", tmp_path / "copy", "--dtype", "bf16", code=4, timeout=60)
+    assert str(bad / "config.json") in done.stderr and not (tmp_path / "copy").exists()
 
 
 @pytest.mark.parametrize("key", ["num_key_value_heads", "vocab_size"])
