@@ -9,11 +9,6 @@
 namespace mgm {
 namespace {
 
-bool any_name(const TensorSource& source, const std::string& prefix) {
-  return std::any_of(source.names().begin(), source.names().end(),
-                     [&](const std::string& name) { return name.starts_with(prefix); });
-}
-
 fs::path find_dir(const std::string& named, const fs::path& dir, const char* what,
                   const char* key) {
   for (const fs::path& candidate : {fs::path(named), dir / named}) {
@@ -24,6 +19,11 @@ fs::path find_dir(const std::string& named, const fs::path& dir, const char* wha
 }
 
 }  // namespace
+
+bool any_name(const TensorSource& source, const std::string& prefix) {
+  return std::any_of(source.names().begin(), source.names().end(),
+                     [&](const std::string& name) { return name.starts_with(prefix); });
+}
 
 TowerDirs towers_beside(const TensorSource& shards, const fs::path& dir, const ModelConfig& named) {
   TowerDirs out;

@@ -10,6 +10,9 @@
 
 namespace mgm {
 
+// Whether any tensor's name begins so.
+bool any_name(const TensorSource& source, const std::string& prefix);
+
 // Directories that towers are read from; empty: there is no tower, its weights lie in the shards,
 // or it has none.
 struct TowerDirs {

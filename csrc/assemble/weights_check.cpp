@@ -4,6 +4,7 @@
 
 #include "assemble/hf_config.h"
 #include "assemble/inspect.h"
+#include "assemble/published_weights.h"
 #include "checkpoint/weight_loader.h"
 #include "model/decoder.h"
 #include "model/mini_gemini.h"
@@ -11,15 +12,10 @@
 namespace mgm {
 namespace {
 
-bool any_name(const TensorSource& weights, const std::function<bool(const std::string&)>& is) {
-  return std::any_of(weights.names().begin(), weights.names().end(), is);
-}
-
 // A tower of which the weights hold nothing: its directory has it.
 bool lies_beside(const TensorSource& weights, const Param& param) {
   for (const char* tower : {"model.vision_tower.", "model.vision_tower_aux."}) {
-    if (!param.spec.name.starts_with(tower)) continue;
-    return !any_name(weights, [&](const std::string& name) { return name.starts_with(tower); });
+    if (param.spec.name.starts_with(tower)) return !any_name(weights, tower);
   }
   return false;
 }
@@ -30,7 +26,8 @@ void check_weights_of(const Json& config, const std::string& source, const Tenso
   const auto of_language_model = [](const std::string& name) {
     return part_of(name) == "language model";
   };
-  if (!any_name(weights, of_language_model)) return;
+  const std::vector<std::string>& names = weights.names();
+  if (std::none_of(names.begin(), names.end(), of_language_model)) return;
   LoadOptions options;
   if (config.contains("mm_vision_tower")) {
     const ModelDescription description = read_hf_config(config, source);

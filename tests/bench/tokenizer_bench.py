@@ -22,6 +22,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "parity"))
 
 import test_bpe_parity as parity  # noqa: E402
 import tiktoken  # noqa: E402
+from real_files import FETCHED  # noqa: E402
+from test_tiktoken_parity import ranks_of, tiktoken_cases  # noqa: E402
 
 
 def running_text(megabytes):
@@ -83,15 +85,15 @@ def main():
     with tempfile.TemporaryDirectory() as tmp:
         folder = pathlib.Path(tmp)
         cases = []
-        real = parity.smollm2_real(parity.FETCHED / "smollm2_head.gguf")
+        real = parity.smollm2_real(FETCHED / "smollm2_head.gguf")
         for name, hf in (("SmolLM2 49k", real), ("LLaMA-3 style 3k", parity.llama3()), ("Llama style 3k", parity.llama())):
             path = folder / f"{name.replace(' ', '_')}" / "tokenizer.json"
             path.parent.mkdir()
             hf.save(str(path))
             cases.append((name, path, {"tokenizers": hf.encode_batch, "tokenizers fast": hf.encode_batch_fast}))
-        for file, (pattern, _, bos) in parity.tiktoken_cases().items():
-            path = parity.FETCHED / file
-            oracle = tiktoken.Encoding(file, pat_str=pattern, mergeable_ranks=parity.ranks_of(path), special_tokens={})
+        for file, (pattern, _, bos) in tiktoken_cases().items():
+            path = FETCHED / file
+            oracle = tiktoken.Encoding(file, pat_str=pattern, mergeable_ranks=ranks_of(path), special_tokens={})
             cases.append((file, path, {"tiktoken": lambda lines, o=oracle, b=[bos] * (bos is not None): [
                 b + o.encode_ordinary(x) for x in lines]}))
         print("MB per CPU second, best pass\n| tokenizer | text | mgm | theirs | ratio |\n|---|---|---|---|---|")

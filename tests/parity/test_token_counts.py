@@ -15,6 +15,7 @@ import pytest
 import sentencepiece
 import test_bpe_parity as bpe
 import test_gguf_tokenizer as gguf_test
+import test_tiktoken_parity as tiktoken_files
 import test_tokenizer_parity as sp_test
 import tiktoken
 import transformers
@@ -180,11 +181,11 @@ def test_smollm2_and_tokenizers(tmp_path):
 # ---- tiktoken and tekken ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(bpe.tiktoken_cases()))
+@pytest.mark.parametrize("name", list(tiktoken_files.tiktoken_cases()))
 def test_tiktoken(name):
     path = fetched(name)
-    pattern, special, bos = bpe.tiktoken_cases()[name]
-    oracle = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=bpe.ranks_of(path), special_tokens=special)
+    pattern, special, bos = tiktoken_files.tiktoken_cases()[name]
+    oracle = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=tiktoken_files.ranks_of(path), special_tokens=special)
     front = [] if bos is None else [bos]
     # Longer than this without white space tiktoken's own regular expressions may give up.
     check(Case(f"`{name}`", "tiktoken", Side(None, path), lambda text: front + oracle.encode(text, allowed_special="all"),
