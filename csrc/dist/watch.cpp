@@ -65,7 +65,10 @@ Watch::Watch(const Ranks& ranks, WatchSettings settings)
     while (!stop_) {
       wake_.wait_for(lock, std::chrono::duration<double>(settings_.beat_s));
       const double silent = now_s() - answered_at_;
-      if (stop_ || silent < settings_.limits.silence + settings_.beat_s) continue;
+      // Two beats more than rank 0 may stand still: who is given up here for having stood still
+      // must know it by itself when it goes on, or it would take those who gave it up for the lost
+      // ones.
+      if (stop_ || silent < settings_.limits.silence + 2 * settings_.beat_s) continue;
       lock.unlock();
       const bool serves = ranks_.is_first() && !ranks_.env.store_is_served;
       end_job(serves ? stood_still(silent) : store_is_silent(silent), /*alone=*/true);
@@ -96,13 +99,17 @@ void Watch::say_done() {
   }
 }
 
-// The first rank serves the store: it leaves last, but for ranks that are gone. With these it would
-// outlast the grace of who ends it, and what it has to say of them with it.
+// The first rank serves the store: it leaves last, but for ranks that are gone or have been silent
+// for as long. With these it would outlast the grace of who ends it, and what it has to say of them
+// with it.
 void Watch::wait_for_others(double seconds) {
-  const double until = now_s() + seconds;
+  const double now = now_s();
   try {
     for (int rank = 0; rank < ranks_.size(); ++rank) {
-      if (seen_[static_cast<size_t>(rank)].gone) continue;
+      const Seen& seen = seen_[static_cast<size_t>(rank)];
+      if (seen.gone) continue;
+      const double heard = seen.beat.empty() ? now : seen.since;
+      const double until = std::min(now + seconds, heard + settings_.limits.silence);
       while (!store_->has(done_key(rank)) && now_s() < until) {
         std::this_thread::sleep_for(std::chrono::milliseconds(20));
       }
@@ -191,10 +198,12 @@ void Watch::look_at_beats() {
   const double away = looked_at_ > 0 ? now - looked_at_ : 0;
   looked_at_ = now;
   // Stopped itself, it has seen nobody for as long, and the others have given it up.
-  if (away > settings_.limits.silence + settings_.beat_s) {
+  if (away >= settings_.limits.silence) {
     report(stood_still(away));
     return;
   }
+  // Nobody is silent for the time that nobody listened, or could be heard.
+  const double missed = std::max(0.0, away - 2 * settings_.beat_s);
   for (int rank = 0; rank < ranks_.size(); ++rank) {
     Seen& seen = seen_[static_cast<size_t>(rank)];
     // A rank that has not begun yet is a matter of the start's limit.
@@ -204,6 +213,7 @@ void Watch::look_at_beats() {
       seen = {std::move(last_beat), now};
       continue;
     }
+    seen.since += missed;
     if (now - seen.since < settings_.limits.silence || store_->has(done_key(rank))) continue;
     seen.gone = true;
     const FlightRecord last = flight_record(parse_json(seen.beat, "heartbeat").at("record"));
@@ -276,6 +286,7 @@ std::vector<FlightRecord> Watch::watch_all_beats() {
     if (now[r] != before[r] || watched < patience) continue;
     const bool older = seen_[r].beat == now[r];
     out.back().silent_s = older ? std::max(watched, now_s() - seen_[r].since) : watched;
+    seen_[r].gone = true;
   }
   return out;
 }

@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/distributed/c10d/HashStore.hpp>
 
 #include <unistd.h>
 
@@ -146,16 +147,24 @@ TEST_F(WatchTest, AHangNamesTheRankThatIsBehind) {
   expect_parts(findings[0], {"found by rank ", ended[0].sentence.c_str()});
 }
 
-// Rank 0 of two; rank 1 has given one sign of life and no other.
-Ranks beside_a_silent_rank() {
-  const std::shared_ptr<Store> store = make_memory_store();
+double seconds_since(std::chrono::steady_clock::time_point began) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+}
+
+// Rank 1 of two gives a sign of life.
+void give_sign(Store& store, int beat) {
   FlightRecord last;
   last.rank = 1;
   last.world = 2;
   last.host = "gpu17";
   last.phase = "step";
   last.step = 99;
-  store->below("watch")->set("beat/1", Json{{"beat", 0}, {"record", to_json(last)}}.dump());
+  store.below("watch")->set("beat/1", Json{{"beat", beat}, {"record", to_json(last)}}.dump());
+}
+
+// Rank 0 of two; rank 1 has given one sign of life and no other.
+Ranks beside_a_silent_rank(const std::shared_ptr<Store>& store = make_memory_store()) {
+  give_sign(*store, 0);
   LaunchEnv env;
   env.world = env.local_world = 2;
   return place_rank(env, {}, store);
@@ -192,19 +201,97 @@ TEST_F(WatchTest, ARankThatStopsWithinACollectiveIsNamed) {
   WatchSettings settings;
   settings.beat_s = 0.1;
   settings.limits.start = 0.5;
-  settings.limits.silence = 3;  // the limit of the phase comes first
+  settings.limits.silence = 6;  // the limit of the phase comes first
   settings.run_dir = dir_;
   settings.end = [&](const std::string& sentence, ExitCode code, bool) {
     ended.set_value({sentence, code});
   };
-  const Watch watch(ranks, settings);
+  std::optional<Watch> watch(std::in_place, ranks, settings);
   const Ended e = ended.get_future().get();
+  const auto left = std::chrono::steady_clock::now();
+  watch.reset();
+  EXPECT_LT(seconds_since(left), 2);  // it does not wait for a rank that it has found silent
   EXPECT_EQ(e.code, ExitCode::kDist);
   EXPECT_EQ(without_seconds(e.sentence),
             cat("step 0, phase start has lasted N s on rank 0 (", name_of_host(),
                 "), the limit dist.timeout_s.start is 0.5 s: rank 1 on gpu17 has given no sign of "
                 "life for N s: stopped, or its host or network is gone. It was at step 99, phase "
                 "step, last collective: 'no collective'"));
+}
+
+// Another rank has found the hang, and this one's groups have broken with it.
+TEST_F(WatchTest, TheFirstRankWaitsForASilentOneNoLongerThanOneMayBeSilent) {
+  const std::shared_ptr<Store> store = make_memory_store();
+  const Ranks ranks = beside_a_silent_rank(store);
+  WatchSettings settings;
+  settings.beat_s = 0.1;
+  settings.limits.silence = 4;
+  const auto began = std::chrono::steady_clock::now();
+  std::optional<Watch> watch(std::in_place, ranks, settings);
+  std::this_thread::sleep_for(std::chrono::seconds(2));
+  watch->failed(std::make_exception_ptr(PeerError(ExitCode::kDist, "rank 1 hangs")));
+  watch.reset();
+  EXPECT_GT(seconds_since(began), 3.5);  // it may still say that it has ended
+  EXPECT_LT(seconds_since(began), 5.5);
+}
+
+// Answers nobody for a while, as where the rank that serves it is stopped: once, from when it is
+// asked for a sign of life of rank 1.
+class StoppedStore : public c10d::HashStore {
+ public:
+  bool check(const std::vector<std::string>& keys) override {
+    double seconds = 0;
+    if (keys.at(0).ends_with("beat/1")) seconds = stops_for.exchange(0);
+    std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+    if (seconds > 0) on_going_on();
+    return HashStore::check(keys);
+  }
+  std::atomic<double> stops_for = 0;
+  std::function<void()> on_going_on = [] {};
+};
+
+// The first rank is stopped for as long as a rank may be silent; rank 1 has given it up and ended.
+TEST_F(WatchTest, TheFirstRankStoppedBlamesItselfAndNotThoseThatItHasNotHeard) {
+  const auto impl = c10::make_intrusive<StoppedStore>();
+  const Ranks ranks = beside_a_silent_rank(std::make_shared<Store>(impl));
+  std::promise<Ended> ended;
+  WatchSettings settings;
+  settings.beat_s = 0.5;
+  settings.limits.silence = 1.5;
+  settings.end = [&](const std::string& sentence, ExitCode code, bool) {
+    ended.set_value({sentence, code});
+  };
+  impl->stops_for = 1.2;  // from one look to the next 1.7 s
+  const Watch watch(ranks, settings);
+  const Ended e = ended.get_future().get();
+  EXPECT_EQ(e.code, ExitCode::kDist);
+  EXPECT_EQ(without_seconds(e.sentence), cat("rank 0 on ", name_of_host(),
+                                             " has stood still for N s: stopped, or its host was"));
+}
+
+// Stopped for less, it goes on: what rank 1 says in the meantime comes a little later.
+TEST_F(WatchTest, NobodyIsSilentForTheTimeThatTheFirstRankWasStopped) {
+  const auto impl = c10::make_intrusive<StoppedStore>();
+  const auto store = std::make_shared<Store>(impl);
+  const Ranks ranks = beside_a_silent_rank(store);
+  std::atomic<bool> ended = false;
+  WatchSettings settings;
+  settings.beat_s = 0.1;
+  settings.limits.silence = 3;
+  settings.end = [&](const std::string& sentence, ExitCode, bool) {
+    ADD_FAILURE() << sentence;
+    ended = true;
+  };
+  std::promise<void> goes_on;
+  impl->on_going_on = [&] { goes_on.set_value(); };
+  const Watch watch(ranks, settings);
+  std::this_thread::sleep_for(std::chrono::milliseconds(1000));
+  impl->stops_for = 2.4;
+  goes_on.get_future().wait();
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  store->below("watch")->set("done/1", "1");
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  EXPECT_FALSE(ended);
 }
 
 }  // namespace
