@@ -111,6 +111,23 @@ double forward_flops(const PlannedModel& model, const PlannedUse& use, const Bat
   return 0;
 }
 
+// A second run ends with the last tensor that backward asks for (train/recompute.h): what the last
+// matrix reads, where nothing behind it keeps what it gives.
+double last_matrix(const PlannedModel& model, const PlannedUse& use, const BatchShape& shape) {
+  const ModelConfig& m = model.config.model;
+  if (use.kind == UseKind::kClipBlock) {
+    const VisionTowerConfig& v = m.vision_tower;
+    const double side = double(v.image_size / v.patch_size);
+    const double views = double(shape.images) * double(model.geometry.lr_views());
+    return 2 * views * (side * side + 1) * double(v.hidden_size) * double(v.intermediate_size);
+  }
+  if (use.kind == UseKind::kDecoderBlock && m.llm.num_experts == 0 && use.adapters.params == 0 &&
+      !llm_traits(m.llm.arch).post_norms) {
+    return 2 * double(shape.rows) * mlp_params(m.llm) / 3;
+  }
+  return 0;
+}
+
 }  // namespace
 
 std::vector<UseFlops> use_flops(const PlannedModel& model, const BatchShape& shape) {
@@ -121,7 +138,7 @@ std::vector<UseFlops> use_flops(const PlannedModel& model, const BatchShape& sha
     const double trained_share = use.params > 0 ? double(use.trained) / double(use.params) : 0;
     flops.backward = flops.forward * ((use.upstream ? 1 : 0) + trained_share);
     if (use.backward() && use.recompute != RecomputePolicy::kNone) {
-      flops.recompute = flops.forward;
+      flops.recompute = flops.forward - last_matrix(model, use, shape);
       if (use.recompute == RecomputePolicy::kSelective && use.kind == UseKind::kDecoderBlock) {
         flops.recompute -= block_attention(model.config.model.llm, use.number, shape);
       }
