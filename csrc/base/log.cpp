@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/log_once.h"
+#include "base/strings.h"
 
 namespace mgm::log {
 namespace {
@@ -34,10 +35,10 @@ Sinks& sinks() {
 
 }  // namespace
 
-void debug(std::string_view message) { sinks().logger.debug("{}", message); }
-void info(std::string_view message) { sinks().logger.info("{}", message); }
-void warn(std::string_view message) { sinks().logger.warn("{}", message); }
-void error(std::string_view message) { sinks().logger.error("{}", message); }
+void debug(std::string_view message) { sinks().logger.debug("{}", printable(message)); }
+void info(std::string_view message) { sinks().logger.info("{}", printable(message)); }
+void warn(std::string_view message) { sinks().logger.warn("{}", printable(message)); }
+void error(std::string_view message) { sinks().logger.error("{}", printable(message)); }
 
 void warn_once(const std::string& message) {
   {

@@ -25,6 +25,8 @@ std::vector<std::string> split(std::string_view text, char separator);
 std::string join(const std::vector<std::string>& parts, std::string_view separator);
 std::string_view trim(std::string_view text);  // ASCII white space on both sides
 std::string replace_all(std::string text, std::string_view from, std::string_view to);
+// Control characters but newline and tab as \xNN: what a file holds moves no terminal's cursor.
+std::string printable(std::string_view text);
 std::string to_lower(std::string_view text);  // ASCII only
 
 // The candidate nearest to `word` by edit distance, or "" when none is near enough to be a

@@ -14,7 +14,7 @@ struct InspectArgs {
 };
 
 void line(const char* key, const std::string& value) {
-  if (!value.empty()) std::cout << strf("%-13s ", key) << value << "\n";
+  if (!value.empty()) std::cout << strf("%-13s ", key) << printable(value) << "\n";
 }
 
 // "F32 61, Q4_1 210".
@@ -56,7 +56,8 @@ void print_text(const Inspection& i, bool tensors) {
   for (const InspectedTensor& t : i.tensors) {
     std::vector<std::string> shape;
     for (const int64_t size : t.shape) shape.push_back(std::to_string(size));
-    std::cout << t.name << " " << t.dtype << " [" << join(shape, ", ") << "] " << t.file << "\n";
+    std::cout << printable(t.name) << " " << t.dtype << " [" << join(shape, ", ") << "] " << t.file
+              << "\n";
   }
 }
 
@@ -79,7 +80,9 @@ void add_inspect(CLI::App& app) {
   command->callback([args] {
     const Inspection found = inspect_weights(args->path);
     if (args->json) {
-      std::cout << to_json(found, args->tensors).dump(2) << "\n";
+      std::cout << to_json(found, args->tensors)
+                       .dump(2, ' ', false, OrderedJson::error_handler_t::replace)
+                << "\n";
     } else {
       print_text(found, args->tensors);
     }

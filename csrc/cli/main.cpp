@@ -101,10 +101,10 @@ int main(int argc, char** argv) {
   } catch (const mgm::cli::Exit& e) {
     return printed(e.code);
   } catch (const mgm::ConfigError& e) {  // lines of "file:line:col: key: message"
-    std::cerr << e.what() << "\n";
+    std::cerr << mgm::printable(e.what()) << "\n";
     return static_cast<int>(e.code());
   } catch (const mgm::Error& e) {
-    std::cerr << "error: " << e.what() << "\n";
+    std::cerr << "error: " << mgm::printable(e.what()) << "\n";
     return static_cast<int>(e.code());
   } catch (const c10::Error& e) {
     std::cerr << "internal error: " << e.what_without_backtrace() << "\n";

@@ -2,6 +2,7 @@
 import json
 import pathlib
 import shutil
+import subprocess
 import sys
 
 import gguf
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mgm_binary import ROOT, mgm, peak_anonymous
+from mgm_binary import MGM, ROOT, mgm, peak_anonymous
 
 sys.path.insert(0, str(ROOT / "tests/parity"))
 from mgm_oracle import Oracle, Sizes  # noqa: E402
@@ -324,6 +325,14 @@ def test_inspect_gguf(tmp_path):
     assert strange["architecture"] == "mamba" and "mamba" in strange["notes"][0]
     strange = inspected(small_gguf(tmp_path / "b.gguf", tensor="blk.0.what.weight"))
     assert "blk.0.what.weight" in strange["notes"][0]
+    # A name that would clear the screen, and is no text either.
+    hostile = tmp_path / "b.gguf"
+    hostile.write_bytes(hostile.read_bytes().replace(b"blk.0.what.weight", b"blk.0.\x1b[2\xff.weight"))
+    assert "blk.0.\x1b[2\ufffd.weight" in {t["name"] for t in inspected(hostile, "--tensors")["list"]}
+    shown = subprocess.run([MGM, "inspect", str(hostile), "--tensors"], capture_output=True, check=True).stdout
+    assert rb"blk.0.\x1b[2" in shown and b"\x1b" not in shown
+    loud = subprocess.run([MGM, "convert", str(hostile), "--out", str(tmp_path / "out")], capture_output=True).stderr
+    assert rb"blk.0.\x1b[2" in loud and b"\x1b" not in loud
 
 
 def test_inspect_refusals(tmp_path):

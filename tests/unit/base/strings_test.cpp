@@ -106,6 +106,12 @@ TEST(Strings, HumanUnits) {
   EXPECT_EQ(human_seconds(86400 * 3 + 3600), "3d01h");
 }
 
+TEST(Strings, PrintableHasNoControlCharacters) {
+  EXPECT_EQ(printable("a\tb\nc \xc3\xa9"), "a\tb\nc \xc3\xa9");
+  EXPECT_EQ(printable("a\x1b[2J\r\x7f"), "a\\x1b[2J\\x0d\\x7f");
+  EXPECT_EQ(printable(std::string_view("\0", 1)), "\\x00");
+}
+
 TEST(Strings, WithCommas) {
   EXPECT_EQ(with_commas(0), "0");
   EXPECT_EQ(with_commas(999), "999");
