@@ -61,7 +61,11 @@ std::string printable(std::string_view text) {
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
     const bool control = (byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7f;
-    out += control ? strf("\\x%02x", byte) : std::string(1, c);
+    if (control) {
+      out += strf("\\x%02x", byte);
+    } else {
+      out += c;
+    }
   }
   return out;
 }

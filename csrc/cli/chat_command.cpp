@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/file_access.h"
 #include "base/log.h"
+#include "base/strings.h"
 #include "cli/commands.h"
 #include "cli/gpus.h"
 #include "cli/numbers.h"
@@ -130,7 +131,7 @@ void converse(Chat& chat) {
       take_line(chat, line);
     } catch (const DataError& e) {
       if (!terminal) throw;  // a script has to notice; a person can go on
-      std::cerr << "error: " << e.what() << "\n";
+      std::cerr << "error: " << printable(e.what()) << "\n";
     }
   }
 }

@@ -99,9 +99,9 @@ void Watch::say_done() {
   }
 }
 
-// The first rank serves the store: it leaves last, but for ranks that are gone or have been silent
-// for as long. With these it would outlast the grace of who ends it, and what it has to say of them
-// with it.
+// The first rank serves the store: it leaves last, but for ranks that have been silent for as long
+// as one may be, or were found so in a hang. With these it would outlast the grace of who ends it,
+// and what it has to say of them with it.
 void Watch::wait_for_others(double seconds) {
   const double now = now_s();
   try {
@@ -215,7 +215,6 @@ void Watch::look_at_beats() {
     }
     seen.since += missed;
     if (now - seen.since < settings_.limits.silence || store_->has(done_key(rank))) continue;
-    seen.gone = true;
     const FlightRecord last = flight_record(parse_json(seen.beat, "heartbeat").at("record"));
     report({cat("rank ", rank, " on ", last.host, " has given no sign of life for ",
                 strf("%.0f", now - seen.since),

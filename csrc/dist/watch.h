@@ -108,7 +108,7 @@ class Watch {
   struct Seen {
     std::string beat;
     double since = 0;
-    bool gone = false;  // silent for too long
+    bool gone = false;  // silent while a hang was looked into
   };
   std::vector<Seen> seen_;  // first rank: of every rank
   double looked_at_ = 0;    // when it last looked at them
