@@ -43,7 +43,7 @@ void adamw_cpu(const AdamWBuffers<G>& b, const AdamWScalars& scalars, const Para
   const AdamWFactors factors(scalars);
   const float scale = b.grad_scale ? *b.grad_scale : 1.0f;
   constexpr int64_t kStep = vec::kLanes<float>, kChunk = 4096;
-  parallel((b.n + kChunk - 1) / kChunk, [&](int64_t chunk_begin, int64_t chunk_end) {
+  parallel((b.n + kChunk - 1) / kChunk, /*grain=*/4, [&](int64_t chunk_begin, int64_t chunk_end) {
     const int64_t end = std::min(b.n, chunk_end * kChunk);
     int64_t i = chunk_begin * kChunk;
     for (; i + kStep <= end; i += kStep) {
@@ -53,7 +53,7 @@ void adamw_cpu(const AdamWBuffers<G>& b, const AdamWScalars& scalars, const Para
       vec::store(p, b.master + i);
       vec::store(m, b.exp_avg + i);
       vec::store(v, b.exp_avg_sq + i);
-      for (int64_t k = 0; b.copy && k < kStep; ++k) b.copy[i + k] = to_bf16(p[k]);
+      if (b.copy) vec::store(p, b.copy + i);
     }
     for (; i < end; ++i) {
       update(b.master[i], b.exp_avg[i], b.exp_avg_sq[i], as_real(b.grad[i]) * scale, factors);

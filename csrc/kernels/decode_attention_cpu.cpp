@@ -41,7 +41,7 @@ void attend(const DecodeAttention<T>& a, int64_t row, int64_t head, std::vector<
 
 template <class T>
 void decode_attention_cpu(const DecodeAttention<T>& a, const ParallelFor& parallel) {
-  parallel(a.rows * a.heads, [&](int64_t begin, int64_t end) {
+  parallel(a.rows * a.heads, /*grain=*/1, [&](int64_t begin, int64_t end) {
     std::vector<float> buffer;
     for (int64_t i = begin; i < end; ++i) attend(a, i / a.heads, i % a.heads, buffer);
   });

@@ -6,7 +6,7 @@ template <class T>
 void dropout_rows_cpu(const DropoutRows<T>& r, const ParallelFor& parallel) {
   const uint32_t threshold = dropout_threshold(r.p);
   const auto scale = static_cast<Real<T>>(1 / (1 - r.p));
-  parallel(r.rows, [&](int64_t begin, int64_t end) {
+  parallel(r.rows, /*grain=*/64, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const T* x = r.x + row * r.width;
       T* y = r.y + row * r.width;

@@ -8,6 +8,8 @@
 namespace mgm::kernels {
 namespace {
 
+constexpr int64_t kGrain = 1;  // rows, cells and queries of hundreds of channels
+
 template <class T>
 const T* cell(const MiningStage<T>& s, int64_t image, int64_t r, int64_t c) {
   return s.map + ((image * s.size + r) * s.size + c) * s.channels;
@@ -23,7 +25,7 @@ int64_t gram_slot(int64_t reach, int64_t dr, int64_t dc) {
 
 template <class T>
 void cell_means(const MiningStage<T>& s, int64_t batch, const ParallelFor& parallel) {
-  parallel(batch * s.size * s.size, [&](int64_t begin, int64_t end) {
+  parallel(batch * s.size * s.size, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       s.mean[i] = vec::sum(s.map + i * s.channels, s.channels) / static_cast<Real<T>>(s.channels);
     }
@@ -33,7 +35,7 @@ void cell_means(const MiningStage<T>& s, int64_t batch, const ParallelFor& paral
 template <class T>
 void cell_products(const MiningStage<T>& s, int64_t batch, const ParallelFor& parallel) {
   const int64_t n = s.size, reach = s.span - 1;
-  parallel(batch * n, [&](int64_t begin, int64_t end) {
+  parallel(batch * n, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t image = row / n, r = row % n;
       for (int64_t c = 0; c < n; ++c) {
@@ -80,7 +82,7 @@ void position_stats(const MiningProblem<T>& p, const MiningOutputs<Real<T>>& out
                     const ParallelFor& parallel) {
   using R = Real<T>;
   const int64_t side = p.shape.side();
-  parallel(p.shape.batch * side, [&](int64_t begin, int64_t end) {
+  parallel(p.shape.batch * side, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       for (int64_t b = 0; b < side; ++b) {
         R stage_mean[kMiningStages], mean = 0, deviation = 0;
@@ -322,7 +324,7 @@ void cell_gradient(const MiningProblem<T>& p, const MiningStage<T>& s, int64_t i
 template <class T>
 void map_gradient(const MiningProblem<T>& p, const MiningStage<T>& s, T* d_map, const Real<T>* u,
                   const MiningGradients<T>& grad, const ParallelFor& parallel) {
-  parallel(p.shape.batch * s.size, [&](int64_t begin, int64_t end) {
+  parallel(p.shape.batch * s.size, kGrain, [&](int64_t begin, int64_t end) {
     std::vector<Real<T>> sum(static_cast<size_t>(s.channels));
     std::vector<Real<T>> neighbour(static_cast<size_t>((2 * s.span - 1) * (2 * s.span - 1)));
     for (int64_t row = begin; row < end; ++row) {
@@ -346,7 +348,7 @@ void mining_forward_cpu(const MiningProblem<T>& p, const Real<T>* u,
   }
   position_stats(p, out, parallel);
   const int64_t positions = p.shape.positions();
-  parallel(p.shape.batch * p.shape.queries(), [&](int64_t begin, int64_t end) {
+  parallel(p.shape.batch * p.shape.queries(), kGrain, [&](int64_t begin, int64_t end) {
     std::vector<Real<T>> scaled(static_cast<size_t>(positions));
     for (int64_t q = begin; q < end; ++q) {
       Window<T> window(p, q);
@@ -363,7 +365,7 @@ void mining_backward_cpu(const MiningProblem<T>& p, const Real<T>* u,
                          const ParallelFor& parallel) {
   using R = Real<T>;
   const int64_t positions = p.shape.positions();
-  parallel(p.shape.batch * p.shape.queries(), [&](int64_t begin, int64_t end) {
+  parallel(p.shape.batch * p.shape.queries(), kGrain, [&](int64_t begin, int64_t end) {
     std::vector<R> scaled(static_cast<size_t>(positions)), d_attention(scaled), d_scores(scaled);
     for (int64_t q = begin; q < end; ++q) {
       Window<T> window(p, q);

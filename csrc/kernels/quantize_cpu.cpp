@@ -6,6 +6,8 @@
 namespace mgm::kernels {
 namespace {
 
+constexpr int64_t kGrain = 16;  // rows or blocks of 64
+
 constexpr ValueTable<255> kMaximaBounds = bounds_of(kMaximaValues);
 
 template <class T>
@@ -21,7 +23,7 @@ int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
 
 template <class T>
 void quantize_nf4_cpu(const Nf4Quantize<T>& q, const ParallelFor& parallel) {
-  parallel(blocks_of(q.n, kNf4Block), [&](int64_t block_begin, int64_t block_end) {
+  parallel(blocks_of(q.n, kNf4Block), kGrain, [&](int64_t block_begin, int64_t block_end) {
     for (int64_t block = block_begin; block < block_end; ++block) {
       const int64_t begin = block * kNf4Block, end = std::min(q.n, begin + kNf4Block);
       const float maximum = largest(q.x + begin, end - begin);
@@ -59,7 +61,7 @@ float quantize_maxima_cpu(const MaximaQuantize& q) {
 
 template <class T>
 void dequantize_nf4_cpu(const Nf4Dequantize<T>& q, const ParallelFor& parallel) {
-  parallel(blocks_of(q.n, kNf4Block), [&](int64_t block_begin, int64_t block_end) {
+  parallel(blocks_of(q.n, kNf4Block), kGrain, [&](int64_t block_begin, int64_t block_end) {
     for (int64_t block = block_begin; block < block_end; ++block) {
       const float maximum =
           kMaximaValues.v[q.maxima[block]] * q.scales[block / kMaximaBlock] + q.offset;
@@ -74,7 +76,7 @@ void dequantize_nf4_cpu(const Nf4Dequantize<T>& q, const ParallelFor& parallel) 
 
 template <class T>
 void quantize_int8_cpu(const Int8Quantize<T>& q, const ParallelFor& parallel) {
-  parallel(q.rows, [&](int64_t begin, int64_t end) {
+  parallel(q.rows, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const T* x = q.x + row * q.width;
       const float maximum = largest(x, q.width);
@@ -90,7 +92,7 @@ void quantize_int8_cpu(const Int8Quantize<T>& q, const ParallelFor& parallel) {
 
 template <class T>
 void dequantize_int8_cpu(const Int8Dequantize<T>& q, const ParallelFor& parallel) {
-  parallel(q.rows, [&](int64_t begin, int64_t end) {
+  parallel(q.rows, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       for (int64_t i = row * q.width; i < (row + 1) * q.width; ++i) {
         store_real(static_cast<float>(q.codes[i]) * q.scales[row], q.x + i);

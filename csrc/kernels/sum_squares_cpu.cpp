@@ -26,7 +26,7 @@ template <class T>
 double sum_squares_cpu(const T* x, int64_t n, const ParallelFor& parallel) {
   constexpr int64_t kChunk = 16384;
   std::vector<double> sums(static_cast<size_t>((n + kChunk - 1) / kChunk));
-  parallel(static_cast<int64_t>(sums.size()), [&](int64_t begin, int64_t end) {
+  parallel(static_cast<int64_t>(sums.size()), /*grain=*/4, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       sums[static_cast<size_t>(c)] = chunk_sum(x + c * kChunk, std::min(kChunk, n - c * kChunk));
     }

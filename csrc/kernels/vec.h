@@ -34,6 +34,12 @@ inline Floats load(const Bf16* p) {
   const Words w = __builtin_convertvector(h, Words) << 16;
   return std::bit_cast<Floats>(w);
 }
+inline void store(const Floats& x, Bf16* p) {  // to_bf16 of each
+  const Words bits = std::bit_cast<Words>(x);
+  const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, nan = (bits >> 16) | 0x40;
+  const Halves h = __builtin_convertvector(x == x ? rounded : nan, Halves);
+  std::memcpy(p, &h, sizeof h);
+}
 template <class V, class R>
 void store(const V& x, R* p) {
   std::memcpy(p, &x, sizeof x);

@@ -1,11 +1,11 @@
 #include "ops/decode_attention.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include "base/error.h"
 #include "kernels/decode_attention.h"
 #include "ops/stream.h"
+#include "types/on_threads.h"
 #ifdef MGM_WITH_CUDA
 #include <ATen/cuda/CUDAContextLight.h>
 #endif
@@ -15,9 +15,7 @@ namespace {
 
 template <class T>
 void attend_on_cpu(const kernels::DecodeAttention<T>& problem) {
-  kernels::decode_attention_cpu(problem, [](int64_t n, const kernels::RangeBody& body) {
-    at::parallel_for(0, n, /*grain_size=*/1, body);
-  });
+  kernels::decode_attention_cpu(problem, on_threads);
 }
 
 template <class T>

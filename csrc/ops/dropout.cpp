@@ -1,7 +1,6 @@
 #include "ops/dropout.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <type_traits>
@@ -9,14 +8,13 @@
 #include "base/error.h"
 #include "kernels/dropout.h"
 #include "ops/stream.h"
+#include "types/on_threads.h"
 
 namespace mgm::ops {
 namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-constexpr int64_t kGrain = 64;  // rows
 
 template <class T>
 void run(const at::Tensor& x, const at::Tensor& y, const RowCounters& counters, uint64_t key,
@@ -30,9 +28,7 @@ void run(const at::Tensor& x, const at::Tensor& y, const RowCounters& counters, 
                                      key,
                                      p};
   if (!x.is_cuda()) {
-    kernels::dropout_rows_cpu(rows, [](int64_t n, const kernels::RangeBody& body) {
-      at::parallel_for(0, n, kGrain, body);
-    });
+    kernels::dropout_rows_cpu(rows, on_threads);
     return;
   }
 #ifdef MGM_WITH_CUDA

@@ -1,25 +1,19 @@
 #include "ops/packed_weight.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "base/error.h"
 #include "kernels/quantize.h"
 #include "ops/stream.h"
+#include "types/on_threads.h"
 
 namespace mgm::ops {
 namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-constexpr int64_t kGrain = 16;  // rows or blocks a thread takes at least
-
-void parallel_for(int64_t n, const kernels::RangeBody& body) {
-  at::parallel_for(0, n, kGrain, body);
-}
 
 template <class T>
 const T* input(const at::Tensor& t) {
@@ -58,7 +52,7 @@ void run(const at::Tensor& beside, const Problem& problem,
   }
 #endif
   MGM_CHECK(beside.is_cpu(), "quantisation on ", beside.device());
-  cpu(problem, parallel_for);
+  cpu(problem, on_threads);
 }
 
 #ifdef MGM_WITH_CUDA

@@ -3,7 +3,6 @@
 
 #include <ATen/ATen.h>
 #include <ATen/OpMathType.h>
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <array>
@@ -12,6 +11,7 @@
 #include "base/error.h"
 #include "kernels/patch_mining.h"
 #include "ops/stream.h"
+#include "types/on_threads.h"
 #include "types/upload.h"
 
 namespace mgm::ops {
@@ -71,8 +71,6 @@ struct Problem {
   at::Tensor index, weight;
   kernels::MiningProblem<T> kernel;
 };
-
-void on_threads(int64_t n, const kernels::RangeBody& body) { at::parallel_for(0, n, 1, body); }
 
 template <class T>
 void run_forward(const kernels::MiningShape& shape, const std::vector<at::Tensor>& stages,

@@ -1,7 +1,6 @@
 #include "optim/adamw.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 #include "kernels/adamw.h"
 #include "kernels/sum_squares.h"
 #include "types/expert_group.h"
+#include "types/on_threads.h"
 
 #ifdef MGM_WITH_CUDA
 #include <c10/cuda/CUDAGuard.h>
@@ -20,10 +20,6 @@
 
 namespace mgm {
 namespace {
-
-void parallel_for(int64_t n, const kernels::RangeBody& body) {
-  at::parallel_for(0, n, /*grain=*/1 << 15, body);
-}
 
 kernels::Bf16* bf16_data(const at::Tensor& t) {
   return reinterpret_cast<kernels::Bf16*>(t.data_ptr<at::BFloat16>());
@@ -86,7 +82,7 @@ at::Tensor AdamW::gradient_norm() const {
     const at::Tensor& grad = states_[g].group->grad;
     double* out = squares.data_ptr<double>() + g;
     if (device.is_cpu()) {
-      *out = kernels::sum_squares_cpu(grad.data_ptr<float>(), grad.numel(), parallel_for);
+      *out = kernels::sum_squares_cpu(grad.data_ptr<float>(), grad.numel(), on_threads);
       continue;
     }
 #ifdef MGM_WITH_CUDA
@@ -177,7 +173,7 @@ void AdamW::update(State& state, const float* grad, const at::Tensor& copy,
         factors.lr * run.policy.lr_scale, config_.betas[0], config_.betas[1], config_.eps,
         run.policy.weight_decay,          factors.step};
     if (group.master.is_cpu()) {
-      kernels::adamw_cpu(buffers, scalars, parallel_for);
+      kernels::adamw_cpu(buffers, scalars, on_threads);
       continue;
     }
 #ifdef MGM_WITH_CUDA

@@ -114,8 +114,20 @@ TEST(AdamW, ZeroRate) {
   EXPECT_NE(state.m, before.m);
 }
 
+// A block of a 7B keeps every core of a host busy, a layer norm one.
+TEST(AdamW, ThreadsGetShares) {
+  State block(4 << 20), norm(4096);
+  int64_t shares = 0;
+  const auto count = [&](int64_t n, int64_t grain, const RangeBody&) { shares = n / grain; };
+  const AdamWScalars s{1e-3, 0.9, 0.999, 1e-8, 0.01, 2};
+  adamw_cpu(block.buffers(), s, count);
+  EXPECT_GE(shares, 128);
+  adamw_cpu(norm.buffers(), s, count);
+  EXPECT_EQ(shares, 0);
+}
+
 TEST(AdamW, SameBitsHoweverTheLoopIsCut) {
-  const auto in_threads = [](int64_t n, const RangeBody& body) {
+  const auto in_threads = [](int64_t n, int64_t, const RangeBody& body) {
     std::vector<std::thread> threads;
     for (int64_t i = 0; i < n; ++i) threads.emplace_back([&body, i] { body(i, i + 1); });
     for (std::thread& t : threads) t.join();

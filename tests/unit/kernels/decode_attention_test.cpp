@@ -13,7 +13,7 @@ namespace mgm::kernels {
 namespace {
 
 // Ranges in another order and one by one.
-void one_by_one(int64_t n, const RangeBody& body) {
+void one_by_one(int64_t n, int64_t, const RangeBody& body) {
   for (int64_t i = n - 1; i >= 0; --i) body(i, i + 1);
 }
 

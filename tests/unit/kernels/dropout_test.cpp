@@ -41,7 +41,7 @@ TEST(Dropout, IsWhatPhiloxSaysForSamplePositionAndColumn) {
 
 TEST(Dropout, RowsDoNotDependOnTheirNeighbours) {
   Rows whole(9, 13), parts(9, 13);
-  dropout_rows_cpu(whole.problem, [](int64_t n, const RangeBody& body) {
+  dropout_rows_cpu(whole.problem, [](int64_t n, int64_t, const RangeBody& body) {
     for (int64_t i = n - 1; i >= 0; --i) body(i, i + 1);
   });
   for (int64_t r = 0; r < 9; ++r) {

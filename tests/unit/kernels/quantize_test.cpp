@@ -49,7 +49,7 @@ struct Nf4 {
 };
 
 // Ranges in another order and one by one.
-void backwards(int64_t n, const RangeBody& body) {
+void backwards(int64_t n, int64_t, const RangeBody& body) {
   for (int64_t i = n - 1; i >= 0; --i) body(i, i + 1);
 }
 

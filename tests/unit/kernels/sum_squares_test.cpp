@@ -28,11 +28,19 @@ TEST(SumSquares, EqualsTheDefinitionForEveryLength) {
     EXPECT_NEAR(sum_squares_cpu(y.data(), count, serial_for), static_cast<double>(exact_half),
                 1e-14 * static_cast<double>(exact_half));
     // Back to front, one chunk at a time: the same bits.
-    const auto backwards = [](int64_t chunks, const RangeBody& body) {
+    const auto backwards = [](int64_t chunks, int64_t, const RangeBody& body) {
       for (int64_t i = chunks; i-- > 0;) body(i, i + 1);
     };
     EXPECT_EQ(sum_squares_cpu(x.data(), count, backwards), sum);
   }
+}
+
+TEST(SumSquares, ThreadsGetShares) {
+  const std::vector<float> x(4 << 20, 1.0f);
+  int64_t shares = 0;
+  sum_squares_cpu(x.data(), 4 << 20,
+                  [&](int64_t n, int64_t grain, const RangeBody&) { shares = n / grain; });
+  EXPECT_GE(shares, 64);
 }
 
 TEST(SumSquares, FiniteExactlyWhenEveryElementIs) {

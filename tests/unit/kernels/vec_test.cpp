@@ -26,6 +26,20 @@ TEST(Bf16, RoundsToNearestEven) {
       std::isnan(round_trip(std::bit_cast<float>(0x7f800001u))));  // payload in the low half
 }
 
+TEST(Bf16, EightAtOnceAreTheSameBits) {
+  // Every upper half with low halves around the tie: all signs, exponents, NaN and infinities.
+  for (const uint32_t low : {0u, 1u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu}) {
+    for (uint32_t high = 0; high < 0x10000; high += 8) {
+      vec::Floats x;
+      Bf16 out[8];
+      for (uint32_t i = 0; i < 8; ++i) x[i] = std::bit_cast<float>((high + i) << 16 | low);
+      vec::store(x, out);
+      for (uint32_t i = 0; i < 8; ++i)
+        ASSERT_EQ(out[i].bits, to_bf16(x[i]).bits) << high + i << low;
+    }
+  }
+}
+
 template <class T>
 void check_sums(double tolerance) {
   for (const size_t n : {0, 1, 3, 7, 8, 9, 16, 17, 31, 64, 101, 2880}) {
