@@ -16,6 +16,7 @@
 #include "model/adapters.h"
 #include "nn/weight_packer.h"
 #include "text/chat_template.h"
+#include "types/staged_upload.h"
 
 namespace mgm {
 namespace {
@@ -141,6 +142,7 @@ LoadReport bind_weights(const MiniGemini& model, const TensorSource& source,
   load.dtype = dtype;
   WeightPacker packer(first_device, dtype);
   ExpertPlaces places(model.decoder().config().num_experts);
+  StagedUpload upload;
   return load_weights(
       model.params(), source, load, [&](Param& param, int64_t first, const at::Tensor& v) {
         const at::Device device = model.decoder().device_of(param.spec.group, first_device);
@@ -148,9 +150,10 @@ LoadReport bind_weights(const MiniGemini& model, const TensorSource& source,
           packer.move_to(device);
           packer.add(param, first, v);
         } else if (param.spec.expert >= 0 && device.is_cuda()) {
-          param.value = places.place(param.spec, v.options().device(device).dtype(dtype)).copy_(v);
+          param.value = places.place(param.spec, v.options().device(device).dtype(dtype))
+                            .copy_(upload(v, device));
         } else {
-          param.value = v.to(device, dtype);
+          param.value = upload(v, device).to(dtype);
         }
       });
 }

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <sys/mman.h>
+
 #include <cstring>
 
 #include "base/error.h"
@@ -24,6 +26,8 @@ constexpr std::pair<const char*, at::ScalarType> kTypes[] = {
     {"U16", at::kUInt16},         {"U8", at::kByte},
     {"BOOL", at::kBool},          {"F8_E4M3", at::kFloat8_e4m3fn},
     {"F8_E5M2", at::kFloat8_e5m2}};
+
+constexpr uint64_t kPage = 4096;  // a mapping begins at one
 
 [[noreturn]] void not_there(const std::string& name, const std::string& where) {
   throw CheckpointError(where, ": holds no tensor '", name, "'");
@@ -83,6 +87,14 @@ class MappedSource : public TensorSource {
     return at::from_blob(data, entry.info.shape, entry.stride, keep_open,
                          at::dtype(entry.info.type))
         .contiguous();
+  }
+
+  void will_read(const std::string& name, uint64_t begin, uint64_t size) const override {
+    const Entry& entry = find(name);
+    if (!entry.stride.empty() || size == 0) return;
+    const uint64_t from = (entry.begin + begin) / kPage * kPage;
+    ::madvise(const_cast<uint8_t*>(file_->data()) + from, entry.begin + begin + size - from,
+              MADV_WILLNEED);  // advice: without it reading is only slower
   }
 
  private:
@@ -277,6 +289,11 @@ const OverlaySource::Place& OverlaySource::place(const std::string& name) const 
 const TensorInfo& OverlaySource::info(const std::string& name) const {
   const Place& p = place(name);
   return p.source->info(p.name);
+}
+
+void OverlaySource::will_read(const std::string& name, uint64_t begin, uint64_t size) const {
+  const Place& p = place(name);
+  p.source->will_read(p.name, begin, size);
 }
 
 at::Tensor OverlaySource::read(const std::string& name) const {

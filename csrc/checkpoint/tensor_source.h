@@ -39,6 +39,11 @@ class TensorSource {
   // writing to it ends the process. A file that another process cuts meanwhile does so too.
   virtual at::Tensor read(const std::string& name) const = 0;
 
+  // Bytes [begin, begin + size) of the tensor will be read soon: the disk may start with them. Does
+  // nothing where read() unpacks.
+  virtual void will_read(const std::string& /*name*/, uint64_t /*begin*/, uint64_t /*size*/) const {
+  }
+
   // Values of torch files that are no tensors (numbers, lists, ...), as "file: name"; callers
   // report them.
   virtual std::vector<std::string> not_tensors() const { return {}; }
@@ -82,6 +87,7 @@ class OverlaySource : public TensorSource {
   bool contains(const std::string& name) const override { return places_.count(name) > 0; }
   const TensorInfo& info(const std::string& name) const override;
   at::Tensor read(const std::string& name) const override;
+  void will_read(const std::string& name, uint64_t begin, uint64_t size) const override;
   std::vector<std::string> not_tensors() const override { return not_tensors_; }
 
   // What a caller reports: "file: name" of what maps dropped and of what later layers covered.

@@ -191,6 +191,53 @@ void compare(const std::vector<Param*>& params, const TensorSource& source,
   for (const std::string& what : options.unused) problems.add(kUnexpected, what);
 }
 
+struct Wanted {
+  Param* param;
+  ElementRange range;
+};
+
+std::vector<Wanted> wanted_ranges(const std::vector<Param*>& params, const TensorSource& source,
+                                  const LoadOptions& options) {
+  std::vector<Wanted> out;
+  for (Param* param : params) {
+    if (!source.contains(param->spec.name)) continue;  // allowed to be missing
+    out.push_back(
+        {param, options.range ? options.range(*param) : ElementRange{0, param->spec.numel()}});
+  }
+  return out;
+}
+
+// Keeps the disk busy while weights are checked and sent on: what comes next is asked for.
+class ReadAhead {
+ public:
+  ReadAhead(const std::vector<Wanted>& all, const TensorSource& source)
+      : all_(all), source_(source) {}
+
+  // The one at `index` is read now.
+  void reach(size_t index) {
+    constexpr uint64_t kAhead = uint64_t{512} << 20;
+    for (; next_ < all_.size() && (next_ <= index || asked_ < kAhead); ++next_) {
+      const auto [begin, size] = bytes(next_);
+      source_.will_read(all_[next_].param->spec.name, begin, size);
+      asked_ += size;
+    }
+    asked_ -= bytes(index).second;
+  }
+
+ private:
+  std::pair<uint64_t, uint64_t> bytes(size_t index) const {
+    const auto& [param, range] = all_[index];
+    const uint64_t element = at::elementSize(source_.info(param->spec.name).type);
+    return {static_cast<uint64_t>(range.first) * element,
+            static_cast<uint64_t>(range.count) * element};
+  }
+
+  const std::vector<Wanted>& all_;
+  const TensorSource& source_;
+  size_t next_ = 0;
+  uint64_t asked_ = 0;  // bytes asked for and not yet read
+};
+
 void default_sink(Param& param, const at::Tensor& value, at::ScalarType dtype) {
   if (param.value.defined()) {
     param.value.copy_(value);
@@ -216,15 +263,14 @@ LoadReport load_weights(const std::vector<Param*>& params, const TensorSource& s
   Problems problems;
   compare(params, source, options, report, problems);
   problems.throw_if_any(source.description(), params.size(), options.advice);
-  for (Param* param : params) {
+  const std::vector<Wanted> all = wanted_ranges(params, source, options);
+  ReadAhead ahead(all, source);
+  for (size_t i = 0; i < all.size(); ++i) {
+    const auto& [param, range] = all[i];
     const std::string& name = param->spec.name;
-    if (!source.contains(name)) continue;  // allowed to be missing
+    ahead.reach(i);
     at::Tensor value = source.read(name);
-    ElementRange range{0, value.numel()};
-    if (options.range) {
-      range = options.range(*param);
-      value = value.view(-1).narrow(0, range.first, range.count);
-    }
+    if (options.range) value = value.view(-1).narrow(0, range.first, range.count);
     if (options.check_finite && !all_finite(value)) {
       problems.add("with NaN or infinity",
                    cat(name, " in ", source.info(name).file, ": ", count_non_finite(value)));

@@ -10,6 +10,7 @@
 #include "nn/weight_packer.h"
 #include "optim/param_rules.h"
 #include "text/chat_template.h"
+#include "types/staged_upload.h"
 
 namespace mgm {
 namespace {
@@ -217,13 +218,16 @@ std::unique_ptr<ParamStore> make_store(const ResolvedConfig& resolved, const Mod
   if (!problems.empty()) throw_problems(resolved, problems);
   auto store = std::make_unique<ParamStore>(parts.params, parts.policies, settings);
   WeightPacker packer(device.device, device.dtype);
+  // Weights whose masters stay on the host go there first.
+  const at::Device first = settings.offload ? at::Device(at::kCPU) : device.device;
+  StagedUpload upload;
   initial_weights(
       resolved.config, parts.params,
-      [&](Param& param, int64_t first, const at::Tensor& values) {
+      [&](Param& param, int64_t begin, const at::Tensor& values) {
         if (param.spec.format == WeightFormat::kDense) {
-          store->assign(param.spec.name, first, values);
+          store->assign(param.spec.name, begin, upload(values, first));
         } else {
-          packed.add(param.spec, first, packer.add(param, first, values));
+          packed.add(param.spec, begin, packer.add(param, begin, values));
         }
       },
       [&](const Param& param) {
