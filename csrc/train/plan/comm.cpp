@@ -20,9 +20,12 @@ constexpr double kEncoderShare = 0.4;
 constexpr double kDeviceMemory = 2.7e12;  // achieved, HBM3 of an H100
 constexpr double kAdamBytes = 32;         // per element (kernels/adamw.h), and 4 for the norm
 constexpr double kPcie = 45e9;            // host to device, achieved, one GPU
-// Host memory for one rank's AdamW: two sockets of a node, shared by its eight GPUs.
-constexpr double kHostMemory = 40e9;
-constexpr double kHostAdamBytes = 30;  // per element: reads three fp32 and a gradient, writes them
+// Host memory under AdamW: what 16 cores of a rank reached, and two sockets that a node's ranks
+// share.
+constexpr double kHostMemoryOfRank = 120e9, kHostMemoryOfNode = 480e9;
+// Per element: master and moments read and written, gradient and bf16 weight written and read, by
+// the cores and by the bus.
+constexpr double kHostAdamBytes = 36;
 
 constexpr double kFp32 = 4;
 
@@ -143,8 +146,10 @@ class TimeWalk final : public StepVisitor {
     double seconds = elements * kFp32 / kDeviceMemory;
     if (offload) {
       // Gradients down, AdamW, weights up, group by group: the slowest of the three rules.
-      seconds += elements *
-                 std::max({kFp32 / kPcie, kHostAdamBytes / kHostMemory, model_.element / kPcie});
+      const double host = std::min(
+          kHostMemoryOfRank, kHostMemoryOfNode / std::min(cluster_.gpus_per_node, world_.size));
+      seconds +=
+          elements * std::max({kFp32 / kPcie, kHostAdamBytes / host, model_.element / kPcie});
     } else {
       seconds += elements * kAdamBytes / kDeviceMemory;
     }
