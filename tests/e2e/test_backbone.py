@@ -69,6 +69,24 @@ def test_a_directory_is_all_it_takes(name, dirs, tmp_path):
         assert getattr(ours, field, None) == getattr(theirs, field, None), field
 
 
+def test_the_pages_own_backbone(tmp_path):
+    """The files of docs/backbones.md as they stand there, with a directory in the place it names."""
+    page = (ROOT / "docs/backbones.md").read_text()
+    for block in re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S):
+        for name, text in re.findall(r"^# (configs/mine/\S+\.yaml)\n(.*?)(?=^# configs|\Z)", block, re.M | re.S):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+    assert sorted(path.name for path in (tmp_path / "configs/mine").iterdir()) == ["chat.yaml", "stage1.yaml", "stage2.yaml"]
+    (path,) = set(re.findall(r"arch: auto, path: (\S+)}", page))
+    transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**{**SIZES, "max_position_embeddings": 4096})).save_pretrained(tmp_path / path)
+    for stage in (1, 2):
+        plan = mgm("train", f"configs/mine/stage{stage}.yaml", "--plan", "--world", 8, "--gpu-memory", "80GiB", cwd=tmp_path).stdout
+        assert "fits" in plan, plan
+    turn = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]
+    text = mgm("render", "--template", "configs/mine/chat.yaml:my_format", cwd=tmp_path, input=json.dumps(turn)).stdout
+    assert "<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHo<|im_end|>\n" in text, text
+
+
 def test_a_gguf_file_is_all_it_takes(dirs, tmp_path):
     """A real file, vocabulary and all, trains as the directory that `mgm convert` makes of it, and is exported whole."""
     gguf = smollm2()
