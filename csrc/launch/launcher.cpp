@@ -98,7 +98,8 @@ HostsOptions hosts_of(const LaunchPlan& plan) {
   return hosts;
 }
 
-// The places of this host's ranks, each with its GPU, and which of them have failed.
+// The places of this host's ranks, each with its GPU, and which ranks of all hosts have failed.
+// Every host hears of the same failures, so all come to the same number.
 class Slots {
  public:
   explicit Slots(const LaunchPlan& plan) : plan_(plan), used_(static_cast<size_t>(plan.nproc)) {
@@ -108,14 +109,14 @@ class Slots {
   int count() const { return static_cast<int>(used_.size()); }
   bool all_used() const { return count() == plan_.nproc; }
 
-  // True when the slot of this local rank has been left out.
-  bool note_failure(int local_rank) {
-    const int slot = used_.at(static_cast<size_t>(local_rank));
-    if (++failures_[slot] < kFailuresOfABadSlot) return false;
+  // True when there are fewer from here on: without the slot of that rank, if it is of this host.
+  bool note_failure(const RankFailure& cause) {
+    if (++failures_[{cause.node, cause.local_rank}] < kFailuresOfABadSlot) return false;
     const int fewer = next_smaller();
     if (fewer == 0) return false;
-    std::erase(used_, slot);
+    if (cause.node == plan_.node) used_.erase(used_.begin() + cause.local_rank);
     used_.resize(static_cast<size_t>(fewer));
+    failures_.clear();  // local ranks are others now
     return true;
   }
 
@@ -143,7 +144,7 @@ class Slots {
 
   const LaunchPlan& plan_;
   std::vector<int> used_;
-  std::map<int, int> failures_;
+  std::map<std::pair<int, int>, int> failures_;  // by node and local rank
 };
 
 std::vector<std::string> rank_environment(const LaunchPlan& plan, const Slots& slots) {
@@ -192,11 +193,10 @@ int run_launch(const LaunchPlan& plan) {
     const Verdict verdict = hosts->end(run_rank_group(group, placement, signals, hosts->news()));
     say(verdict.text);
     if (!verdict.restart) return verdict.code;
-    if (verdict.cause && verdict.cause->node == plan.node &&
-        slots.note_failure(verdict.cause->local_rank)) {
-      say(cat("local rank ", verdict.cause->local_rank, " failed ", kFailuresOfABadSlot,
-              " times and is left out: ", slots.count(), " ranks on ", this_host(),
-              " from here on (--min-nproc)"));
+    if (verdict.cause && slots.note_failure(*verdict.cause)) {
+      say(cat("local rank ", verdict.cause->local_rank, " of ", verdict.cause->host, " failed ",
+              kFailuresOfABadSlot, " times and is left out: ", slots.count(), " ranks on ",
+              this_host(), " from here on (--min-nproc)"));
     }
     if (const int code = pause_s(signals, plan.restart_delay_s)) return code;
   }

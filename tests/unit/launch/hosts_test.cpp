@@ -156,6 +156,25 @@ TEST_F(LaunchHosts, AllStartAgainTogether) {
   EXPECT_TRUE(has(file("log1"), "restart 2 of 2")) << file("log1");
 }
 
+// 4 + 2 ranks would not divide the batch that 8 do.
+TEST_F(LaunchHosts, ABadSlotMakesAllHostsSmaller) {
+  const std::string script =
+      "echo $WORLD_SIZE $LOCAL_WORLD_SIZE >> $F/worlds; all=$F/all.$MASTER_PORT; echo >> $all; "
+      "[ $WORLD_SIZE = 8 ] && [ $RANK = 5 ] && "
+      "{ until [ $(wc -l < $all) = 8 ]; do sleep 0.01; done; exit 1; }; "
+      "[ $WORLD_SIZE = 8 ] && exec sleep 30; exit 0";
+  LaunchPlan first = plan(script, 2, 0, 4), second = plan(script, 2, 1, 4);
+  first.restarts = second.restarts = 3;
+  first.min_nproc = second.min_nproc = 2;
+  const int a = start(first), b = start(second);
+  EXPECT_EQ(wait(a), 0) << file("log0");
+  EXPECT_EQ(wait(b), 0) << file("log1");
+  const std::string worlds = file("worlds");
+  EXPECT_TRUE(has(worlds, "8 4\n")) << worlds;
+  EXPECT_TRUE(worlds.ends_with("4 2\n4 2\n4 2\n4 2\n")) << worlds;
+  EXPECT_TRUE(has(file("log0"), "left out: 2 ranks on ")) << file("log0");
+}
+
 TEST_F(LaunchHosts, TheCauseMayBeOnAnotherHost) {
   // Rank 0 only notices that its peer is gone, but ends first.
   const std::string script =
