@@ -146,8 +146,8 @@ std::unique_ptr<StepRecorder> make_graph_recorder([[maybe_unused]] at::Device de
 std::string unrecordable(const Decoder& decoder, at::ScalarType dtype) {
   const LlmConfig& config = decoder.config();
   const int64_t width = head_width(config);
-  if (config.num_experts > 0) {
-    return "the host may have to count the visits of its experts";
+  if (config.num_experts > 0 && (dtype != at::kBFloat16 || decoder.waits_for_visits())) {
+    return "the host has to count the visits of its experts";
   }
   if (decoder.stages().size() > 1) return "its layers lie on several devices";
   if (!ops::decode_attention_takes(at::Device(at::kCUDA), dtype, width)) {

@@ -101,6 +101,11 @@ RowDraws Decoder::row_draws(const at::Tensor& positions_T, const SeqInfo& seq,
           rng_key(ctx.seed, cat("lora_dropout ", ctx.step))};
 }
 
+bool Decoder::waits_for_visits() const {
+  return std::any_of(blocks_.begin(), blocks_.end(),
+                     [](const DecoderBlock* block) { return block->waits_for_visits(); });
+}
+
 void Decoder::split(std::vector<DecoderStage> stages) {
   MGM_CHECK(stages_.empty() && !stages.empty() && stages[0].first_block == 0, stages.size(),
             " stages after ", stages_.size());

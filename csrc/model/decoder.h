@@ -35,6 +35,8 @@ class Decoder : public Module {
   // to the next. The first stage begins with block 0. Once, before storage is bound, which is then
   // to lie where device_of() says.
   void split(std::vector<DecoderStage> stages);
+  // Of any block: DecoderBlock::waits_for_visits.
+  bool waits_for_visits() const;
   const std::vector<DecoderStage>& stages() const { return stages_; }  // empty without split()
 
   // The block that a group of parameters is part of; an untied head is behind the last one, all

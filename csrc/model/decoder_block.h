@@ -39,6 +39,8 @@ class DecoderBlock : public Module {
   const std::string* experts_group() const {
     return experts_apart_ ? &experts_->experts_group() : nullptr;
   }
+  // Whether the host has to know which experts were visited. Asks the weights, so they are there.
+  bool waits_for_visits() const { return experts_ && !experts_->is_grouped(); }
   // When all parameters are declared.
   void number_experts() {
     if (experts_) experts_->number_experts();

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -129,6 +130,13 @@ ExpertMlps::Stacks ExpertMlps::grouped(const at::Tensor& rows_RH, int64_t first,
     if (!ops::has_grouped_kernel(rows_RH, matrix)) return {};
   }
   return out;
+}
+
+bool ExpertMlps::is_grouped() const {
+  const Stacks all = stacks(0, count());
+  return !all.empty() && std::all_of(all.begin(), all.end(), [](const ops::StackedWeights& m) {
+    return ops::has_grouped_kernel(m.view[0], m);  // rows are as wide as its rows
+  });
 }
 
 at::Tensor ExpertMlps::compute(const at::Tensor& rows_RH, const RowDraws& draws, int64_t first,

@@ -72,6 +72,9 @@ class ExpertMlps : public Module {
   // The same for one grouped product over these rows: empty too where its kernel does not take them
   // (ops/grouped_linear.h; it wants bf16 on a GPU).
   Stacks grouped(const at::Tensor& rows_RH, int64_t first, int64_t n) const;
+  // Whether all its experts are one product on their GPU, and so without the host knowing of
+  // visits.
+  bool is_grouped() const;
   // Results of experts [first, first + n) for rows sorted by expert; visits int64 [n], on the rows'
   // device or the host. With `stacks` all experts are one product; without, they run one after
   // another, for which the host waits for visits that are on a GPU.
