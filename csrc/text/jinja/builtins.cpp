@@ -126,11 +126,11 @@ Arguments behind(const Arguments& arguments, size_t count) {
   return out;
 }
 
-// What a filter does to every element counts as work.
+// What a filter does to every element counts as work, more than the element itself does.
 using ListFilter = std::function<Value(const Value&, const Arguments&, Run&)>;
 
-int64_t weight_of(const Arguments& arguments) {
-  int64_t out = 1;
+int64_t work_of(const Arguments& arguments) {
+  int64_t out = 5;
   for (const Value& one : arguments.positional) out += one.measure().weight;
   for (const auto& [name, one] : arguments.named) out += one.measure().weight;
   return out;
@@ -143,7 +143,7 @@ ListFilter selecting(bool by_attribute, bool wanted) {
     const bool tested = arguments.positional.size() > place;
     const std::string test = tested ? text_argument(arguments, place, "test") : "";
     const Arguments rest = behind(arguments, place + 1);
-    const int64_t work = weight_of(arguments);
+    const int64_t work = work_of(arguments);
     ListMaker out;
     if (!truth(value)) return out.done();  // None too
     for (const Value& one : elements(value)) {
@@ -158,7 +158,7 @@ ListFilter selecting(bool by_attribute, bool wanted) {
 Value map_filter(const Value& value, const Arguments& arguments, Run& run) {
   const Value* name = find(arguments.named, "attribute");
   const Value* other = find(arguments.named, "default");
-  const int64_t work = weight_of(arguments);
+  const int64_t work = work_of(arguments);
   ListMaker out;
   if (!truth(value)) return out.done();
   for (const Value& one : elements(value)) {
@@ -176,7 +176,7 @@ Value map_filter(const Value& value, const Arguments& arguments, Run& run) {
 Value join_filter(const Value& value, const Arguments& arguments, Run& run) {
   const Value* between = arguments.find(0, "d");
   const Value* name = arguments.find(1, "attribute");
-  const int64_t work = weight_of(arguments);
+  const int64_t work = work_of(arguments);
   std::string out;
   bool first = true;
   for (const Value& one : elements(value)) {

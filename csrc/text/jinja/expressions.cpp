@@ -66,7 +66,11 @@ Expression constant(Value value) {
   return [value = std::move(value)](Run&) { return value; };
 }
 
-Value call(const Value& function, const Arguments& arguments) {
+// What takes longer than making a value as large does.
+constexpr int64_t kSlow = 2;
+
+Value call(const Value& function, const Arguments& arguments, Run& run) {
+  run.charge(kSlow * function.measure().weight);
   const auto* callable = function.get<std::shared_ptr<const Callable>>();
   if (callable) return (*callable)->call(arguments);
   const auto* undefined = function.get<Undefined>();
@@ -236,6 +240,7 @@ Expression ExpressionParser::parse_compare() {
     Value left = first(run);
     for (const auto& [op, expression] : rest) {  // a < b < c: every pair
       Value right = expression(run);
+      run.charge(left.measure().weight + right.measure().weight);
       if (!compare(op, left, right)) return false;
       left = std::move(right);
     }
@@ -372,6 +377,7 @@ Expression ExpressionParser::parse_dict() {
     for (const auto& [key, value] : items) {
       const Value name = key(run);
       if (!name.get<std::string>()) throw Unsupported("a dictionary with a key that is no text");
+      run.charge(static_cast<int64_t>(out.size() / 16));
       put(out, *name.get<std::string>(), value(run));
     }
     return Value::dict(std::move(out));
@@ -423,6 +429,7 @@ Expression ExpressionParser::parse_subscript(Expression value) {
   }
   return [value, begin = parts[0], end = parts[1], step = parts[2]](Run& run) {
     const Value of = value(run);
+    run.charge(kSlow * of.measure().weight);
     return slice(of, begin(run), end(run), step(run));
   };
 }
@@ -454,7 +461,7 @@ ExpressionParser::ArgumentList ExpressionParser::parse_arguments() {
 Expression ExpressionParser::parse_call(Expression function) {
   return [function, arguments = parse_arguments()](Run& run) {
     const Value of = function(run);
-    return call(of, arguments.evaluate(run));
+    return call(of, arguments.evaluate(run), run);
   };
 }
 
@@ -478,6 +485,7 @@ Expression ExpressionParser::parse_filter(Expression value) {
   const ArgumentList arguments = tokens_.take_operator("(") ? parse_arguments() : ArgumentList{};
   return [value, name, arguments](Run& run) {
     const Value of = value(run);
+    run.charge(kSlow * of.measure().weight);
     return apply_filter(name, of, arguments.evaluate(run), run);
   };
 }

@@ -157,19 +157,24 @@ class TemplateParser {
       if (count == 0) throw Failure("loop.cycle() of nothing");
       return arguments.positional[static_cast<size_t>(at % count)];
     };
-    return Value::dict(
-        {{"index", at + 1},
-         {"index0", at},
-         {"revindex", n - at},
-         {"revindex0", n - at - 1},
-         {"first", at == 0},
-         {"last", at + 1 == n},
-         {"length", n},
-         {"depth", depth},
-         {"depth0", depth - 1},
-         {"previtem", i > 0 ? items[i - 1] : Value::undefined("loop.previtem")},
-         {"nextitem", i + 1 < items.size() ? items[i + 1] : Value::undefined("loop.nextitem")},
-         {"cycle", std::make_shared<const Callable>(Callable{"cycle", cycle, {}})}});
+    const auto item = [&](bool is, size_t place, const char* name) {
+      return is ? items[place] : Value::undefined(name);
+    };
+    Dict out;
+    out.reserve(12);
+    out.emplace_back("index", at + 1);
+    out.emplace_back("index0", at);
+    out.emplace_back("revindex", n - at);
+    out.emplace_back("revindex0", n - at - 1);
+    out.emplace_back("first", at == 0);
+    out.emplace_back("last", at + 1 == n);
+    out.emplace_back("length", n);
+    out.emplace_back("depth", depth);
+    out.emplace_back("depth0", depth - 1);
+    out.emplace_back("previtem", item(i > 0, i - 1, "loop.previtem"));
+    out.emplace_back("nextitem", item(i + 1 < items.size(), i + 1, "loop.nextitem"));
+    out.emplace_back("cycle", std::make_shared<const Callable>(Callable{"cycle", cycle, {}}));
+    return Value::dict(std::move(out));
   }
 
   struct For {
@@ -193,7 +198,7 @@ class TemplateParser {
       for (size_t i = 0; i < items.size(); ++i) {
         const InnerScope scope(run);
         const Value loop = loop_object(items, i, depth);
-        run.charge(loop.measure().weight);
+        run.charge(3 * loop.measure().weight);  // it takes longer than most
         run.set("loop", loop);
         assign(names, items[i], run);
         if (run_all(body, run) == Flow::kBreak) return Flow::kNext;

@@ -148,10 +148,12 @@ bool equal(const Value& a, const Value& b) {
   }
   if (a.get<Namespace>()) return a.dict() == b.dict();
   if (const Dict* dict = a.dict()) {
-    if (dict->size() != b.dict()->size()) return false;
-    for (const auto& [key, value] : *dict) {
-      const Value* other = find(*b.dict(), key);
-      if (!other || !equal(value, *other)) return false;
+    const Dict& other = *b.dict();
+    if (dict->size() != other.size()) return false;
+    for (size_t i = 0; i < other.size(); ++i) {
+      const auto& [key, value] = (*dict)[i];
+      const Value* same = other[i].first == key ? &other[i].second : find(other, key);
+      if (!same || !equal(value, *same)) return false;
     }
     return true;
   }

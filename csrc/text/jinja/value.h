@@ -34,7 +34,7 @@ class Failure : public DataError {
 inline constexpr size_t kMaxText = size_t{1} << 18;  // bytes of one text
 inline constexpr int64_t kMaxWeight = 100'000;       // of one list or dictionary
 inline constexpr int kMaxDepth = 100;                // of lists in lists; also of macro calls
-inline constexpr size_t kMaxNames = 1000;            // of a scope, a namespace, a {...}
+inline constexpr size_t kMaxNames = 500;             // of a scope, a namespace, a {...}
 
 // How large a value is when written out: lists are shared, so that a few of them may stand for very
 // many values.
