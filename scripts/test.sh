@@ -25,7 +25,7 @@ if [ $full = 1 ]; then
   scripts/build.sh asan all
   ASAN_OPTIONS=detect_odr_violation=0:detect_container_overflow=0:alloc_dealloc_mismatch=0:detect_leaks=0 \
     ctest --test-dir build/asan --output-on-failure --parallel "$(nproc)" -L 'unit|config|grad'
-  for fuzzer in image json yaml checkpoint gguf tokenizer config; do
+  for fuzzer in image json yaml checkpoint gguf tokenizer config jinja; do
     tests/fuzz/build.sh "$fuzzer"
     mkdir -p "build/fuzz/corpus/$fuzzer" # new inputs go to the first folder, crashes beside it
     "build/fuzz/${fuzzer}_fuzz" -max_total_time="${MGM_FUZZ_SECONDS:-300}" -artifact_prefix=build/fuzz/ \

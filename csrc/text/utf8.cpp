@@ -44,9 +44,11 @@ Decoded decode_one(std::string_view text) {
 
 // Code points of str.isspace().
 bool is_space(std::string_view character) {
-  static constexpr std::array<std::string_view, 29> kSpaces = {
-      "\t",           "\n",           "\v",           "\f",           "\r",
-      "\x1c",         "\x1d",         "\x1e",         "\x1f",         " ",
+  const auto first = static_cast<uint8_t>(character[0]);
+  if (first < 0x80) {  // most are
+    return first == ' ' || (first >= '\t' && first <= '\r') || (first >= 0x1C && first <= 0x1F);
+  }
+  static constexpr std::array<std::string_view, 19> kSpaces = {
       "\xC2\x85",     "\xC2\xA0",     "\xE1\x9A\x80", "\xE2\x80\x80", "\xE2\x80\x81",
       "\xE2\x80\x82", "\xE2\x80\x83", "\xE2\x80\x84", "\xE2\x80\x85", "\xE2\x80\x86",
       "\xE2\x80\x87", "\xE2\x80\x88", "\xE2\x80\x89", "\xE2\x80\x8A", "\xE2\x80\xA8",

@@ -1,6 +1,7 @@
 // Any bytes as a tokenizer file and a text: a DataError, or ids whose spans lie in the text in
 // order and which can be decoded. First byte: the kind of file; up to the first zero byte: the
-// file; what follows: the text.
+// file; what follows: the text. A sentencepiece model has zero bytes in it, so that four bytes in
+// front say its length.
 //
 // sources: csrc/text/[abrtu]*.cpp csrc/text/com*.cpp csrc/text/normalizer.cpp
 //
@@ -12,6 +13,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 
 #include "base/error.h"
@@ -25,15 +27,26 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     mgm::log::set_quiet(true);
     return std::string(::mkdtemp(name));
   }();
-  const std::string_view rest(reinterpret_cast<const char*>(data) + 1, size - 1);
-  const size_t cut = rest.find('\0');
-  const std::string_view text = cut == rest.npos ? "some text" : rest.substr(cut + 1);
+  std::string_view rest(reinterpret_cast<const char*>(data) + 1, size - 1), text = "some text";
+  const int kind = data[0] % 4;
+  if (kind == 3) {
+    uint32_t length = 0;  // little-endian, as the machine is
+    if (rest.size() < sizeof length) return 0;
+    std::memcpy(&length, rest.data(), sizeof length);
+    rest.remove_prefix(sizeof length);
+    text = rest.substr(std::min<size_t>(length, rest.size()));
+    rest = rest.substr(0, length);
+  } else if (const size_t cut = rest.find('\0'); cut != rest.npos) {
+    text = rest.substr(cut + 1);
+    rest = rest.substr(0, cut);
+  }
   const std::string file = folder + "/file";
-  std::ofstream(file, std::ios::binary) << rest.substr(0, cut);
+  std::ofstream(file, std::ios::binary) << rest;
   try {
-    const auto tokenizer = data[0] % 3 == 0   ? mgm::load_tokenizer_json(file)
-                           : data[0] % 3 == 1 ? mgm::load_tekken(file)
-                                              : mgm::load_tiktoken(file);
+    const auto tokenizer = kind == 0   ? mgm::load_tokenizer_json(file)
+                           : kind == 1 ? mgm::load_tekken(file)
+                           : kind == 2 ? mgm::load_tiktoken(file)
+                                       : mgm::load_sentencepiece(file);
     std::vector<int32_t> ids;
     int64_t at = 0;
     const auto spans = tokenizer->encode_spans(text);

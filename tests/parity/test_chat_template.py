@@ -125,6 +125,15 @@ end {{ 'a' }}
 {{ 'newline kept' }}
 {% filter upper %}filtered {{ 'text' }}{% endfilter %}
 {% if 1 == 1.0 and [1, 'a'] == [1, 'a'] and {'a': 1} == {'a': 1} and 'a' != 1 %}equal{% endif %}{% if undefined_thing == none %}no{% else %}yes{% endif %}
+{{ 9223372036854775 * 1000 + 807 }}{{ -9223372036854775 * 1000 - 808 }}{{ -5 % (461168601842738790 * 10 + 4) }}{{ 5 % (-461168601842738790 * 10 - 4) }}{{ (461168601842738790 * 10.0) / 7 }}{{ -7 // -2 }}{{ 7 // -2 }}{{ 7 % -2 }}{{ -7 % -2 }}{{ 6 % -2 }}
+{{ (-461168601842738790 * 20 - 8) // 3 }} {{ (-461168601842738790 * 20 - 8) % 3 }} {{ 461168601842738790 * 19 % (461168601842738790 * 20) }} {{ 5 % (-461168601842738790 * 20 - 8) }} {{ -5 // (461168601842738790 * 20) }}
+{{ (-461168601842738790 * 20 - 8) is divisibleby(-1) }}{{ (-461168601842738790 * 20 - 8) % -1 }}{{ (-461168601842738790 * 20 - 8) is odd }}{{ 9007199254740993 == 9007199254740992 }}{{ 9007199254740993 > 9007199254740992.0 }}{{ 9007199254740992 == 9007199254740992.0 }}
+{{ 100000.0 }} {{ 0.0001 }} {{ 0.00001 }} {{ -0.0 }} {{ 0.1 + 0.2 }} {{ 1.0 / 3 }} {{ 9007199254740993.0 }} {{ 1234567890123456.0 * 10 }} {{ 123456789.0 * 123456789 * 123456789.0 }} {{ [0.1 + 0.2, 1000000.0, 0.00001] | tojson }}
+{{ '12' | int }}{{ ' -7 ' | int }}{{ 'x1' | int(5) }}{{ 'e' | int }}{{ '' | int }}{{ none | int(3) }}{{ [] | int }}{{ -3.7 | int }}{{ true | int }}{{ true | abs }}{{ -2.5 | abs }}
+{{ 'aXbXc'.split('X', -5) | join }}{{ 'aaa'.replace('a', 'b', -7) }}{{ 'aaa' | replace('a', 'b', 0) }}{{ 'äbä'.find('b') }}{{ 'ababab'.count('ab') }}{{ '' in 'a' }}{{ 'aab' in 'aaab' }}{{ 'abc'.find('') }}{{ ''.find('') }}{{ ''.find('a') }}
+{{ ' äxä '.strip('ä ') }}|{{ 'ää'.strip('ä') }}|{{ 'xäx'.lstrip('x') }}|{{ 'xäx'.rstrip('x') }}|{{ '\u2003 a \u00a0' | trim }}|{{ '  a ' | trim | length }}|{{ ' \x1c\x0b' | trim | length }}|{{ 'a' | trim('') }}
+{{ 'äöü'[-1] }}{{ 'äöü'[7] }}{{ 'äöü' | first }}{{ 'äöü' | last }}{{ '' | first }}{{ d | first }}{{ d | last }}{{ 'äöü' | list | length }}{{ 'äöü' | reverse }}{{ [1, 2, 3] | first }}{{ [1, 2, 3][::-1] | join }}{{ [1, 2, 3][-9:9:9] | join }}{{ 'a\n\nb\n' | indent(3, true, true) }}|{{ '' | indent(2, true) }}|
+{% set ns2 = namespace(n=[]) %}{% for i in range(60) %}{% set ns2.n = [ns2.n] %}{% endfor %}{{ ns2.n | tojson }}{% for i in range(100) %}{% for k in range(100) %}{{ k if k == 99 and i == 99 }}{% endfor %}{% endfor %}
 {{ bos_token ~ messages[0].content }}{{ messages[0]['content'][:3] }}{{ messages | length - 1 }}{{ (messages | length) > 1 and messages[-1].role or 'none' }}
 """
 
@@ -142,7 +151,7 @@ def test_corners(probe):
 
 REFUSED = ["{{ nothing.a }}", "{{ nothing['a'] }}", "{{ nothing + 'a' }}", "{{ 'a' + 1 }}", "{{ none + 'a' }}", "{{ nothing() }}",
            "{{ raise_exception('no') }}", "{% if true %}", "{% for x in 5 %}{% endfor %}", "{{ 'a' < 1 }}", "{% endif %}", "{{ }}",
-           "{{ 'open }}", "{% set a, b = [1] %}", "{{ 1 // 0 }}", "{{ (1 }}", "{% nosuch %}", "{{ 'a'.nosuch() }}", "{% macro m(a) %}{% endmacro %}{{ m(1, 2) }}"]
+           "{{ 'open }}", "{% set a, b = [1] %}", "{{ 1 // 0 }}", "{{ nothing | int }}", "{{ 1 is divisibleby(0) }}", "{{ 1 % 0.0 }}", "{{ (1 }}", "{% nosuch %}", "{{ 'a'.nosuch() }}", "{% macro m(a) %}{% endmacro %}{{ m(1, 2) }}"]
 
 
 @pytest.mark.parametrize("template", REFUSED)
@@ -157,11 +166,67 @@ SAID = ["{% raw %}{{ a }}{% endraw %}", "{% include 'a' %}", "{{ [1] }}", "{{ {'
         "{% set x = 'aaaaaaaaaaaaaaaa' %}{% for i in range(1000) %}{% set ns = namespace(x=x) %}{% endfor %}"
         "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
         "{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}", "{{ [1].append(2) }}"]
+GROWS = "{% set ns = namespace(x=START, y=START) %}{% for i in range(TIMES) %}{% set ns.x = STEP %}{% endfor %}"
+
+
+def grown(start, times, step, then=""):
+    return GROWS.replace("START", start).replace("TIMES", str(times)).replace("STEP", step) + then
+
+
+LEAST = "(-461168601842738790 * 20 - 8)"  # of 64 bits
+LONG = grown("'aaaaaaaaaaaaaaaa'", 13, "ns.x + ns.x", "{% set t = ns.x %}")  # 128 KiB
+FOREVER = "{% for i in range(90000) %}{% for k in range(90000) %}BODY{% endfor %}{% endfor %}"
+
+
+def forever(body):
+    return FOREVER.replace("BODY", body)
+
+
+# Most of these took minutes, memory without end, or the process with it.
+SAID += [
+    grown("[1]", 40, "[ns.x, ns.x]"), grown("[1]", 90000, "[ns.x]"), grown("[1]", 90000, "[ns.x]", "{{ ns.x | tojson }}"),
+    grown("[1]", 40, "{'a': ns.x, 'b': ns.x}"), grown("[1]", 90000, "[ns.x.append]"), grown("1", 300, "[ns.x] + [1]"),
+    "{% set ns = namespace(x=1) %}{% set ns.x = ns %}", "{% set ns = namespace(x=1) %}{% set ns.x = {'a': [ns]} %}",
+    "{% set ns = namespace(x=1) %}{% set other = namespace(y=[ns]) %}",
+    LONG + forever("{% set y = t | upper %}"), LONG + forever("{% set y = t.split('b') %}"), LONG + forever("{% set y = t ~ '' %}"),
+    LONG + forever("{% set y = t.find(t[:60000] + 'b' + t[:60000]) %}"), LONG + forever("{% set y = t.strip('b' ~ t) %}"),
+    LONG + forever("{% set y = t.replace(t[:30000] ~ 'b', '') %}"), LONG + forever("{% set y = t.count(t[:30000] ~ 'b') %}"),
+    LONG + "{% set l = t | replace('a', 'a,,') %}", LONG + "{% set l = range(90000) | map('default', t) | map('string') | map('replace', '1', t) | list %}",
+    LONG + "{% set l = range(90000) | select('in', range(90000)) | list %}", LONG + "{{ t | replace('a', '\n') | indent(t, true, true) }}",
+    LONG + "{{ range(90000) | join(attribute=t ~ t) }}", "{{ range(20000) | tojson(indent=100) }}", forever(""),
+    "{{ x" + " is defined" * 90000 + " }}", "{{ x" + " or x" * 90000 + " }}", "{{ x" + " if x" * 90000 + " }}",
+    "{% macro m(n) %}{{ m(n)" + " + 1" * 1500 + " }}{% endmacro %}{{ m(0) }}", "{{ 'a' | map(" + "'map', " * 4000 + "'upper') | list }}",
+    "".join(f"{{% set a{i} = 1 %}}" for i in range(5000)), "{{ a }}" * 200000,
+    # Integers and real numbers at their ends.
+    f"{{{{ {LEAST} | abs }}}}", f"{{{{ -{LEAST} }}}}", f"{{{{ {LEAST} - 1 }}}}", f"{{{{ {LEAST} * -1 }}}}", f"{{{{ {LEAST} // -1 }}}}",
+    f"{{{{ range({LEAST}, 3) }}}}", f"{{{{ range(3, 1, {LEAST}) | length }}}}", "{{ 99999999999999999.0 * 999999999999 | int }}",
+    "{{ (99999999999999999.0 * 999999999999) | int }}", "{{ (n | int) }}", "{{ 9223372036854775807 }}", "{{ 1e400 }}",
+    "{{ '1.5' | int }}", "{{ '1234567890123456789' | int }}", "{{ 'inf' | int }}", "{{ 'ff' | int(0, 16) }}", "{{ 9007199254740993 / 3 }}",
+    "{{ 'a' | indent(100000) }}", "{{ 'a\\rb' | indent }}", "{{ 'a\\u2028b' | indent }}", "{{ [1] | tojson(indent=100000) }}", "{{ strftime_now('" + "%c" * 50 + "') }}"]
 
 
 @pytest.mark.parametrize("template", SAID, ids=range(len(SAID)))
 def test_what_is_beyond_us_is_said(probe, template):
-    assert "unsupported" in probe.ask(jinja=template, names={}), template
+    assert "unsupported" in probe.ask(jinja=template, names={"n": 1e300}), template[:200]
+
+
+def test_names_beyond_us_are_said(probe):
+    deep = 1
+    for _ in range(200):
+        deep = [deep]
+    for value in (deep, [0] * 200000, "a" * 300000, 2**63):
+        assert "unsupported" in probe.ask(jinja="{{ 1 }}", names={"n": value})
+
+
+def test_long_conversations_are_not_beyond_us(probe):
+    """Far more than a comparison with a format takes: the limits are on hostile templates."""
+    tool = {"type": "function", "function": {"name": "get", "description": "Gets it. " * 50, "parameters": {
+        "type": "object", "required": ["p1"], "properties": {f"p{i}": {"type": "string", "description": "One. " * 20} for i in range(8)}}}}
+    turns = [{"role": role, "content": f"{role} says it. " * 100} for role in ("user", "assistant")] * 15
+    names = {"messages": turns, "tools": [tool] * 4, "add_generation_prompt": True}
+    for path in sorted(fetched("llama.cpp").glob("*.jinja")):
+        got = probe.ask(jinja=path.read_text(), names={**NAMES, **names})
+        assert "unsupported" not in got, (path.name, got)
 
 
 def test_broken_templates(probe):

@@ -47,7 +47,8 @@ bool same(const Value& a, const Value& b) {
 
 int64_t remainder_of(const Value& value, int64_t by) {
   if (by == 0) throw Failure("division by zero");
-  return to_integer(value, "the tested value") % by;
+  const int64_t tested = to_integer(value, "the tested value");
+  return by == -1 ? 0 : tested % by;  // the quotient may be beyond 64 bits
 }
 
 const std::map<std::string, Test>& tests() {
@@ -125,45 +126,61 @@ Arguments behind(const Arguments& arguments, size_t count) {
   return out;
 }
 
+// What a filter does to every element counts as work, more than the element itself does.
+using ListFilter = std::function<Value(const Value&, const Arguments&, Run&)>;
+
+int64_t work_of(const Arguments& arguments) {
+  int64_t out = 5;
+  for (const Value& one : arguments.positional) out += one.measure().weight;
+  for (const auto& [name, one] : arguments.named) out += one.measure().weight;
+  return out;
+}
+
 // select, reject: a test of the element; selectattr, rejectattr: of an attribute of it.
-Filter selecting(bool by_attribute, bool wanted) {
-  return [=](const Value& value, const Arguments& arguments) {
+ListFilter selecting(bool by_attribute, bool wanted) {
+  return [=](const Value& value, const Arguments& arguments, Run& run) {
     const size_t place = by_attribute ? 1 : 0;
     const bool tested = arguments.positional.size() > place;
     const std::string test = tested ? text_argument(arguments, place, "test") : "";
     const Arguments rest = behind(arguments, place + 1);
-    List out;
-    if (!truth(value)) return Value::list({});  // None too
+    const int64_t work = work_of(arguments);
+    ListMaker out;
+    if (!truth(value)) return out.done();  // None too
     for (const Value& one : elements(value)) {
+      run.charge(work);
       const Value of = by_attribute ? path(one, text_argument(arguments, 0, "attribute")) : one;
-      if ((tested ? apply_test(test, of, rest) : truth(of)) == wanted) out.push_back(one);
+      if ((tested ? apply_test(test, of, rest) : truth(of)) == wanted) out.add(one);
     }
-    return Value::list(std::move(out));
+    return out.done();
   };
 }
 
-Value map_filter(const Value& value, const Arguments& arguments) {
+Value map_filter(const Value& value, const Arguments& arguments, Run& run) {
   const Value* name = find(arguments.named, "attribute");
   const Value* other = find(arguments.named, "default");
-  List out;
-  if (!truth(value)) return Value::list({});
+  const int64_t work = work_of(arguments);
+  ListMaker out;
+  if (!truth(value)) return out.done();
   for (const Value& one : elements(value)) {
+    run.charge(work);
     if (name) {
       const Value of = path(one, to_text(*name));
-      out.push_back(of.is_undefined() && other ? *other : of);
+      out.add(of.is_undefined() && other ? *other : of);
     } else {
-      out.push_back(apply_filter(text_argument(arguments, 0, "filter"), one, behind(arguments, 1)));
+      out.add(apply_filter(text_argument(arguments, 0, "filter"), one, behind(arguments, 1), run));
     }
   }
-  return Value::list(std::move(out));
+  return out.done();
 }
 
-Value join_filter(const Value& value, const Arguments& arguments) {
+Value join_filter(const Value& value, const Arguments& arguments, Run& run) {
   const Value* between = arguments.find(0, "d");
   const Value* name = arguments.find(1, "attribute");
+  const int64_t work = work_of(arguments);
   std::string out;
   bool first = true;
   for (const Value& one : elements(value)) {
+    run.charge(work);
     if (!first && between) out += to_text(*between);
     out += to_text(name ? path(one, to_text(*name)) : one);
     checked(out);
@@ -179,8 +196,26 @@ Value default_filter(const Value& value, const Arguments& arguments) {
   return other ? *other : Value(std::string());
 }
 
+// Whether int() or float() of Python could take the text.
+bool may_be_a_number(const std::string& text) {
+  const std::string word = to_lower(text.substr(text.find_first_not_of("+-") == 1 ? 1 : 0));
+  if (word == "inf" || word == "infinity" || word == "nan") return true;
+  const auto ascii = [](char c) { return (c & 0x80) == 0; };
+  if (!std::all_of(text.begin(), text.end(), ascii)) return true;
+  return text.find_first_not_of("0123456789_+-.eE") == text.npos &&
+         text.find_first_of("0123456789") != text.npos;
+}
+
 Value int_filter(const Value& value, const Arguments& arguments) {
-  if (const auto* number = value.get<double>()) return static_cast<int64_t>(*number);
+  if (const auto* undefined = value.get<Undefined>()) {
+    throw Failure("'", undefined->name, "' is undefined, and no integer");
+  }
+  if (arguments.find(1, "base")) throw Unsupported("the filter 'int' with a base");
+  if (const auto* number = value.get<double>()) {
+    constexpr double kEnd = 0x1p63;  // the first beyond; not a number fails too
+    if (!(*number >= -kEnd && *number < kEnd)) throw Unsupported("integers beyond 64 bits");
+    return static_cast<int64_t>(*number);
+  }
   if (value.is_number()) return to_integer(value, "int");
   const auto* text = value.get<std::string>();
   const std::string digits(text ? trim(*text) : "");
@@ -188,6 +223,7 @@ Value int_filter(const Value& value, const Arguments& arguments) {
                       digits.find_first_not_of("0123456789", digits[0] == '-') == digits.npos &&
                       digits != "-";
   if (number) return static_cast<int64_t>(std::stoll(digits));
+  if (may_be_a_number(digits)) throw Unsupported("the filter 'int' of '", digits, "'");
   const Value* other = arguments.find(0, "default");
   return other ? *other : Value(int64_t{0});
 }
@@ -199,26 +235,36 @@ Value indent_filter(const Value& value, const Arguments& arguments) {
     blanks = *width->get<std::string>();
   } else {
     const int64_t count = width ? to_integer(*width, "width") : 4;
-    blanks.assign(static_cast<size_t>(std::clamp<int64_t>(count, 0, 1000)), ' ');
+    if (count > 1000) throw Unsupported("the filter 'indent' by ", count);
+    blanks.assign(static_cast<size_t>(std::max<int64_t>(count, 0)), ' ');
   }
   const bool first = flag(arguments, 1, "first"), blank_lines = flag(arguments, 2, "blank");
-  std::string out;
-  const std::vector<std::string> lines = split(to_text(value), '\n');
-  for (size_t i = 0; i < lines.size(); ++i) {
-    if (i > 0) out += "\n";
-    if (i == 0 ? first : blank_lines || !lines[i].empty()) out += blanks;
-    out += lines[i];
+  const std::string text = to_text(value);
+  for (const char* other :
+       {"\r", "\v", "\f", "\x1C", "\x1D", "\x1E", "\xC2\x85", "\u2028", "\u2029"}) {
+    if (text.find(other) != text.npos) throw Unsupported("the filter 'indent' of odd line ends");
   }
-  return checked(out);
+  std::string out;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    if (begin == 0 ? first : blank_lines || end > begin) out += blanks;
+    checked(out.append(text, begin, end + 1 - begin));  // with the newline
+    begin = end + 1;
+  }
+  return out;
 }
 
 Value reverse_filter(const Value& value, const Arguments&) {
+  if (value.get<std::string>()) return slice(value, None{}, None{}, int64_t{-1});
   List out = elements(value);
   std::reverse(out.begin(), out.end());
-  if (!value.get<std::string>()) return Value::list(std::move(out));
-  std::string text;
-  for (const Value& one : out) text += to_text(one);
-  return text;
+  return Value::list(std::move(out));
+}
+
+// One of the elements; -1: the last.
+Value element(const Value& value, int64_t at) {
+  if (value.get<std::string>() || value.list()) return item(value, at);
+  return item(Value::list(elements(value)), at);
 }
 
 Value tojson_filter(const Value& value, const Arguments& arguments) {
@@ -230,13 +276,16 @@ Value tojson_filter(const Value& value, const Arguments& arguments) {
   if (arguments.positional.size() > 1) throw Unsupported("the filter 'tojson' with separators");
   const Value* indent = find(arguments.named, "indent");
   if (!indent || indent->is_none()) return to_json(value, -1);
-  return to_json(value,
-                 static_cast<int>(std::clamp<int64_t>(to_integer(*indent, "indent"), 0, 100)));
+  const int64_t blanks = to_integer(*indent, "indent");
+  if (blanks > 100) throw Unsupported("the filter 'tojson' with an indent of ", blanks);
+  return to_json(value, static_cast<int>(std::max<int64_t>(blanks, 0)));
 }
 
 Value absolute(const Value& value, const Arguments&) {
   if (const auto* number = value.get<double>()) return std::abs(*number);
-  return std::abs(to_integer(value, "abs"));
+  const int64_t number = to_integer(value, "abs");
+  if (number == INT64_MIN) throw Unsupported("integers beyond 64 bits");
+  return std::abs(number);
 }
 
 const std::map<std::string, Filter>& filters() {
@@ -254,20 +303,11 @@ const std::map<std::string, Filter>& filters() {
       {"safe", [](V v, A) { return v; }},
       {"length", length_of},
       {"count", length_of},
-      {"first",
-       [](V v, A) {
-         const List list = elements(v);
-         return list.empty() ? Value::undefined("the first of nothing") : list.front();
-       }},
-      {"last",
-       [](V v, A) {
-         const List list = elements(v);
-         return list.empty() ? Value::undefined("the last of nothing") : list.back();
-       }},
+      {"first", [](V v, A) { return element(v, 0); }},
+      {"last", [](V v, A) { return element(v, -1); }},
       {"list", [](V v, A) { return Value::list(elements(v)); }},
       {"items",
        [](V v, A) { return v.is_undefined() ? Value::list({}) : call_method(v, "items", {}); }},
-      {"join", join_filter},
       {"default", default_filter},
       {"d", default_filter},
       {"int", int_filter},
@@ -275,6 +315,13 @@ const std::map<std::string, Filter>& filters() {
       {"indent", indent_filter},
       {"reverse", reverse_filter},
       {"tojson", tojson_filter},
+  };
+  return kAll;
+}
+
+const std::map<std::string, ListFilter>& list_filters() {
+  static const std::map<std::string, ListFilter> kAll = {
+      {"join", join_filter},
       {"map", map_filter},
       {"select", selecting(false, true)},
       {"reject", selecting(false, false)},
@@ -288,7 +335,9 @@ const std::map<std::string, Filter>& filters() {
 
 Value make_namespace(const Arguments& arguments) {
   if (!arguments.positional.empty()) throw Unsupported("namespace() of a dictionary");
-  return Namespace{std::make_shared<Dict>(arguments.named)};
+  Dict values;
+  for (const auto& [name, value] : arguments.named) put(values, name, not_a_namespace(value));
+  return Namespace{std::make_shared<Dict>(std::move(values))};
 }
 
 Value range(const Arguments& arguments) {
@@ -300,15 +349,12 @@ Value range(const Arguments& arguments) {
   const int64_t by = numbers.size() > 2 ? numbers[2] : 1;
   if (by == 0) throw Failure("range() with a step of 0");
   constexpr int64_t kFar = 1'000'000'000;
-  if (std::max({std::abs(begin), std::abs(end), std::abs(by)}) > kFar) {
-    throw Unsupported("range() beyond ", kFar);
+  for (const int64_t number : numbers) {
+    if (number > kFar || number < -kFar) throw Unsupported("range() beyond ", kFar);
   }
-  List out;
-  for (int64_t i = begin; by > 0 ? i < end : i > end; i += by) {
-    if (out.size() >= kMaxItems) throw Unsupported("a list of more than ", kMaxItems);
-    out.emplace_back(i);
-  }
-  return Value::list(std::move(out));
+  ListMaker out;
+  for (int64_t i = begin; by > 0 ? i < end : i > end; i += by) out.add(i);
+  return out.done();
 }
 
 Value raise_exception(const Arguments& arguments) {
@@ -321,12 +367,23 @@ Value strftime_now(const Arguments& arguments) {
   std::tm local{};
   ::localtime_r(&now, &local);
   char out[256];
-  return std::string(out, std::strftime(out, sizeof out, format.c_str(), &local));
+  const size_t size = std::strftime(out, sizeof out, format.c_str(), &local);
+  if (size == 0 && !format.empty()) throw Unsupported("strftime_now() of more than a date");
+  return std::string(out, size);
 }
 
 }  // namespace
 
-Value apply_filter(const std::string& name, const Value& value, const Arguments& arguments) {
+const Value& not_a_namespace(const Value& value) {
+  if (value.measure().space) throw Unsupported("a namespace in a namespace");
+  return value;
+}
+
+Value apply_filter(const std::string& name, const Value& value, const Arguments& arguments,
+                   Run& run) {
+  const Deeper deeper(run);  // a filter may take another to apply
+  const auto of_lists = list_filters().find(name);
+  if (of_lists != list_filters().end()) return of_lists->second(value, arguments, run);
   const auto it = filters().find(name);
   if (it == filters().end()) throw Unsupported("the filter '", name, "'");
   return it->second(value, arguments);
@@ -346,7 +403,7 @@ Value global_function(const std::string& name) {
                                                        {"strftime_now", strftime_now}};
   const auto it = kAll.find(name);
   if (it == kAll.end()) return Value::undefined(name);
-  return std::make_shared<const Callable>(Callable{name, it->second});
+  return std::make_shared<const Callable>(Callable{name, it->second, {}});
 }
 
 Value attribute(const Value& value, const std::string& name) {
@@ -354,8 +411,10 @@ Value attribute(const Value& value, const std::string& name) {
     throw Failure("'", undefined->name, "' is undefined, and has no '", name, "'");
   }
   if (has_method(value, name)) {
+    Measure held;
+    held.add(value.measure());
     const auto call = [value, name](const Arguments& a) { return call_method(value, name, a); };
-    return std::make_shared<const Callable>(Callable{name, call});
+    return std::make_shared<const Callable>(Callable{name, call, held});
   }
   const Dict* dict = value.dict();
   const Value* found = dict ? find(*dict, name) : nullptr;
@@ -373,20 +432,21 @@ Value item(const Value& value, const Value& key) {
   }
   const bool whole = key.get<int64_t>() || key.get<bool>();
   if (!whole || !(value.list() || value.get<std::string>())) return Value::undefined("an item");
-  const List list = elements(value);
-  const auto size = static_cast<int64_t>(list.size());
+  const auto* text = value.get<std::string>();
+  const int64_t size = length(value);
   int64_t at = to_integer(key, "an index");
   if (at < 0) at += size;
   if (at < 0 || at >= size) return Value::undefined("an item behind the end");
-  return list[static_cast<size_t>(at)];
+  if (text) return std::string(character_views(*text)[static_cast<size_t>(at)]);
+  return (*value.list())[static_cast<size_t>(at)];
 }
 
 Value slice(const Value& value, const Value& begin, const Value& end, const Value& step) {
   if (!value.list() && !value.get<std::string>()) {
     throw Failure("an object of type ", type_name(value), " cannot be cut");
   }
-  const List list = elements(value);
-  const auto size = static_cast<int64_t>(list.size());
+  const auto* whole = value.get<std::string>();
+  const int64_t size = length(value);
   const int64_t by = step.is_none() ? 1 : to_integer(step, "a step");
   if (by == 0) throw Failure("slice step cannot be zero");
   const int64_t low = by > 0 ? 0 : -1, high = by > 0 ? size : size - 1;
@@ -396,15 +456,20 @@ Value slice(const Value& value, const Value& begin, const Value& end, const Valu
     return std::clamp(number < 0 ? number + size : number, low, high);
   };
   const int64_t first = place(begin, by > 0 ? low : high), last = place(end, by > 0 ? high : low);
-  List out;
+  std::vector<size_t> places;
   for (int64_t i = first; by > 0 ? i < last : i > last;) {
-    out.push_back(list[static_cast<size_t>(i)]);
+    places.push_back(static_cast<size_t>(i));
     if (by > size || by < -size) break;  // also keeps the sum in range
     i += by;
   }
-  if (!value.get<std::string>()) return Value::list(std::move(out));
+  if (!whole) {
+    ListMaker out;
+    for (const size_t i : places) out.add((*value.list())[i]);
+    return out.done();
+  }
+  const std::vector<std::string_view> views = character_views(*whole);
   std::string text;
-  for (const Value& one : out) text += to_text(one);
+  for (const size_t i : places) text += views[i];
   return text;
 }
 

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 
 #include "text/jinja/builtins.h"
 #include "text/jinja/parser.h"
@@ -11,9 +12,13 @@ const Token& TokenStream::peek(size_t ahead) const {
 
 Token TokenStream::next() {
   Token out = peek();
-  // A row of operators is a chain of calls when it runs.
-  if (out.kind == Token::Kind::kOperator && ++operators_ > kMaxOperators) {
-    throw Unsupported("more than ", kMaxOperators, " operators");
+  // A row of operators, some of which are words, is a chain of calls when it runs.
+  if (out.kind == Token::Kind::kVariableBegin || out.kind == Token::Kind::kBlockBegin) {
+    operators_ = 0;
+  } else if (out.kind == Token::Kind::kOperator || out.kind == Token::Kind::kName) {
+    if (++operators_ > kMaxOperators) {
+      throw Unsupported("more than ", kMaxOperators, " operators and names in a tag");
+    }
   }
   if (at_ + 1 < tokens_.size()) ++at_;
   return out;
@@ -61,7 +66,11 @@ Expression constant(Value value) {
   return [value = std::move(value)](Run&) { return value; };
 }
 
-Value call(const Value& function, const Arguments& arguments) {
+// What takes longer than making a value as large does.
+constexpr int64_t kSlow = 2;
+
+Value call(const Value& function, const Arguments& arguments, Run& run) {
+  run.charge(kSlow * function.measure().weight);
   const auto* callable = function.get<std::shared_ptr<const Callable>>();
   if (callable) return (*callable)->call(arguments);
   const auto* undefined = function.get<Undefined>();
@@ -75,7 +84,6 @@ Value add(const Value& a, const Value& b) {
   if (a.list() && b.list()) {
     List out = *a.list();
     out.insert(out.end(), b.list()->begin(), b.list()->end());
-    if (out.size() > kMaxItems) throw Unsupported("a list of more than ", kMaxItems);
     return Value::list(std::move(out));
   }
   if (!a.is_number() || !b.is_number()) {
@@ -104,7 +112,11 @@ Value arithmetic(const std::string& op, const Value& a, const Value& b) {
     const double x = to_real(a), y = to_real(b);
     if (op == "-") return x - y;
     if (op == "*") return x * y;
-    if (op == "/") return x / y;
+    // Two large integers Python divides more exactly.
+    constexpr double kLarge = 0x1p53;
+    const bool large = std::abs(x) >= kLarge || std::abs(y) >= kLarge;
+    const bool whole = !a.get<double>() && !b.get<double>();
+    if (op == "/" && !(whole && large)) return x / y;
     throw Unsupported("'", op, "' of real numbers");
   }
   const int64_t x = to_integer(a, op.c_str()), y = to_integer(b, op.c_str());
@@ -117,11 +129,17 @@ Value arithmetic(const std::string& op, const Value& a, const Value& b) {
   } else if (y == -1) {
     beyond = op == "//" && __builtin_sub_overflow(int64_t{0}, x, &out);
   } else {  // rounds down, and the remainder has the divisor's sign
-    const int64_t rest = (x % y + y) % y;
-    out = op == "%" ? rest : (x - rest) / y;
+    const int64_t rest = x % y;
+    const bool other_sign = rest != 0 && (rest < 0) != (y < 0);
+    out = op == "%" ? (other_sign ? rest + y : rest) : x / y - (other_sign ? 1 : 0);
   }
   if (beyond) throw Unsupported("integers beyond 64 bits");
   return out;
+}
+
+Value negative(const Value& value) {
+  const auto* real = value.get<double>();
+  return real ? Value(-*real) : arithmetic("-", int64_t{0}, value);  // -0.0 has a sign
 }
 
 bool compare(const std::string& op, const Value& a, const Value& b) {
@@ -165,9 +183,9 @@ Expression ExpressionParser::parse_tuple() {
   std::vector<Expression> items = {first};
   while (tokens_.take_operator(",")) items.push_back(parse());
   return [items](Run& run) {
-    List out;
-    for (const Expression& one : items) out.push_back(one(run));
-    return Value::list(std::move(out));
+    ListMaker out;
+    for (const Expression& one : items) out.add(one(run));
+    return out.done();
   };
 }
 
@@ -222,6 +240,7 @@ Expression ExpressionParser::parse_compare() {
     Value left = first(run);
     for (const auto& [op, expression] : rest) {  // a < b < c: every pair
       Value right = expression(run);
+      run.charge(left.measure().weight + right.measure().weight);
       if (!compare(op, left, right)) return false;
       left = std::move(right);
     }
@@ -279,7 +298,7 @@ Expression ExpressionParser::parse_unary(bool with_filters) {
   const TokenStream::Nested nested(tokens_);
   Expression value;
   if (tokens_.take_operator("-")) {
-    value = [of = parse_unary(false)](Run& run) { return arithmetic("-", int64_t{0}, of(run)); };
+    value = [of = parse_unary(false)](Run& run) { return negative(of(run)); };
   } else if (tokens_.take_operator("+")) {
     value = [of = parse_unary(false)](Run& run) { return arithmetic("-", of(run), int64_t{0}); };
   } else {
@@ -298,8 +317,7 @@ Expression ExpressionParser::parse_primary() {
       if (name == "false" || name == "False") return constant(false);
       if (name == "none" || name == "None") return constant(None{});
       return [name](Run& run) {
-        run.step();
-        const Value* found = run.scope->look_up(name);
+        const Value* found = run.look_up(name);
         return found ? *found : global_function(name);
       };
     }
@@ -337,9 +355,9 @@ Expression ExpressionParser::parse_list(std::string_view end) {
     items.push_back(parse());
   }
   return [items](Run& run) {
-    List out;
-    for (const Expression& one : items) out.push_back(one(run));
-    return Value::list(std::move(out));
+    ListMaker out;
+    for (const Expression& one : items) out.add(one(run));
+    return out.done();
   };
 }
 
@@ -359,6 +377,7 @@ Expression ExpressionParser::parse_dict() {
     for (const auto& [key, value] : items) {
       const Value name = key(run);
       if (!name.get<std::string>()) throw Unsupported("a dictionary with a key that is no text");
+      run.charge(static_cast<int64_t>(out.size() / 16));
       put(out, *name.get<std::string>(), value(run));
     }
     return Value::dict(std::move(out));
@@ -410,7 +429,7 @@ Expression ExpressionParser::parse_subscript(Expression value) {
   }
   return [value, begin = parts[0], end = parts[1], step = parts[2]](Run& run) {
     const Value of = value(run);
-    run.step();
+    run.charge(kSlow * of.measure().weight);
     return slice(of, begin(run), end(run), step(run));
   };
 }
@@ -441,9 +460,8 @@ ExpressionParser::ArgumentList ExpressionParser::parse_arguments() {
 
 Expression ExpressionParser::parse_call(Expression function) {
   return [function, arguments = parse_arguments()](Run& run) {
-    run.step();
     const Value of = function(run);
-    return call(of, arguments.evaluate(run));
+    return call(of, arguments.evaluate(run), run);
   };
 }
 
@@ -466,9 +484,9 @@ Expression ExpressionParser::parse_filter(Expression value) {
   while (tokens_.take_operator(".")) name += "." + tokens_.expect_name();
   const ArgumentList arguments = tokens_.take_operator("(") ? parse_arguments() : ArgumentList{};
   return [value, name, arguments](Run& run) {
-    run.step();
     const Value of = value(run);
-    return apply_filter(name, of, arguments.evaluate(run));
+    run.charge(kSlow * of.measure().weight);
+    return apply_filter(name, of, arguments.evaluate(run), run);
   };
 }
 

@@ -1,8 +1,10 @@
 #include "text/jinja/methods.h"
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <map>
+#include <unordered_set>
 
 #include "text/jinja/run.h"
 #include "text/utf8.h"
@@ -30,34 +32,40 @@ const std::string& required_text(const Arguments& arguments, size_t place, const
   return *text;
 }
 
+// -1: as many as there are.
 int64_t count_at(const Arguments& arguments, size_t place, const char* name) {
   const Value* value = arguments.find(place, name);
-  return value && !value->is_none() ? to_integer(*value, name) : -1;
+  return value && !value->is_none() ? std::max<int64_t>(-1, to_integer(*value, name)) : -1;
 }
 
-// A mark that no one strips keeps the other end.
-std::string strip_blanks(const std::string& text, bool left, bool right) {
-  const std::string mark = "|";
-  std::string out = strip((left ? "" : mark) + text + (right ? "" : mark));
-  if (!left) out.erase(0, 1);
-  if (!right) out.pop_back();
-  return out;
+std::string strip_blanks(std::string_view text, bool left, bool right) {
+  if (left) text.remove_prefix(leading_space(text));
+  if (right) text.remove_suffix(trailing_space(text));
+  return std::string(text);
 }
 
 TextMethod stripping(bool left, bool right) {
   return [=](const std::string& text, const Arguments& arguments) -> Value {
     const std::string* set = text_at(arguments, 0, "chars");
     if (!set) return strip_blanks(text, left, right);
-    const std::vector<std::string> all = characters(text), kept = characters(*set);
-    const auto drop = [&](const std::string& one) {
-      return std::find(kept.begin(), kept.end(), one) != kept.end();
+    std::array<bool, 128> ascii{};
+    std::unordered_set<std::string_view> others;
+    for (const std::string_view one : character_views(*set)) {
+      if (one.size() == 1) {
+        ascii[one[0] & 0x7F] = true;
+      } else {
+        others.insert(one);
+      }
+    }
+    const auto drop = [&](std::string_view one) {
+      return one.size() == 1 ? ascii[one[0] & 0x7F] : others.contains(one);
     };
+    const std::vector<std::string_view> all = character_views(text);
     size_t begin = 0, end = all.size();
     while (left && begin < end && drop(all[begin])) ++begin;
     while (right && end > begin && drop(all[end - 1])) --end;
-    return join(
-        {all.begin() + static_cast<ptrdiff_t>(begin), all.begin() + static_cast<ptrdiff_t>(end)},
-        "");
+    if (begin == end) return std::string();
+    return std::string(all[begin].data(), all[end - 1].data() + all[end - 1].size());
   };
 }
 
@@ -84,7 +92,7 @@ std::string capitalize(const std::string& text) {
 Value split_text(const std::string& text, const Arguments& arguments) {
   const std::string* separator = text_at(arguments, 0, "sep");
   int64_t left = count_at(arguments, 1, "maxsplit");
-  List out;
+  ListMaker out;
   if (!separator) {
     if (left >= 0) throw Unsupported("split() at white space with a limit");
     require_ascii(text, "split");
@@ -93,22 +101,22 @@ Value split_text(const std::string& text, const Arguments& arguments) {
       const size_t begin = text.find_first_not_of(kBlanks, at);
       if (begin == text.npos) break;
       const size_t end = std::min(text.find_first_of(kBlanks, begin), text.size());
-      out.emplace_back(text.substr(begin, end - begin));
+      out.add(text.substr(begin, end - begin));
       at = end;
     }
-    return Value::list(std::move(out));
+    return out.done();
   }
   if (separator->empty()) throw Failure("empty separator");
   size_t at = 0;
   for (;;) {
-    const size_t found = left == 0 ? text.npos : text.find(*separator, at);
+    const size_t found = left == 0 ? text.npos : find_part(text, *separator, at);
     if (found == text.npos) break;
-    out.emplace_back(text.substr(at, found - at));
+    out.add(text.substr(at, found - at));
     at = found + separator->size();
-    --left;
+    if (left > 0) --left;
   }
-  out.emplace_back(text.substr(at));
-  return Value::list(std::move(out));
+  out.add(text.substr(at));
+  return out.done();
 }
 
 Value replace_text(const std::string& text, const Arguments& arguments) {
@@ -119,13 +127,13 @@ Value replace_text(const std::string& text, const Arguments& arguments) {
   std::string out;
   size_t at = 0;
   for (;;) {
-    const size_t found = left == 0 ? text.npos : text.find(from, at);
+    const size_t found = left == 0 ? text.npos : find_part(text, from, at);
     if (found == text.npos) break;
     out.append(text, at, found - at);
     out += to;
     checked(out);
     at = found + from.size();
-    --left;
+    if (left > 0) --left;
   }
   return checked(out.append(text, at));
 }
@@ -146,18 +154,16 @@ Value join_texts(const std::string& between, const Arguments& arguments) {
 
 Value find_text(const std::string& text, const Arguments& arguments) {
   if (arguments.positional.size() > 1) throw Unsupported("find() in a part of a text");
-  const size_t at = text.find(required_text(arguments, 0, "sub"));
+  const size_t at = find_part(text, required_text(arguments, 0, "sub"));
   if (at == text.npos) return int64_t{-1};
-  return static_cast<int64_t>(characters(text.substr(0, at)).size());
+  return count_characters(std::string_view(text).substr(0, at));
 }
 
 Value count_text(const std::string& text, const Arguments& arguments) {
   const std::string& part = required_text(arguments, 0, "sub");
   if (part.empty()) throw Unsupported("count() of an empty text");
   int64_t count = 0;
-  for (size_t at = text.find(part); at != text.npos; at = text.find(part, at + part.size())) {
-    ++count;
-  }
+  for (size_t at = 0; (at = find_part(text, part, at)) != text.npos; at += part.size()) ++count;
   return count;
 }
 
@@ -193,7 +199,6 @@ const std::map<std::string, TextMethod>& text_methods() {
 }
 
 Value dict_method(const Dict& dict, const std::string& name, const Arguments& arguments) {
-  List out;
   if (name == "get") {
     const auto* key =
         arguments.positional.empty() ? nullptr : arguments.positional[0].get<std::string>();
@@ -202,12 +207,13 @@ Value dict_method(const Dict& dict, const std::string& name, const Arguments& ar
     const Value* other = arguments.find(1, "default");
     return found ? *found : other ? *other : Value(None{});
   }
+  ListMaker out;
   for (const auto& [key, value] : dict) {
-    if (name == "items") out.push_back(Value::list({key, value}));
-    if (name == "keys") out.emplace_back(key);
-    if (name == "values") out.push_back(value);
+    if (name == "items") out.add(Value::list({key, value}));
+    if (name == "keys") out.add(key);
+    if (name == "values") out.add(value);
   }
-  return Value::list(std::move(out));
+  return out.done();
 }
 
 bool one_of(const std::string& name, std::initializer_list<const char*> names) {

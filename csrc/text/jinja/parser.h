@@ -5,7 +5,10 @@
 
 #include <functional>
 #include <initializer_list>
+#include <memory>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "text/jinja/lexer.h"
@@ -13,10 +16,34 @@
 
 namespace mgm::jinja {
 
-using Expression = std::function<Value(Run&)>;
+// What a part of the template does. Shared, for one stands in another and is copied with it. All
+// work passes through here and is counted: one for each, and the weight of what it results in.
+template <class Result>
+class Action {
+ public:
+  Action() = default;
+  template <class F>
+    requires(!std::is_same_v<std::decay_t<F>, Action>)
+  Action(F function)  // NOLINT: actions are written as lambdas
+      : function_(std::make_shared<const std::function<Result(Run&)>>(std::move(function))) {}
+
+  Result operator()(Run& run) const {
+    const Deeper deeper(run);
+    Result out = (*function_)(run);
+    if constexpr (std::is_same_v<Result, Value>) run.charge(out.measure().weight);
+    run.charge(1);
+    return out;
+  }
+  explicit operator bool() const { return function_ != nullptr; }
+
+ private:
+  std::shared_ptr<const std::function<Result(Run&)>> function_;
+};
+
+using Expression = Action<Value>;
 
 enum class Flow { kNext, kBreak, kContinue };
-using Statement = std::function<Flow(Run&)>;
+using Statement = Action<Flow>;
 
 // The tokens and a place among them.
 class TokenStream {

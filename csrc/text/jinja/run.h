@@ -12,26 +12,38 @@ namespace mgm::jinja {
 struct Scope {
   Dict names;
   std::shared_ptr<Scope> outer;  // null: the outermost
-
-  void set(const std::string& name, Value value) { put(names, name, std::move(value)); }
-  const Value* look_up(const std::string& name) const;  // here and outwards
 };
 using ScopePtr = std::shared_ptr<Scope>;
 
-inline constexpr int64_t kMaxSteps = 200'000;
-inline constexpr size_t kMaxText = size_t{1} << 22;  // bytes of one text
-inline constexpr size_t kMaxItems = 100'000;         // of one list
-inline constexpr int kMaxOperators = 5000;           // of a template
-inline constexpr int kMaxDepth = 100;                // of nested expressions, blocks, macro calls
+inline constexpr int64_t kMaxWork = 8'000'000;
+inline constexpr size_t kMaxTemplate = size_t{1} << 20;  // bytes
+inline constexpr int kMaxOperators = 5000;               // of one tag
+inline constexpr int kMaxNesting = 2000;  // of what is evaluated, macro calls counted
 
 struct Run {
   ScopePtr scope;
   std::string out;
-  int64_t steps = 0;
-  int depth = 0;  // of macro calls
+  int64_t work = 0;
+  int macros = 0, nesting = 0;
 
-  void step();  // throws Unsupported beyond the limit
+  // Counts work: one for what takes a constant time, and the weight of the values made or gone
+  // through. Throws Unsupported beyond the limit, which is soon, and the same on every machine.
+  void charge(int64_t units);
   void write(const std::string& text);
+  void set(const std::string& name, Value value);  // in the present scope
+  const Value* look_up(const std::string& name);   // there and outwards
+};
+
+// Counts nesting for as long as the object lives.
+class Deeper {
+ public:
+  explicit Deeper(Run& run);
+  ~Deeper() { --run_.nesting; }
+  Deeper(const Deeper&) = delete;
+  Deeper& operator=(const Deeper&) = delete;
+
+ private:
+  Run& run_;
 };
 
 // A scope inside the present one for as long as the object lives.
@@ -46,8 +58,5 @@ class InnerScope {
   Run& run_;
   ScopePtr saved_;
 };
-
-// Throws Unsupported for a text that is too long.
-const std::string& checked(const std::string& text);
 
 }  // namespace mgm::jinja

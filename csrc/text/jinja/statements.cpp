@@ -5,7 +5,6 @@ namespace mgm::jinja {
 
 Flow run_all(const std::vector<Statement>& statements, Run& run) {
   for (const Statement& statement : statements) {
-    run.step();
     const Flow flow = statement(run);
     if (flow != Flow::kNext) return flow;
   }
@@ -142,12 +141,12 @@ class TemplateParser {
   }
 
   static void assign(const std::vector<std::string>& names, const Value& value, Run& run) {
-    if (names.size() == 1) return run.scope->set(names[0], value);
+    if (names.size() == 1) return run.set(names[0], value);
     const List items = elements(value);
     if (items.size() != names.size()) {
       throw Failure(items.size(), " values for ", names.size(), " names");
     }
-    for (size_t i = 0; i < names.size(); ++i) run.scope->set(names[i], items[i]);
+    for (size_t i = 0; i < names.size(); ++i) run.set(names[i], items[i]);
   }
 
   // `loop`, as the body sees it in round i of `items`.
@@ -158,19 +157,24 @@ class TemplateParser {
       if (count == 0) throw Failure("loop.cycle() of nothing");
       return arguments.positional[static_cast<size_t>(at % count)];
     };
-    return Value::dict(
-        {{"index", at + 1},
-         {"index0", at},
-         {"revindex", n - at},
-         {"revindex0", n - at - 1},
-         {"first", at == 0},
-         {"last", at + 1 == n},
-         {"length", n},
-         {"depth", depth},
-         {"depth0", depth - 1},
-         {"previtem", i > 0 ? items[i - 1] : Value::undefined("loop.previtem")},
-         {"nextitem", i + 1 < items.size() ? items[i + 1] : Value::undefined("loop.nextitem")},
-         {"cycle", std::make_shared<const Callable>(Callable{"cycle", cycle})}});
+    const auto item = [&](bool is, size_t place, const char* name) {
+      return is ? items[place] : Value::undefined(name);
+    };
+    Dict out;
+    out.reserve(12);
+    out.emplace_back("index", at + 1);
+    out.emplace_back("index0", at);
+    out.emplace_back("revindex", n - at);
+    out.emplace_back("revindex0", n - at - 1);
+    out.emplace_back("first", at == 0);
+    out.emplace_back("last", at + 1 == n);
+    out.emplace_back("length", n);
+    out.emplace_back("depth", depth);
+    out.emplace_back("depth0", depth - 1);
+    out.emplace_back("previtem", item(i > 0, i - 1, "loop.previtem"));
+    out.emplace_back("nextitem", item(i + 1 < items.size(), i + 1, "loop.nextitem"));
+    out.emplace_back("cycle", std::make_shared<const Callable>(Callable{"cycle", cycle, {}}));
+    return Value::dict(std::move(out));
   }
 
   struct For {
@@ -185,6 +189,7 @@ class TemplateParser {
         List kept;
         for (const Value& one : items) {
           const InnerScope scope(run);
+          run.charge(1);
           assign(names, one, run);
           if (truth(condition(run))) kept.push_back(one);
         }
@@ -192,8 +197,9 @@ class TemplateParser {
       }
       for (size_t i = 0; i < items.size(); ++i) {
         const InnerScope scope(run);
-        run.step();
-        run.scope->set("loop", loop_object(items, i, depth));
+        const Value loop = loop_object(items, i, depth);
+        run.charge(3 * loop.measure().weight);  // it takes longer than most
+        run.set("loop", loop);
         assign(names, items[i], run);
         if (run_all(body, run) == Flow::kBreak) return Flow::kNext;
       }
@@ -233,11 +239,13 @@ class TemplateParser {
       const Expression value = expressions_.parse_tuple();
       end_block();
       return [=](Run& run) {
-        const Value* found = run.scope->look_up(space);
+        const Value* found = run.look_up(space);
         const auto* target = found ? found->get<Namespace>() : nullptr;
         if (!target) throw Failure("'", space, "' is no namespace");
         const auto values = target->values;
-        put(*values, name, value(run));
+        const Value given = value(run);
+        run.charge(static_cast<int64_t>(values->size() / 16));
+        put(*values, name, not_a_namespace(given));
         return Flow::kNext;
       };
     }
@@ -261,7 +269,7 @@ class TemplateParser {
         const InnerScope scope(run);
         *text = captured(body, run);
       }
-      run.scope->set(names[0], filtered(run));
+      run.set(names[0], filtered(run));
       return Flow::kNext;
     };
   }
@@ -281,19 +289,20 @@ class TemplateParser {
         throw Failure("macro '", name, "' takes ", parameters.size(), " arguments, got ",
                       arguments.positional.size());
       }
+      run.charge(static_cast<int64_t>(parameters.size() * (1 + arguments.named.size() / 8)));
       for (const auto& [given, value] : arguments.named) check_name(given);
-      if (run.depth >= kMaxDepth) throw Unsupported("macro calls deeper than ", kMaxDepth);
+      if (run.macros >= kMaxDepth) throw Unsupported("macro calls deeper than ", kMaxDepth);
       const InnerScope scope(run, home);
       for (size_t i = 0; i < parameters.size(); ++i) {
         const Value* given = arguments.find(i, parameters[i].name);
         const Expression& other = parameters[i].value;
-        run.scope->set(parameters[i].name, given   ? *given
-                                           : other ? other(run)
-                                                   : Value::undefined(parameters[i].name));
+        run.set(parameters[i].name, given   ? *given
+                                    : other ? other(run)
+                                            : Value::undefined(parameters[i].name));
       }
-      ++run.depth;
+      ++run.macros;
       std::string text = captured(body, run);
-      --run.depth;
+      --run.macros;
       return text;
     }
 
@@ -326,7 +335,7 @@ class TemplateParser {
         if (!scope) throw Unsupported("a macro called outside the block it stands in");
         return macro->call(arguments, run, scope);
       };
-      run.scope->set(macro->name, std::make_shared<const Callable>(Callable{macro->name, call}));
+      run.set(macro->name, std::make_shared<const Callable>(Callable{macro->name, call, {}}));
       return Flow::kNext;
     };
   }
@@ -347,8 +356,8 @@ class TemplateParser {
     // The first filter stands without its bar.
     const std::string name = tokens_.expect_name();
     if (tokens_.is_operator("(")) throw Unsupported("{% filter ", name, "(...) %}");
-    const Expression filtered =
-        expressions_.parse_filters([text, name](Run&) { return apply_filter(name, *text, {}); });
+    const Expression filtered = expressions_.parse_filters(
+        [text, name](Run& run) { return apply_filter(name, *text, {}, run); });
     end_block();
     const Body body = parse_until({"endfilter"});
     take_end("endfilter");
