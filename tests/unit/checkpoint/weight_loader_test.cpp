@@ -315,6 +315,46 @@ TEST_F(WeightLoaderTest, TouchesNoPageOutsideOfTheRange) {
   EXPECT_EXIT(load(part_of(100007, 1, 3), true), [&](int status) { return !well(status); }, "");
 }
 
+// Tensors of 256 MiB of which no byte is there; notes what it is asked for and when.
+class Announced : public TensorSource {
+ public:
+  Announced() {
+    for (const char* name : {"a", "b", "c", "d", "e"}) {
+      names_.emplace_back(name);
+      infos_[name] = {"F32", at::kFloat, {1 << 26}, uint64_t{1} << 28, "file"};
+    }
+  }
+  std::string description() const override { return "file"; }
+  const std::vector<std::string>& names() const override { return names_; }
+  bool contains(const std::string& name) const override { return infos_.count(name) > 0; }
+  const TensorInfo& info(const std::string& name) const override { return infos_.at(name); }
+  at::Tensor read(const std::string& name) const override {
+    events += " " + name;
+    return at::zeros({1}).expand({1 << 26});
+  }
+  void will_read(const std::string& name, uint64_t begin, uint64_t size) const override {
+    events += cat(" (", name, " ", begin >> 20, "+", size >> 20, ")");
+  }
+  mutable std::string events;
+
+ private:
+  std::vector<std::string> names_;
+  std::map<std::string, TensorInfo> infos_;
+};
+
+// Half a GiB is asked for ahead of what is read, each range once.
+TEST_F(WeightLoaderTest, AsksTheDiskForWhatComesNext) {
+  for (const char* name : {"a", "b", "c", "d", "e"}) declare(name, {1 << 26});
+  LoadOptions options;
+  options.check_finite = false;
+  const Announced whole, part;
+  load_weights(params_, whole, options, [](Param&, int64_t, const at::Tensor&) {});
+  EXPECT_EQ(whole.events, " (a 0+256) (b 0+256) a (c 0+256) b (d 0+256) c (e 0+256) d e");
+  options.range = [](const Param&) { return ElementRange{1 << 25, 1 << 24}; };
+  load_weights(params_, part, options, [](Param&, int64_t, const at::Tensor&) {});
+  EXPECT_EQ(part.events, " (a 128+64) (b 128+64) (c 128+64) (d 128+64) (e 128+64) a b c d e");
+}
+
 TEST_F(WeightLoaderTest, NoParameters) { EXPECT_EQ(load_weights({}, *source({})).loaded, 0); }
 
 }  // namespace
