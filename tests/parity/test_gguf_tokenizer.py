@@ -6,8 +6,10 @@ import json
 import os
 import pathlib
 import shutil
+from unittest import mock
 
 import gguf
+import mistral_common
 import numpy as np
 import pytest
 import sentencepiece
@@ -17,9 +19,11 @@ from real_files import MISTRAL_SENTENCEPIECE, fetched, mistral, smollm2
 from test_bpe_parity import LINES, check_ids, close, corpus
 from test_gguf_import import redrawn, write_gguf
 from test_tokenizer_parity import Side, mgm, train
+from tiktoken_ext import openai_public
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+WITH_BOS = ("llama-bpe", "tekken")
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
@@ -54,6 +58,17 @@ def write(path, model, tokens, types, scores=None, merges=None, architecture="ll
 # ---- byte level ---------------------------------------------------------------------------------
 
 
+def tekken():
+    """The pattern of Mistral's own file."""
+    return json.loads((pathlib.Path(mistral_common.__file__).parent / "data/tekken_240911.json").read_text())["config"]["pattern"]
+
+
+def o200k():
+    """That of OpenAI's own code, without its vocabulary."""
+    with mock.patch.object(openai_public, "load_tiktoken_bpe", lambda *_, **__: {}):
+        return openai_public.o200k_base()["pat_str"]
+
+
 def pre_tokenizer(pre):
     split = lambda pattern: pre_tokenizers.Split(Regex(pattern), "isolated")
     bare = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -63,7 +78,8 @@ def pre_tokenizer(pre):
     steps = {
         "llama-bpe": [split(bpe.LLAMA3), bare], "dbrx": [split(bpe.LLAMA3), bare], "qwen2": [split(bpe.QWEN2), bare],
         "gpt-2": [own], "smollm": [digits, own], "starcoder": [digits, own], "refact": [digits, own],
-        "command-r": [digits, own],
+        "command-r": [digits, own], "tekken": [split(tekken()), bare], "gpt-4o": [split(o200k()), bare],
+        "llama4": [split(o200k()), bare],
         "deepseek-coder": [split("[\r\n]"), split(r"\s?\p{L}+"), split(r"\s?\p{P}+"), split(cjk), digits, bare],
     }[pre]
     return pre_tokenizers.Sequence(steps)
@@ -73,14 +89,14 @@ def oracle(values):
     """The `tokenizers` object with a GGUF file's vocabulary."""
     pre, tokens, types = values["ggml.pre"], values["ggml.tokens"], values["ggml.token_type"]
     merges = [tuple(merge.split(" ")) for merge in values["ggml.merges"]]
-    t = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges, ignore_merges=pre == "llama-bpe"))
+    t = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges, ignore_merges=pre in WITH_BOS))
     if pre == "qwen2":
         t.normalizer = normalizers.NFC()
     t.pre_tokenizer, t.decoder = pre_tokenizer(pre), decoders.ByteLevel()
     for kind in (CONTROL, USER_DEFINED):
         t.add_tokens([AddedToken(tokens[i], normalized=False, special=kind == CONTROL)
                       for i, one in enumerate(types) if one == kind])
-    if values.get("ggml.add_bos_token", pre == "llama-bpe"):
+    if values.get("ggml.add_bos_token", pre in WITH_BOS):
         bos = values["ggml.bos_token_id"]
         t.post_processor = processors.TemplateProcessing(single=f"{tokens[bos]} $A", pair=f"{tokens[bos]} $A $B",
                                                          special_tokens=[(tokens[bos], bos)])
@@ -115,9 +131,10 @@ def trained(make, pre, path, **keys):
 
 
 @pytest.mark.parametrize("make,pre", [(bpe.gpt2, "gpt-2"), (bpe.llama3, "llama-bpe"), (bpe.llama3, "dbrx"),
-                                      (bpe.qwen2, "qwen2"), (bpe.smollm2, "smollm"), (bpe.smollm2, "deepseek-coder")])
+                                      (bpe.qwen2, "qwen2"), (bpe.smollm2, "smollm"), (bpe.smollm2, "deepseek-coder"),
+                                      (bpe.llama3, "tekken"), (bpe.llama3, "gpt-4o"), (bpe.llama3, "llama4")])
 def test_trained(tmp_path, make, pre):
-    keys = {"bos_token_id": 5} if pre == "llama-bpe" else {}
+    keys = {"bos_token_id": 5} if pre in WITH_BOS else {}
     compare(trained(make, pre, tmp_path / "a.gguf", **keys), 22)
 
 
