@@ -40,7 +40,7 @@ class TensorSource {
   virtual at::Tensor read(const std::string& name) const = 0;
 
   // Bytes [begin, begin + size) of the tensor will be read soon: the disk may start with them. Does
-  // nothing where read() unpacks.
+  // nothing where read() unpacks. May be called beside the others from another thread.
   virtual void will_read(const std::string& /*name*/, uint64_t /*begin*/, uint64_t /*size*/) const {
   }
 

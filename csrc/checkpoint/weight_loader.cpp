@@ -6,8 +6,11 @@
 
 #include <atomic>
 #include <cmath>
+#include <condition_variable>
 #include <map>
+#include <mutex>
 #include <set>
+#include <thread>
 
 #include "base/error.h"
 
@@ -207,35 +210,57 @@ std::vector<Wanted> wanted_ranges(const std::vector<Param*>& params, const Tenso
   return out;
 }
 
-// Keeps the disk busy while weights are checked and sent on: what comes next is asked for.
+// Keeps the disk busy while weights are checked and sent on: what comes next is asked for, by a
+// thread because the system walks over every page of it, also where all are there.
 class ReadAhead {
  public:
   ReadAhead(const std::vector<Wanted>& all, const TensorSource& source)
-      : all_(all), source_(source) {}
+      : all_(all), source_(source), thread_([this] { run(); }) {}
+  ~ReadAhead() {
+    reach(all_.size());
+    thread_.join();
+  }
+  ReadAhead(const ReadAhead&) = delete;
+  ReadAhead& operator=(const ReadAhead&) = delete;
 
-  // The one at `index` is read now.
+  // Those before `index` have been read.
   void reach(size_t index) {
-    constexpr uint64_t kAhead = uint64_t{512} << 20;
-    for (; next_ < all_.size() && (next_ <= index || asked_ < kAhead); ++next_) {
-      const auto [begin, size] = bytes(next_);
-      source_.will_read(all_[next_].param->spec.name, begin, size);
-      asked_ += size;
+    {
+      const std::lock_guard lock(mutex_);
+      for (; reached_ < index; ++reached_) ahead_ -= bytes(reached_).second;
     }
-    asked_ -= bytes(index).second;
+    moved_.notify_one();
   }
 
  private:
-  std::pair<uint64_t, uint64_t> bytes(size_t index) const {
+  void run() {
+    constexpr int64_t kAhead = int64_t{512} << 20;
+    for (size_t i = 0; i < all_.size(); ++i) {
+      const auto [begin, size] = bytes(i);
+      {
+        std::unique_lock lock(mutex_);
+        moved_.wait(lock, [&] { return ahead_ < kAhead; });
+        ahead_ += size;
+        if (reached_ > i) continue;  // too late to help
+      }
+      source_.will_read(all_[i].param->spec.name, static_cast<uint64_t>(begin),
+                        static_cast<uint64_t>(size));
+    }
+  }
+
+  std::pair<int64_t, int64_t> bytes(size_t index) const {
     const auto& [param, range] = all_[index];
-    const uint64_t element = at::elementSize(source_.info(param->spec.name).type);
-    return {static_cast<uint64_t>(range.first) * element,
-            static_cast<uint64_t>(range.count) * element};
+    const auto element = static_cast<int64_t>(at::elementSize(source_.info(param->spec.name).type));
+    return {range.first * element, range.count * element};
   }
 
   const std::vector<Wanted>& all_;
   const TensorSource& source_;
-  size_t next_ = 0;
-  uint64_t asked_ = 0;  // bytes asked for and not yet read
+  std::mutex mutex_;
+  std::condition_variable moved_;
+  size_t reached_ = 0;
+  int64_t ahead_ = 0;  // bytes asked for less those read
+  std::thread thread_;
 };
 
 void default_sink(Param& param, const at::Tensor& value, at::ScalarType dtype) {

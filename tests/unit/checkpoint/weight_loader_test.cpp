@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
+#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 
 #include "checkpoint/tensor_writer.h"
 #include "unit/checkpoint/files.h"
@@ -315,7 +317,8 @@ TEST_F(WeightLoaderTest, TouchesNoPageOutsideOfTheRange) {
   EXPECT_EXIT(load(part_of(100007, 1, 3), true), [&](int status) { return !well(status); }, "");
 }
 
-// Tensors of 256 MiB of which no byte is there; notes what it is asked for and when.
+// Tensors of 256 MiB of which no byte is there; notes what it is asked for, and by how much that is
+// ahead of what is read.
 class Announced : public TensorSource {
  public:
   Announced() {
@@ -329,30 +332,43 @@ class Announced : public TensorSource {
   bool contains(const std::string& name) const override { return infos_.count(name) > 0; }
   const TensorInfo& info(const std::string& name) const override { return infos_.at(name); }
   at::Tensor read(const std::string& name) const override {
-    events += " " + name;
+    std::unique_lock lock(mutex);
+    if (slow) heard.wait(lock, [&] { return asked.find(name) != asked.npos; });
+    ++reads;
     return at::zeros({1}).expand({1 << 26});
   }
   void will_read(const std::string& name, uint64_t begin, uint64_t size) const override {
-    events += cat(" (", name, " ", begin >> 20, "+", size >> 20, ")");
+    const std::lock_guard lock(mutex);
+    asked += cat("(", name, " ", begin >> 20, "+", size >> 20, ")");
+    most_ahead = std::max(most_ahead, ++count - reads);
+    heard.notify_one();
   }
-  mutable std::string events;
+  bool slow = true;  // a read comes behind what was asked for it
+  mutable std::mutex mutex;
+  mutable std::condition_variable heard;
+  mutable std::string asked;
+  mutable int count = 0, reads = 0, most_ahead = 0;
 
  private:
   std::vector<std::string> names_;
   std::map<std::string, TensorInfo> infos_;
 };
 
-// Half a GiB is asked for ahead of what is read, each range once.
 TEST_F(WeightLoaderTest, AsksTheDiskForWhatComesNext) {
   for (const char* name : {"a", "b", "c", "d", "e"}) declare(name, {1 << 26});
   LoadOptions options;
   options.check_finite = false;
+  const auto nothing = [](Param&, int64_t, const at::Tensor&) {};
   const Announced whole, part;
-  load_weights(params_, whole, options, [](Param&, int64_t, const at::Tensor&) {});
-  EXPECT_EQ(whole.events, " (a 0+256) (b 0+256) a (c 0+256) b (d 0+256) c (e 0+256) d e");
+  load_weights(params_, whole, options, nothing);
+  EXPECT_EQ(whole.asked, "(a 0+256)(b 0+256)(c 0+256)(d 0+256)(e 0+256)");
+  EXPECT_LE(whole.most_ahead, 3);  // half a GiB, and the one that is being read
   options.range = [](const Param&) { return ElementRange{1 << 25, 1 << 24}; };
-  load_weights(params_, part, options, [](Param&, int64_t, const at::Tensor&) {});
-  EXPECT_EQ(part.events, " (a 128+64) (b 128+64) (c 128+64) (d 128+64) (e 128+64) a b c d e");
+  load_weights(params_, part, options, nothing);
+  EXPECT_EQ(part.asked, "(a 128+64)(b 128+64)(c 128+64)(d 128+64)(e 128+64)");
+  Announced fast;  // nobody waits for the asking
+  fast.slow = false;
+  EXPECT_EQ(load_weights(params_, fast, options, nothing).loaded, 5);
 }
 
 TEST_F(WeightLoaderTest, NoParameters) { EXPECT_EQ(load_weights({}, *source({})).loaded, 0); }
