@@ -11,7 +11,7 @@ import time
 import pytest
 
 from mgm_binary import ROOT, metrics, mgm
-from ranks import ends, free_port, start, wait_for_steps
+from ranks import ends, free_port, held, start, wait_for_steps
 
 
 HOST = re.escape(socket.gethostname())
@@ -124,6 +124,28 @@ def test_the_first_rank_stopped_says_so_when_it_goes_on(tmp_path):
     own = rf"rank 0 on {HOST} has stood still for \d+ s: stopped, or its host was"
     assert re.search(own, errors[0]), errors[0]
     blamed(run, rf"rank 0 on {HOST} failed at step \d+, phase step: {own}")
+
+
+@pytest.mark.parametrize("victim,file,missing,waiting,last", [
+    (0, ".lock", "name of a probe", "ranks 1, 2 wait", "program, config and place: verdict"),
+    (1, "logs/rank_1.log", "data, tokenizer and weights", "rank 0 waits", "program, config and place: verdict")])
+def test_a_rank_that_hangs_at_the_start_is_named_by_all(tmp_path, victim, file, missing, waiting, last):
+    """Its file system holds it; it gives signs of life."""
+    run = tmp_path / "run"
+    with held(run / file):
+        ranks = start(run, 3, dist__timeout_s__start=6)
+        errors = ends(ranks, 40)
+    assert [rank.returncode for rank in ranks] == [5, 5, 5], errors
+    hang = (rf"step 0, phase start has lasted \d+ s on rank (\d) \({HOST}\), the limit dist.timeout_s.start is 6 s: "
+            rf"rank {victim} on {HOST} has not entered '{missing}' of the start, which {waiting} in; "
+            rf"it was at step 0, phase start, and had entered '{last}' of the start last")
+    # The one sentence, in the log of every rank: but for that of the rank that is held at its log.
+    logs = [run / "logs" / f"rank_{rank}.log" for rank in range(3)]
+    said = [error + (log.read_text() if log.exists() else "") for error, log in zip(errors, logs, strict=True)]
+    found = [re.search(hang, text) for rank, text in enumerate(said) if file != f"logs/rank_{rank}.log"]
+    assert all(found), said
+    assert len({match[0] for match in found}) == 1  # one has said it for all
+    blamed(run, rf"found by rank {found[0][1]} on {HOST}: {hang}")
 
 
 @pytest.mark.parametrize("text,problem", [

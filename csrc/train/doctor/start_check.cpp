@@ -23,7 +23,8 @@ void settle(Gathering& ranks, const std::string& round, const std::string& mine,
     text += cat(text.empty() ? "" : "\n", f.text, f.advice.empty() ? "" : cat("; ", f.advice));
   }
   const Json verdict = {{"code", static_cast<int>(outcome_of(found))}, {"text", text}};
-  const Json told = parse_json(ranks.share(round + "/verdict", verdict.dump(), timeout_s), round);
+  const Json told =
+      parse_json(ranks.share(cat(round, ": verdict"), verdict.dump(), timeout_s), round);
   const auto code = static_cast<ExitCode>(told.at("code").get<int>());
   if (code == ExitCode::kOk) return;
   const auto sentence = told.at("text").get<std::string>();
@@ -32,7 +33,8 @@ void settle(Gathering& ranks, const std::string& round, const std::string& mine,
 }
 
 Gathering gathering_of(const Ranks& ranks) {
-  return {ranks.store ? ranks.store->below("start") : nullptr, ranks.rank(), ranks.size()};
+  return {ranks.store ? ranks.store->below("start") : nullptr, ranks.rank(), ranks.size(),
+          ranks.log.get()};
 }
 
 }  // namespace
@@ -43,7 +45,7 @@ void check_ranks_agree(const Ranks& ranks, const RunConfig& config, const Device
   const GpuFacts gpu = device.device.is_cuda() ? read_gpu_facts(device.device.index()) : GpuFacts();
   Json mine = {{"facts", to_json(place_facts(config, ranks.env, read_host_facts(), gpu))},
                {"config", config_lines(config)}};
-  settle(gathering, "place", mine.dump(), config.dist.timeout_s.start,
+  settle(gathering, "program, config and place", mine.dump(), config.dist.timeout_s.start,
          [](const std::vector<std::string>& all) {
            std::vector<RankFacts> facts;
            std::vector<std::string> configs;
@@ -67,14 +69,15 @@ void check_inputs_agree(Ranks& ranks, const RunConfig& config, const RunIdentity
   const double timeout_s = config.dist.timeout_s.start;
   const std::string& dir = config.run.dir;
   Gathering gathering = gathering_of(ranks);
-  const std::string nonce = gathering.share("nonce", SharedFolderProbe::make_nonce(), timeout_s);
+  const std::string nonce =
+      gathering.share("name of a probe", SharedFolderProbe::make_nonce(), timeout_s);
   std::optional<SharedFolderProbe> probe;
   if (use == FolderUse::kWrite) probe.emplace(dir, nonce, ranks.rank());
   // Alone there is nothing to compare with.
   const auto content = ranks.size() > 1 ? WeightContent::kSampled : WeightContent::kNone;
   const RankFacts mine = input_facts(ranks.env, read_host_facts(), identity.data_hash,
                                      identity.tokenizer_hash, weights_hash(config, content));
-  settle(gathering, "inputs", to_json(mine).dump(), timeout_s,
+  settle(gathering, "data, tokenizer and weights", to_json(mine).dump(), timeout_s,
          [&](const std::vector<std::string>& all) {
            std::vector<RankFacts> facts;
            std::vector<int> others;
@@ -94,7 +97,7 @@ void check_inputs_agree(Ranks& ranks, const RunConfig& config, const RunIdentity
   if (probe) {
     for (Finding& f : check_one_folder(*probe, {0})) own.push_back(std::move(f));
   }
-  settle(gathering, "links", to_json(own).dump(), timeout_s,
+  settle(gathering, "sums and run folder", to_json(own).dump(), timeout_s,
          [](const std::vector<std::string>& all) {
            Findings out;
            for (const std::string& text : all) {
