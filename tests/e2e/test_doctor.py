@@ -307,6 +307,14 @@ def config_missing(job):
     (job.at(1) / "config.yaml").unlink()
 
 
+def uneven_nodes(job):
+    """Nodes of 2, 1 and 1 ranks."""
+    job.add(3)
+    job.values |= {"dist.mode": "hybrid", "train.global_batch": 16, "dist.timeout_s.start": 20}
+    for rank, (node, local, of) in enumerate([(0, 0, 2), (0, 1, 2), (1, 0, 1), (2, 0, 1)]):
+        job.env[rank] = {"GROUP_RANK": str(node), "GROUP_WORLD_SIZE": "3", "LOCAL_RANK": str(local), "LOCAL_WORLD_SIZE": str(of)}
+
+
 TOGETHER = {
     "another_config_value": (own(1, train__seed=8), 2, "rank 1 on {host}: the config differs from rank 0's: "
                              "train.seed: 8 instead of 1"),
@@ -333,6 +341,8 @@ TOGETHER = {
     "leaves_do_not_fit": (everywhere(dist__reduction="strict", train__global_batch=16), 2,
                           "8 leaves cannot be dealt to 3 ranks"),
     "shard_size_does_not_fit": (everywhere(dist__mode="hybrid", dist__shard_size=2), 2, "dist.shard_size: 2"),
+    "uneven_nodes": (uneven_nodes, 2, "rank 2 on {host}: the shard group of a node (dist.shard_size: 0) differs from rank 0's: "
+                     "1 rank instead of 2 ranks"),
     "slow_links": (lambda j: j.args.extend(["--link", "100000"]), 0, "slowest: rank "),
 }
 
@@ -409,7 +419,7 @@ def test_faults_are_at_least_thirty():
 
 AT_START = {name: TOGETHER[name] for name in (
     "another_config_value", "another_data_file", "another_tokenizer", "another_program", "another_run_dir_mount",
-    "same_local_rank", "other_weights_by_header", "other_weights_by_content")}
+    "same_local_rank", "uneven_nodes", "other_weights_by_header", "other_weights_by_content")}
 
 
 @pytest.mark.parametrize("name", AT_START)
