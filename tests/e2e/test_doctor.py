@@ -437,3 +437,18 @@ def test_a_start_without_room_for_checkpoints_is_refused(tmp_path):
     done = mgm("train", "configs/tiny/stage1.yaml", *sets({"run.dir": str(tmp_path / "run"),
                                                            "checkpoint.keep": 100_000_000}), code=1)
     assert "100000001 checkpoints" in done.stderr
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_start_without_enough_memory_is_warned_of_and_goes_on(tmp_path, world):
+    """A run that is complete, so that the memory is not taken."""
+    launch = ["launch", "--nproc", world, "--", "train"] if world > 1 else ["train"]
+    values = {"run.dir": tmp_path / "run", "train.max_steps": 1, "train.global_batch": 2, "train.micro_batch": 1,
+              "train.threads": 1, "data.workers": 1}
+    fits = mgm(*launch, "configs/tiny/stage1.yaml", *sets(values)).stderr
+    assert "host memory" not in fits
+    values |= {"train.global_batch": 131072, "train.micro_batch": 65536, "data.prefetch": 1024}
+    told = mgm(*launch, "configs/tiny/stage1.yaml", *sets(values), "--accept-changes").stderr
+    who = rf"rank 0 on {os.uname().nodename}: host memory: 2 ranks need" if world > 1 else "host memory: 1 rank needs"
+    assert len(re.findall(rf"W {who} [\d.]+ TiB .*; ask for more memory", told)) == 1, told
+    assert "complete at step 1 of 1" in told
