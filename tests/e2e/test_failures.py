@@ -194,8 +194,13 @@ def test_a_bad_sample_on_one_rank_ends_all_with_its_name(tmp_path):
     ranks = start(run, 3, data__sources=source)
     errors = ends(ranks, 90)
     assert [rank.returncode for rank in ranks] == [3, 3, 3], errors
-    assert sum("not_there.png" in error for error in errors) >= 1
-    assert "not_there.png" in mgm("blame", str(run)).stdout.splitlines()[0]
+    cause = rf"{re.escape(str(bad))}: record 5 \(id 'grapes'\): missing image: \S+not_there.png: no such file .*"
+    line = re.fullmatch(rf"rank (\d) on {HOST} failed at step (\d+), phase step: {cause}\n", mgm("blame", str(run)).stdout)
+    assert line, mgm("blame", str(run)).stdout
+    victim, step = int(line[1]), line[2]
+    logged(run, victim, cause)
+    for rank in {0, 1, 2} - {victim}:  # rank, host, step, last collective and cause
+        logged(run, rank, rf"rank {victim} on {HOST} failed at step {step}, phase step, last collective: '[^']+': {cause}")
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused_before_weights_are_made(tmp_path):
