@@ -43,7 +43,8 @@ CheckpointSaver::CheckpointSaver(fs::path run_dir, const ParamStore& store,
 CheckpointSaver::~CheckpointSaver() {
   if (!job_) return;
   ending_ = true;
-  job_->thread.join();
+  // A rank that hangs breaks settle() between the end of the thread and that of the job.
+  if (job_->thread.joinable()) job_->thread.join();
   if (!job_->failure) return;
   try {
     std::rethrow_exception(job_->failure);

@@ -61,7 +61,8 @@ void add_doctor(CLI::App& app) {
                     "Read every weight: NaN and infinity, and equal contents on all ranks");
   command
       ->add_option("--wait", args->options.wait_s,
-                   "Seconds to wait for ranks to come and groups to connect")
+                   "Seconds to wait for ranks to come and groups to connect; at their files "
+                   "they may be dist.timeout_s.start, if that is longer")
       ->check(number(0.001, 1e6))
       ->capture_default_str();
   command

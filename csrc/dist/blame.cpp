@@ -13,6 +13,8 @@ namespace {
 std::string rank_and_host(const FlightRecord& r) { return cat("rank ", r.rank, " on ", r.host); }
 
 std::string named_collective(const CollectiveRecord& c) {
+  if (c.operation == kConnect) return cat("the connecting of group ", c.group);
+  if (c.group == kStartGroup) return cat("'", c.label, "' of the start");
   return cat(c.operation, " '", c.label, "' (number ", c.sequence, " of group ", c.group, ")");
 }
 
@@ -93,9 +95,38 @@ void find_laggards(const WaitGraph& graph, Findings& out) {
   }
 }
 
+// "rank 0 on a", "ranks 0, 1 on a and ranks 2, 3 on b": of a firewall between hosts no rank knows
+// more than that all wait.
+std::string ranks_by_host(const GroupProgress& progress) {
+  std::vector<std::pair<std::string, std::vector<int>>> hosts;
+  for (const auto& [rank, last] : progress) {
+    const std::string& host = last.record->host;
+    auto it =
+        std::find_if(hosts.begin(), hosts.end(), [&](const auto& h) { return h.first == host; });
+    if (it == hosts.end()) it = hosts.insert(hosts.end(), {host, {}});
+    it->second.push_back(rank);
+  }
+  std::vector<std::string> out;
+  for (const auto& [host, ranks] : hosts) out.push_back(cat(listed_ranks(ranks), " on ", host));
+  return join(out, " and ");
+}
+
+// What all ranks have entered last: they are at work of their own behind it, as over files on a
+// server that does not answer. "" where it is not one thing.
+std::string last_of_all(const std::vector<FlightRecord>& records) {
+  const CollectiveRecord* last = nullptr;
+  for (const FlightRecord& r : records) {
+    if (r.collectives.empty()) return "";
+    const CollectiveRecord& c = r.collectives.back();
+    if (last && (c.group != last->group || c.sequence != last->sequence)) return "";
+    last = &c;
+  }
+  return last ? cat(", ", named_collective(*last), " last; each is at work of its own") : "";
+}
+
 // Nobody is behind, and yet some wait.
 void find_stuck(const std::string& group, const GroupProgress& progress, Findings& out) {
-  int64_t front = -1;
+  int64_t front = kConnectNumber;
   for (const auto& [rank, last] : progress) front = std::max(front, last.sequence());
   const CollectiveRecord* stuck = nullptr;
   std::vector<int> waiting;
@@ -110,7 +141,12 @@ void find_stuck(const std::string& group, const GroupProgress& progress, Finding
     }
   }
   if (!stuck || progress.size() < 2) return;
-  if (gone_on.empty()) {
+  if (gone_on.empty() && stuck->operation == kConnect) {
+    out.push_back(cat(ranks_by_host(progress), " are all connecting group ", group,
+                      " and it has not ended: some of them do not reach each other. No firewall "
+                      "may stand between them, on any port; GLOO_SOCKET_IFNAME and "
+                      "NCCL_SOCKET_IFNAME name the network interface to take"));
+  } else if (gone_on.empty()) {
     out.push_back(cat("all ", progress.size(), " ranks of group ", group, " have entered ",
                       named_collective(*stuck),
                       " and it has not ended: the network or a device between them"));
@@ -143,7 +179,8 @@ std::vector<std::string> blame(const std::vector<FlightRecord>& records) {
   }
   if (out.empty()) {
     out.push_back(cat("the records of ", records.size(),
-                      " ranks agree: every collective that was entered has ended"));
+                      " ranks agree: every collective that was entered has ended",
+                      last_of_all(records)));
   }
   return out;
 }

@@ -1,6 +1,7 @@
 #include "dist/collective_log.h"
 
 #include <chrono>
+#include <set>
 
 namespace mgm {
 namespace {
@@ -16,7 +17,7 @@ uint64_t CollectiveLog::enter(CollectiveRecord record) {
   record.entered_s = seconds_of_process();
   const std::lock_guard lock(mutex_);
   if (ring_.size() < capacity_) ring_.resize(ring_.size() + 1);
-  latest_[record.group] = next_;
+  latest_[record.group] = {next_, record.sequence};
   ring_[next_ % capacity_] = std::move(record);
   return next_++;
 }
@@ -35,10 +36,18 @@ std::vector<CollectiveRecord> CollectiveLog::records() const {
   return out;
 }
 
+int64_t CollectiveLog::next_sequence(const std::string& group) const {
+  const std::lock_guard lock(mutex_);
+  const auto last = latest_.find(group);
+  return last == latest_.end() ? 0 : last->second.sequence + 1;
+}
+
 std::vector<CollectiveRecord> CollectiveLog::latest() const {
   const std::lock_guard lock(mutex_);
+  std::set<uint64_t> tickets;  // in the order they were entered in
+  for (const auto& [group, last] : latest_) tickets.insert(last.ticket);
   std::vector<CollectiveRecord> out;
-  for (const auto& [group, ticket] : latest_) {
+  for (const uint64_t ticket : tickets) {
     if (next_ - ticket <= capacity_) out.push_back(ring_[ticket % capacity_]);
   }
   return out;

@@ -1,5 +1,8 @@
 // The last collectives of a process, for the question every hang asks: which rank did not enter
 // which one. Written by the thread that issues them, read by any other; never waits for a device.
+//
+// What else ranks wait for each other in is written here too: the connecting of a group (number
+// kConnectNumber of it), and the rounds that the start makes through the store (kStartGroup).
 #pragma once
 
 #include <cstdint>
@@ -11,6 +14,10 @@
 #include "base/json.h"
 
 namespace mgm {
+
+inline constexpr const char* kConnect = "connect";   // the operation
+inline constexpr int64_t kConnectNumber = -1;        // before the first collective
+inline constexpr const char* kStartGroup = "start";  // of all ranks
 
 struct CollectiveRecord {
   int64_t sequence = 0;  // of its group, from 0: equal on all ranks that agree
@@ -33,9 +40,11 @@ class CollectiveLog {
   // Returns a ticket for leave().
   uint64_t enter(CollectiveRecord record);
   void leave(uint64_t ticket);
+  // Behind the last one of a group that was entered; 0: none was.
+  int64_t next_sequence(const std::string& group) const;
   // Oldest first.
   std::vector<CollectiveRecord> records() const;
-  // The last one entered of each group.
+  // The last one entered of each group, oldest first.
   std::vector<CollectiveRecord> latest() const;
 
  private:
@@ -43,7 +52,11 @@ class CollectiveLog {
   size_t capacity_;
   uint64_t next_ = 0;
   std::vector<CollectiveRecord> ring_;
-  std::map<std::string, uint64_t> latest_;  // ticket, by group
+  struct Last {
+    uint64_t ticket;
+    int64_t sequence;
+  };
+  std::map<std::string, Last> latest_;  // by group
 };
 
 }  // namespace mgm

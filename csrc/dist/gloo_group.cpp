@@ -11,6 +11,9 @@ std::unique_ptr<ProcessGroup> make_gloo_group(const std::shared_ptr<Store>& stor
                                               const std::string& address) {
   const auto timeout = std::chrono::milliseconds(static_cast<int64_t>(settings.timeout_s * 1000));
   const GroupPlace& place = settings.place;
+  const std::string what =
+      cat("rank ", place.first + place.rank * place.stride, ": cannot join Gloo group '",
+          place.name, "' of ", members(place), " from ", address, ": ");
   try {
     auto options = c10d::ProcessGroupGloo::Options::create(timeout);
     options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
@@ -21,11 +24,9 @@ std::unique_ptr<ProcessGroup> make_gloo_group(const std::shared_ptr<Store>& stor
         c10::make_intrusive<c10d::ProcessGroupGloo>(std::move(prefixed), place.rank, place.size,
                                                     std::move(options)));
   } catch (const c10::Error& e) {
-    throw DistError("rank ", place.rank, " of ", place.size, ": cannot join Gloo group '",
-                    place.name, "' from ", address, ": ", e.what_without_backtrace());
+    throw DistError(what, e.what_without_backtrace());
   } catch (const std::exception& e) {
-    throw DistError("rank ", place.rank, " of ", place.size, ": cannot join Gloo group '",
-                    place.name, "' from ", address, ": ", e.what());
+    throw DistError(what, e.what());
   }
 }
 

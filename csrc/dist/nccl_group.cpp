@@ -31,8 +31,9 @@ std::unique_ptr<ProcessGroup> make_nccl_group(const std::shared_ptr<Store>& stor
     backend->eagerConnectSingleDevice(at_device);
     return std::make_unique<C10dGroup>(settings, store, std::move(backend));
   } catch (const c10::Error& e) {
-    throw DistError("rank ", place.rank, " of ", place.size, ": cannot join NCCL group '",
-                    place.name, "' on cuda:", device, ": ", e.what_without_backtrace());
+    throw DistError("rank ", place.first + place.rank * place.stride, ": cannot join NCCL group '",
+                    place.name, "' of ", members(place), " on cuda:", device, ": ",
+                    e.what_without_backtrace());
   }
 }
 

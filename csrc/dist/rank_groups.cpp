@@ -1,8 +1,23 @@
 #include "dist/rank_groups.h"
 
+#include <algorithm>
+
 #include "base/error.h"
+#include "base/strings.h"
 
 namespace mgm {
+
+std::string members(const GroupPlace& group) {
+  constexpr int kShown = 8;
+  if (group.size == 1) return cat("rank ", group.first);
+  const int last = group.first + (group.size - 1) * group.stride;
+  if (group.stride == 1) return cat("ranks ", group.first, "-", last);
+  std::vector<std::string> out;
+  for (int i = 0; i < std::min(group.size, kShown); ++i) {
+    out.push_back(std::to_string(group.first + i * group.stride));
+  }
+  return cat("ranks ", join(out, ", "), group.size > kShown ? cat(", ..., ", last) : "");
+}
 
 RankGroups::RankGroups(const Topology& t) {
   const auto place = [&](const std::string& name, int size, int first, int stride) {

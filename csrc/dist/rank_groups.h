@@ -16,6 +16,8 @@ struct GroupPlace {
   int size = 1, first = 0, stride = 1;
   int rank = 0;  // this rank's number in it
 };
+// "ranks 0-3", "ranks 1, 3, 5".
+std::string members(const GroupPlace& group);
 
 struct RankGroups {
   explicit RankGroups(const Topology& topology);

@@ -57,8 +57,16 @@ void connect_groups(Ranks& out, const RankSettings& settings) {
     group.place = place;
     group.timeout_s = settings.timeout_s;
     group.log = out.log.get();
-    return nccl ? make_nccl_group(out.store, group, settings.device)
-                : make_gloo_group(out.store, group, settings.address);
+    // Whoever does not come to connect is waited for as in a collective.
+    CollectiveRecord record;
+    record.sequence = kConnectNumber;
+    record.group = record.label = place.name;
+    record.operation = kConnect;
+    const uint64_t ticket = out.log->enter(std::move(record));
+    std::shared_ptr<ProcessGroup> made = nccl ? make_nccl_group(out.store, group, settings.device)
+                                              : make_gloo_group(out.store, group, settings.address);
+    out.log->leave(ticket);
+    return made;
   };
   const auto on_device = [&](const GroupPlace& place) { return connect(place, settings.nccl); };
   // Where a group would be the same ranks as one that is there, that one's communicator serves.

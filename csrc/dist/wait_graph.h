@@ -15,10 +15,10 @@ namespace mgm {
 // How far a rank has come in a group.
 struct LastEntered {
   const FlightRecord* record = nullptr;
-  const CollectiveRecord* collective = nullptr;  // null: none yet
+  const CollectiveRecord* collective = nullptr;  // null: not even its connecting
   bool waits = false;                            // in it, as far as its host knows
 
-  int64_t sequence() const { return collective ? collective->sequence : -1; }
+  int64_t sequence() const { return collective ? collective->sequence : kConnectNumber - 1; }
 };
 
 using GroupProgress = std::map<int, LastEntered>;  // by rank, of members that left a record

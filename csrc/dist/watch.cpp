@@ -37,7 +37,7 @@ double limit_of(const DistTimeouts& limits, Phase phase) {
 // Those that ranks may wait for each other in.
 std::vector<GroupPlace> shared_groups(const Topology& topology) {
   const RankGroups groups(topology);
-  std::vector<GroupPlace> out = {groups.control};
+  std::vector<GroupPlace> out = {groups.control, {kStartGroup, topology.world, 0, 1}};
   for (const GroupPlace* group : groups.connected()) out.push_back(*group);
   return out;
 }

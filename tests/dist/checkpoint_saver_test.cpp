@@ -173,5 +173,49 @@ TEST_F(SaverTest, AnEndingRunStillWritesWhatItSaved) {
   expect_saved(4, 4);
 }
 
+// One rank, whose agreement with the others breaks from some point on: one of them hangs.
+class BrokenGroup : public ProcessGroup {
+ public:
+  BrokenGroup() : ProcessGroup("control", 0, 1, nullptr) {}
+  bool broken = false;
+
+ protected:
+  Pending do_all_reduce_sum(at::Tensor&) override {
+    if (broken) throw DistError("rank 1 does not answer");
+    return {};
+  }
+  Pending do_all_gather(at::Tensor&, at::Tensor&) override { return {}; }
+  Pending do_reduce_scatter_sum(at::Tensor&, at::Tensor&) override { return {}; }
+  Pending do_all_to_all(at::Tensor&, at::Tensor&, std::vector<int64_t>&,
+                        std::vector<int64_t>&) override {
+    return {};
+  }
+  Pending do_broadcast(at::Tensor&, int) override { return {}; }
+  void do_barrier() override {}
+};
+
+TEST_F(SaverTest, ARankThatHangsInItsSaveIsAnErrorAndNotTheEndOfTheProcess) {
+  for (const bool asynchronous : {true, false}) {
+    Ranks ranks = local_ranks({});
+    const auto control = std::make_shared<BrokenGroup>();
+    ranks.control = control;
+    SmallState state;
+    state.fill(1);
+    {
+      CheckpointSaver saver(folder_, *state.store, state.states, ranks,
+                            {asynchronous, /*keep=*/10, 60, {}});
+      if (asynchronous) {
+        saver.save(small_content(1), Timer());
+        control->broken = true;
+        EXPECT_THROW(saver.finish(), DistError);
+      } else {
+        control->broken = true;
+        EXPECT_THROW(saver.save(small_content(2), Timer()), DistError);
+      }
+    }
+    expect_saved(asynchronous ? 1 : 2, 1);
+  }
+}
+
 }  // namespace
 }  // namespace mgm

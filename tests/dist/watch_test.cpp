@@ -15,6 +15,7 @@
 #include "base/strings.h"
 #include "dist/blame.h"
 #include "rank_threads.h"
+#include "train/doctor/gathering.h"
 
 namespace mgm {
 namespace {
@@ -26,7 +27,7 @@ struct Ended {
 
 // Ranks as threads, each with a watch whose end() keeps the sentence and aborts the rank's groups,
 // as leaving the process would. `body` is what a rank does; returns how each rank ended.
-std::vector<Ended> watched(int world, const fs::path& dir, double step_limit,
+std::vector<Ended> watched(int world, const fs::path& dir, const DistTimeouts& limits,
                            const std::function<void(Ranks&, Watch&)>& body) {
   const std::shared_ptr<Store> store = make_memory_store();
   std::vector<Ended> ended(static_cast<size_t>(world));
@@ -40,9 +41,8 @@ std::vector<Ended> watched(int world, const fs::path& dir, double step_limit,
       Ended& mine = ended[static_cast<size_t>(rank)];
       std::atomic<bool> done = false;
       WatchSettings settings;
-      settings.limits.step = step_limit;
+      settings.limits = limits;
       settings.beat_s = 0.1;
-      settings.limits.silence = 1.5;
       settings.run_dir = dir;
       settings.end = [&](const std::string& sentence, ExitCode code, bool) {
         mine = {sentence, code};
@@ -50,9 +50,6 @@ std::vector<Ended> watched(int world, const fs::path& dir, double step_limit,
       };
       Watch watch(ranks, settings);
       try {
-        RankSettings connect;
-        connect.timeout_s = 6;
-        connect_groups(ranks, connect);
         body(ranks, watch);
       } catch (...) {
         try {
@@ -66,6 +63,21 @@ std::vector<Ended> watched(int world, const fs::path& dir, double step_limit,
   }
   for (std::thread& thread : threads) thread.join();
   return ended;
+}
+
+void connect(Ranks& ranks) {
+  RankSettings settings;
+  settings.timeout_s = 6;
+  connect_groups(ranks, settings);
+}
+
+// The same with groups that are connected.
+std::vector<Ended> watched(int world, const fs::path& dir, double step_limit,
+                           const std::function<void(Ranks&, Watch&)>& body) {
+  return watched(world, dir, {.step = step_limit, .silence = 1.5}, [&](Ranks& ranks, Watch& watch) {
+    connect(ranks);
+    body(ranks, watch);
+  });
 }
 
 class WatchTest : public testing::Test {
@@ -145,6 +157,50 @@ TEST_F(WatchTest, AHangNamesTheRankThatIsBehind) {
   const std::vector<std::string> findings = blame(read_flight_records(dir_));
   ASSERT_EQ(findings.size(), 1u) << join(findings, "\n");
   expect_parts(findings[0], {"found by rank ", ended[0].sentence.c_str()});
+}
+
+// Ranks as threads before their groups are connected, with a limit of the start of 1 s.
+std::vector<Ended> starting(int world, const fs::path& dir,
+                            const std::function<void(Ranks&)>& body) {
+  return watched(world, dir, {.start = 1, .step = 60, .silence = 1.5},
+                 [&](Ranks& ranks, Watch&) { body(ranks); });
+}
+
+// What every rank and `mgm blame` say: that rank 1 of three is behind.
+void expect_named(const std::vector<Ended>& ended, const fs::path& dir, const std::string& missing,
+                  const std::string& last) {
+  for (const Ended& e : ended) {
+    EXPECT_EQ(e.code, ExitCode::kDist);
+    EXPECT_EQ(e.sentence, ended[0].sentence);  // one message
+    expect_parts(e.sentence, {"step 0, phase start has lasted", "dist.timeout_s.start is 1"});
+    EXPECT_TRUE(e.sentence.ends_with(
+        cat(" s: rank 1 on ", name_of_host(), " has not entered ", missing,
+            "; it was at step 0, phase start, and had entered ", last, " last")))
+        << e.sentence;
+  }
+  const std::vector<std::string> findings = blame(read_flight_records(dir));
+  ASSERT_EQ(findings.size(), 1u) << join(findings, "\n");
+  expect_parts(findings[0], {"found by rank ", ended[0].sentence.c_str()});
+}
+
+TEST_F(WatchTest, ARankThatDoesNotComeToARoundOfTheStartIsNamed) {
+  const auto ended = starting(3, dir_, [](Ranks& ranks) {
+    Gathering gathering(ranks.store->below("start"), ranks.rank(), 3, ranks.log.get());
+    gathering.share("a name", "x", 60);
+    if (ranks.rank() == 1) std::this_thread::sleep_for(std::chrono::seconds(4));
+    gathering.gather_all("data", "x", 5);
+    gathering.share("data: verdict", "x", 5);
+  });
+  expect_named(ended, dir_, "'data' of the start, which rank 0 waits in", "'a name' of the start");
+}
+
+TEST_F(WatchTest, ARankThatDoesNotComeToConnectIsNamed) {
+  const auto ended = starting(3, dir_, [](Ranks& ranks) {
+    if (ranks.rank() == 1) std::this_thread::sleep_for(std::chrono::seconds(4));
+    connect(ranks);
+  });
+  expect_named(ended, dir_, "the connecting of group control, which ranks 0, 2 wait in",
+               "nothing of that group");
 }
 
 double seconds_since(std::chrono::steady_clock::time_point began) {

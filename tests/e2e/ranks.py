@@ -1,7 +1,10 @@
 """Ranks of a tiny run as processes over Gloo, without a launcher; and what their runs left, beside another's."""
+import contextlib
+import fcntl
 import os
 import random
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -89,6 +92,19 @@ def bytes_read(run, rank):
     """Of the weights that a rank started from, as its log tells."""
     number, unit = re.search(r"weights: \d+ tensors, ([\d.]+) (\S+) from", (run / f"logs/rank_{rank}.log").read_text()).groups()
     return float(number) * {"KiB": 2**10, "MiB": 2**20}[unit]
+
+
+@contextlib.contextmanager
+def held(path):
+    """Who opens the file waits, as on a file server that does not answer: for this lease to end, 45 s at most (fs.lease-break-time)."""
+    told = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "w") as file:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            yield
+    finally:
+        signal.signal(signal.SIGIO, told)
 
 
 # ---- weights ------------------------------------------------------------------------------------------------

@@ -8,16 +8,16 @@ import os
 import re
 import resource
 import shutil
-import subprocess
+import signal
+import time
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from job import IMAGES, RECORDS, Job
 from mgm_binary import MGM, ROOT, mgm, sets
-from ranks import free_port
+from ranks import held
 
-IMAGES = ROOT / "data/embedded/images"
-RECORDS = json.loads((ROOT / "data/embedded/stage1_train.json").read_text())
 HAS_GPU = os.path.exists("/dev/nvidiactl")
 
 
@@ -236,64 +236,6 @@ def test_stages_of_a_file_are_examined_one_after_another(tmp_path):
 
 # ---- several ranks ------------------------------------------------------------------------------
 
-class Job:
-    """Ranks with a folder each, in which the same relative paths are links to shared things."""
-
-    def __init__(self, folder, model, world=3):
-        self.folder, self.world, self.model = folder, world, model
-        self.values = {"run.dir": "runs/x", "data.workers": 1, "train.threads": 1, "train.global_batch": 12,
-                       "train.micro_batch": 2, "text.tokenizer": "tokenizer"}
-        self.values["data.sources"] = json.dumps([{"annotations": "data.json", "images": str(IMAGES)}])
-        self.binary = [MGM] * world
-        self.env = [{} for _ in range(world)]
-        self.own = [{} for _ in range(world)]  # --set values of one rank
-        self.args = ["--wait", "60"]
-        self.absent = set()
-        shared = folder / "shared"
-        (shared / "runs").mkdir(parents=True)
-        shutil.copytree(ROOT / "data/embedded/tokenizer", shared / "tokenizer")
-        (shared / "data.json").write_text(json.dumps(RECORDS[:12]))
-        shutil.copytree(model, shared / "model")
-        (shared / "config.yaml").write_text(f"extends: {ROOT}/configs/tiny/stage1.yaml\n")
-        for rank in range(world):
-            self.at(rank).mkdir()
-            for path in shared.iterdir():
-                (self.at(rank) / path.name).symlink_to(path)
-
-    def at(self, rank):
-        return self.folder / f"rank_{rank}"
-
-    def replace(self, rank, name):
-        """The rank's own copy of a shared thing."""
-        path = self.at(rank) / name
-        whole = path.resolve()
-        path.unlink()
-        shutil.copytree(whole, path) if whole.is_dir() else shutil.copy(whole, path)
-        return path
-
-    def start(self, command="doctor", args=None):
-        port = free_port()
-        processes = []
-        for rank in range(self.world):
-            if rank in self.absent:
-                continue
-            env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(self.world), "LOCAL_RANK": str(rank),
-                   "LOCAL_WORLD_SIZE": str(self.world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-                   "OMP_NUM_THREADS": "1", **self.env[rank]}
-            line = [self.binary[rank], command, "config.yaml", *sets({**self.values, **self.own[rank]}),
-                    *(self.args if args is None else args)]
-            processes.append(subprocess.Popen(list(map(str, line)), cwd=self.at(rank), env=env, text=True,
-                                              stdout=subprocess.PIPE, stderr=subprocess.PIPE))
-        out = []
-        try:
-            for process in processes:
-                out.append(process.communicate(timeout=180))
-        finally:
-            for process in processes:
-                process.kill()
-        return [p.returncode for p in processes], out
-
-
 def own(rank, **values):
     return lambda job: job.own[rank].update({key.replace("__", "."): value for key, value in values.items()})
 
@@ -365,6 +307,14 @@ def config_missing(job):
     (job.at(1) / "config.yaml").unlink()
 
 
+def uneven_nodes(job):
+    """Nodes of 2, 1 and 1 ranks."""
+    job.add(3)
+    job.values |= {"dist.mode": "hybrid", "train.global_batch": 16, "dist.timeout_s.start": 20}
+    for rank, (node, local, of) in enumerate([(0, 0, 2), (0, 1, 2), (1, 0, 1), (2, 0, 1)]):
+        job.env[rank] = {"GROUP_RANK": str(node), "GROUP_WORLD_SIZE": "3", "LOCAL_RANK": str(local), "LOCAL_WORLD_SIZE": str(of)}
+
+
 TOGETHER = {
     "another_config_value": (own(1, train__seed=8), 2, "rank 1 on {host}: the config differs from rank 0's: "
                              "train.seed: 8 instead of 1"),
@@ -391,6 +341,8 @@ TOGETHER = {
     "leaves_do_not_fit": (everywhere(dist__reduction="strict", train__global_batch=16), 2,
                           "8 leaves cannot be dealt to 3 ranks"),
     "shard_size_does_not_fit": (everywhere(dist__mode="hybrid", dist__shard_size=2), 2, "dist.shard_size: 2"),
+    "uneven_nodes": (uneven_nodes, 2, "rank 2 on {host}: the shard group of a node (dist.shard_size: 0) differs from rank 0's: "
+                     "1 rank instead of 2 ranks"),
     "slow_links": (lambda j: j.args.extend(["--link", "100000"]), 0, "slowest: rank "),
 }
 
@@ -422,6 +374,43 @@ def test_nothing_is_wrong_with_healthy_ranks(tmp_path, model):
     assert list((tmp_path / "shared" / "runs").iterdir()) == []
 
 
+def test_a_rank_that_hangs_is_named_and_not_waited_for_longer_than_said(tmp_path, model):
+    job = Job(tmp_path, model)
+    (tmp_path / "shared" / "data.json").write_text(json.dumps(RECORDS[:12] * 300))
+    # Rank 1 alone builds samples: it is stopped while it does.
+    for rank, local in enumerate((1, 0, 2)):
+        job.env[rank] = {"LOCAL_RANK": str(local), "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1"}
+    job.values["dist.timeout_s.start"] = 6
+    job.args = ["--wait", "5", "--samples", "all"]
+    job.stopped.add(1)
+
+    def stop(processes):
+        while not list((tmp_path / "shared" / "runs").glob("x/.shared_*_1")):
+            assert processes[1].poll() is None
+            time.sleep(0.001)
+        processes[1].send_signal(signal.SIGSTOP)
+
+    job.during = stop
+    codes, out = job.start()
+    assert codes == [5, -9, 5], out
+    assert (f"rank 1 on {os.uname().nodename} came and then went silent: not through with its files within 6 s of rank 0 "
+            "(the longer of --wait and dist.timeout_s.start)") in out[0][0], out
+    assert "links       not tried" in out[0][0]
+
+
+def test_the_first_rank_that_hangs_is_named_by_the_others(tmp_path, model):
+    job = Job(tmp_path, model, world=2)
+    job.values["dist.timeout_s.start"] = 3
+    job.args = ["--wait", "3"]
+    job.stopped.add(0)
+    job.during = lambda processes: processes[1].wait(timeout=40)
+    with held(tmp_path / "shared" / "runs" / "x" / ".lock"):
+        codes, out = job.start()
+    assert codes == [-9, 5], out
+    assert (f"rank 0 on {os.uname().nodename} came and then went silent: rank 0 did not come to 'connect' within 6 s"
+            in out[1][1]), out
+
+
 def test_faults_are_at_least_thirty():
     assert len(ALONE) + len(TOGETHER) >= 30
 
@@ -430,7 +419,7 @@ def test_faults_are_at_least_thirty():
 
 AT_START = {name: TOGETHER[name] for name in (
     "another_config_value", "another_data_file", "another_tokenizer", "another_program", "another_run_dir_mount",
-    "same_local_rank", "other_weights_by_header", "other_weights_by_content")}
+    "same_local_rank", "uneven_nodes", "other_weights_by_header", "other_weights_by_content")}
 
 
 @pytest.mark.parametrize("name", AT_START)
@@ -439,7 +428,7 @@ def test_a_start_is_refused(tmp_path, model, name):
     job = Job(tmp_path, model)
     seed(job)
     codes, out = job.start("train", args=[])
-    assert codes == [code] * 3, out
+    assert codes == [code] * job.world, out
     assert words.format(host=os.uname().nodename) in out[0][1], out
     assert not list(tmp_path.glob("*/runs/x/checkpoints")) and not list(tmp_path.glob("*/runs/x/metrics.jsonl"))
 
@@ -448,3 +437,18 @@ def test_a_start_without_room_for_checkpoints_is_refused(tmp_path):
     done = mgm("train", "configs/tiny/stage1.yaml", *sets({"run.dir": str(tmp_path / "run"),
                                                            "checkpoint.keep": 100_000_000}), code=1)
     assert "100000001 checkpoints" in done.stderr
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_start_without_enough_memory_is_warned_of_and_goes_on(tmp_path, world):
+    """A run that is complete, so that the memory is not taken."""
+    launch = ["launch", "--nproc", world, "--", "train"] if world > 1 else ["train"]
+    values = {"run.dir": tmp_path / "run", "train.max_steps": 1, "train.global_batch": 2, "train.micro_batch": 1,
+              "train.threads": 1, "data.workers": 1}
+    fits = mgm(*launch, "configs/tiny/stage1.yaml", *sets(values)).stderr
+    assert "host memory" not in fits
+    values |= {"train.global_batch": 131072, "train.micro_batch": 65536, "data.prefetch": 1024}
+    told = mgm(*launch, "configs/tiny/stage1.yaml", *sets(values), "--accept-changes").stderr
+    who = rf"rank 0 on {os.uname().nodename}: host memory: 2 ranks need" if world > 1 else "host memory: 1 rank needs"
+    assert len(re.findall(rf"W {who} [\d.]+ TiB .*; ask for more memory", told)) == 1, told
+    assert "complete at step 1 of 1" in told

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from mgm_binary import ROOT, metrics, mgm
-from ranks import ends, free_port, start, wait_for_steps
+from ranks import ends, free_port, held, start, wait_for_steps
 
 
 HOST = re.escape(socket.gethostname())
@@ -126,6 +126,28 @@ def test_the_first_rank_stopped_says_so_when_it_goes_on(tmp_path):
     blamed(run, rf"rank 0 on {HOST} failed at step \d+, phase step: {own}")
 
 
+@pytest.mark.parametrize("victim,file,missing,waiting,last", [
+    (0, ".lock", "name of a probe", "ranks 1, 2 wait", "program, config and place: verdict"),
+    (1, "logs/rank_1.log", "data, tokenizer and weights", "rank 0 waits", "program, config and place: verdict")])
+def test_a_rank_that_hangs_at_the_start_is_named_by_all(tmp_path, victim, file, missing, waiting, last):
+    """Its file system holds it; it gives signs of life."""
+    run = tmp_path / "run"
+    with held(run / file):
+        ranks = start(run, 3, dist__timeout_s__start=6)
+        errors = ends(ranks, 40)
+    assert [rank.returncode for rank in ranks] == [5, 5, 5], errors
+    hang = (rf"step 0, phase start has lasted \d+ s on rank (\d) \({HOST}\), the limit dist.timeout_s.start is 6 s: "
+            rf"rank {victim} on {HOST} has not entered '{missing}' of the start, which {waiting} in; "
+            rf"it was at step 0, phase start, and had entered '{last}' of the start last")
+    # The one sentence, in the log of every rank: but for that of the rank that is held at its log.
+    logs = [run / "logs" / f"rank_{rank}.log" for rank in range(3)]
+    said = [error + (log.read_text() if log.exists() else "") for error, log in zip(errors, logs, strict=True)]
+    found = [re.search(hang, text) for rank, text in enumerate(said) if file != f"logs/rank_{rank}.log"]
+    assert all(found), said
+    assert len({match[0] for match in found}) == 1  # one has said it for all
+    blamed(run, rf"found by rank {found[0][1]} on {HOST}: {hang}")
+
+
 @pytest.mark.parametrize("text,problem", [
     ('{"rank": 0, "wor', ":1:17: not valid JSON: invalid string: missing closing quote; last read: '\"wor'; expected string literal"),
     ('{"rank": 0}', ": not a flight record: the key 'world' is missing"),
@@ -172,8 +194,13 @@ def test_a_bad_sample_on_one_rank_ends_all_with_its_name(tmp_path):
     ranks = start(run, 3, data__sources=source)
     errors = ends(ranks, 90)
     assert [rank.returncode for rank in ranks] == [3, 3, 3], errors
-    assert sum("not_there.png" in error for error in errors) >= 1
-    assert "not_there.png" in mgm("blame", str(run)).stdout.splitlines()[0]
+    cause = rf"{re.escape(str(bad))}: record 5 \(id 'grapes'\): missing image: \S+not_there.png: no such file .*"
+    line = re.fullmatch(rf"rank (\d) on {HOST} failed at step (\d+), phase step: {cause}\n", mgm("blame", str(run)).stdout)
+    assert line, mgm("blame", str(run)).stdout
+    victim, step = int(line[1]), line[2]
+    logged(run, victim, cause)
+    for rank in {0, 1, 2} - {victim}:  # rank, host, step, last collective and cause
+        logged(run, rank, rf"rank {victim} on {HOST} failed at step {step}, phase step, last collective: '[^']+': {cause}")
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused_before_weights_are_made(tmp_path):

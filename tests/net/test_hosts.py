@@ -202,6 +202,24 @@ def test_a_bad_link_ends_the_job_with_a_name_and_it_goes_on_later(hosts, tmp_pat
     assert [line["step"] for line in metrics(folder)] == list(range(1, STEPS + 1))
 
 
+def test_ports_that_a_firewall_closes_end_the_start_with_the_group_and_its_ranks(hosts, tmp_path):
+    """The store is reached, and what listens on a port of the system's choice is not."""
+    rule = ["rule", "{}", "pref", "5", "ipproto", "tcp", "sport", "32768-60999", "dport", "32768-60999", "blackhole"]
+    run("ip", "-n", hosts.router, *[word.format("add") for word in rule])
+    folder = tmp_path / "run"
+    try:
+        ranks = start(hosts, folder, "train", *sets({"dist.timeout_s.start": 8}))
+        errors = [rank.communicate(timeout=90)[1] for rank in ranks]
+    finally:
+        run("ip", "-n", hosts.router, *[word.format("del") for word in rule])
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [5, 5, 5], errors
+    for text in (errors[0], mgm("blame", str(folder)).stdout):  # the others have no log yet
+        assert re.search(rf"ranks 0, 1, 2 on {HOST} are all connecting group control and it has not ended: some of them do not "
+                         "reach each other. No firewall may stand between them, on any port", text), text
+
+
 def shaped(hosts, direction, rate):
     """Limits what host 2 gets ("in") or gives ("out"); returns how to undo it."""
     space, wire = (hosts.router, "port2") if direction == "in" else (hosts.names[2], "eth0")

@@ -33,18 +33,22 @@ std::pair<std::string, int> usual_value(const std::vector<RankFacts>& ranks,
   return best;
 }
 
-void compare_shared(const std::vector<RankFacts>& ranks, const std::string& name,
+// Whether all that know it agree.
+bool compare_shared(const std::vector<RankFacts>& ranks, const std::string& name,
                     const Explain& explain, Findings& out) {
+  const size_t before = out.size();
   const auto [usual, holder] = usual_value(ranks, name);
   for (const RankFacts& facts : ranks) {
     const Shared* item = find(facts, name);
     if (!item || item->value.empty() || item->value == usual) continue;
     const std::string more = explain ? explain(name, holder, facts.rank) : "";
-    out.push_back(failed("ranks", item->kind,
-                         cat(named(facts), ": ", name, " differs from rank ", holder,
-                             "'s: ", more.empty() ? cat(item->value, " instead of ", usual) : more),
-                         "give every rank the same; one copy on a shared file system does"));
+    const std::string text =
+        cat(named(facts), ": ", name, " differs from rank ", holder,
+            "'s: ", more.empty() ? cat(item->value, " instead of ", usual) : more);
+    out.push_back(item->level == Level::kFail ? failed("ranks", item->kind, text, item->advice)
+                                              : warned("ranks", text, item->advice));
   }
+  return out.size() == before;
 }
 
 template <class Key>
@@ -68,7 +72,8 @@ void find_doubles(const std::vector<RankFacts>& ranks, const Key& key, const std
 Json to_json(const RankFacts& facts) {
   Json shared = Json::array();
   for (const Shared& item : facts.shared) {
-    shared.push_back({item.name, item.value, static_cast<int>(item.kind)});
+    shared.push_back({item.name, item.value, static_cast<int>(item.kind),
+                      static_cast<int>(item.level), item.advice});
   }
   return {{"rank", facts.rank}, {"local_rank", facts.local_rank}, {"node", facts.node},
           {"host", facts.host}, {"host_id", facts.host_id},       {"gpu", facts.gpu},
@@ -84,8 +89,12 @@ RankFacts rank_facts(const Json& json) {
   out.host_id = json.at("host_id").get<std::string>();
   out.gpu = json.at("gpu").get<std::string>();
   for (const Json& item : json.at("shared")) {
-    out.shared.push_back({item.at(0).get<std::string>(), item.at(1).get<std::string>(),
-                          static_cast<ExitCode>(item.at(2).get<int>())});
+    Shared& shared =
+        out.shared.emplace_back(Shared{item.at(0).get<std::string>(), item.at(1).get<std::string>(),
+                                       static_cast<ExitCode>(item.at(2).get<int>())});
+    if (item.size() < 5) continue;  // of another program, which is then what differs
+    shared.level = static_cast<Level>(item.at(3).get<int>());
+    shared.advice = item.at(4).get<std::string>();
   }
   return out;
 }
@@ -100,8 +109,13 @@ Findings compare_ranks(const std::vector<RankFacts>& ranks, const Explain& expla
       }
     }
   }
-  for (const std::string& name : names) compare_shared(ranks, name, explain, out);
-  if (out.empty()) out.push_back(passed("ranks", cat("all agree on ", join(names, ", "))));
+  std::vector<std::string> equal;
+  for (const std::string& name : names) {
+    if (compare_shared(ranks, name, explain, out)) equal.push_back(name);
+  }
+  if (outcome_of({{0, out}}) == ExitCode::kOk) {
+    out.push_back(passed("ranks", cat("all agree on ", join(equal, ", "))));
+  }
   return out;
 }
 

@@ -14,6 +14,8 @@ struct Shared {
   std::string name;   // "the program"
   std::string value;  // a hash, a version; empty: this rank does not know it, and has said why
   ExitCode kind = ExitCode::kDist;
+  Level level = Level::kFail;  // of a difference
+  std::string advice = "give every rank the same; one copy on a shared file system does";
 };
 
 struct RankFacts {
@@ -32,7 +34,7 @@ RankFacts rank_facts(const Json& json);
 using Explain = std::function<std::string(const std::string& name, int usual, int other)>;
 
 // Names the ranks that differ from the majority (of equally many: from the lowest rank's value) and
-// what differs. One finding that says that all agree if they do.
+// what differs. Unless that ends a run, one finding more says what all agree on.
 Findings compare_ranks(const std::vector<RankFacts>& ranks, const Explain& explain);
 // Ranks that share a GPU, or a local rank on one node of a host; nothing if none do.
 Findings compare_places(const std::vector<RankFacts>& ranks);

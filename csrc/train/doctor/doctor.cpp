@@ -14,10 +14,6 @@
 namespace mgm {
 namespace {
 
-// Ranks build samples and read weights for as long as that takes; a rank that died is told by the
-// launcher before.
-constexpr double kLong_s = 24 * 3600;
-
 double wall_clock() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
@@ -76,6 +72,10 @@ class Examination {
 
   void open_device();
   bool meet_others();
+  double patience_s() const;
+  void take_as_silent(const std::vector<std::optional<std::string>>& answers,
+                      const std::string& missing);
+  std::string told_by_first(const std::string& key, const std::string& text, double timeout_s);
   void check_inputs();
   void check_machine();
   Json input_facts() const;
@@ -97,7 +97,9 @@ class Examination {
   std::optional<ModelParts> parts_;
   bool fits_ = false;  // the world, so that there is a topology
   std::string data_hash_, tokenizer_hash_, weights_hash_;
-  std::vector<int> present_;  // first rank
+  std::vector<int> present_;          // first rank
+  std::map<int, std::string> hosts_;  // first rank: of those that came
+  std::string first_host_;
   std::optional<MadeFolders> folders_;
   std::optional<SharedFolderProbe> probe_;
 };
@@ -114,6 +116,39 @@ void Examination::open_device() {
   });
 }
 
+// How long a rank may take over its files behind the others: as long as at the start of a run, or
+// as the user says. One that hangs gives no other sign.
+double Examination::patience_s() const {
+  return std::max(options_.wait_s, resolved_ ? resolved_->config.dist.timeout_s.start : 0);
+}
+
+// At the first rank: those that came and have not answered are named, and not waited for again.
+void Examination::take_as_silent(const std::vector<std::optional<std::string>>& answers,
+                                 const std::string& missing) {
+  std::vector<int> here;
+  std::map<std::string, std::vector<int>> silent;  // by host
+  for (const int r : present_) {
+    (answers[static_cast<size_t>(r)] ? here : silent[hosts_[r]]).push_back(r);
+  }
+  for (const auto& [host, ranks] : silent) {
+    add({failed("ranks", ExitCode::kDist,
+                cat(name_ranks(ranks), " on ", host, " came and then went silent: ", missing),
+                "look at the log of the rank and at the kernel's on that host: a file system that "
+                "does not answer, a full memory? If it is slow, give it a longer --wait")});
+  }
+  present_ = std::move(here);
+}
+
+// The first rank's word; it waits for others itself.
+std::string Examination::told_by_first(const std::string& key, const std::string& text,
+                                       double timeout_s) {
+  try {
+    return gathering_.share(key, text, timeout_s);
+  } catch (const DistError& e) {
+    throw DistError("rank 0 on ", first_host_, " came and then went silent: ", e.what());
+  }
+}
+
 // Whether all have come and could join groups.
 bool Examination::meet_others() {
   const LaunchEnv& env = meeting_.env;
@@ -121,7 +156,7 @@ bool Examination::meet_others() {
                       {"facts", to_json(resolved_ ? place_facts(resolved_->config, env, host_, gpu_)
                                                   : rank_place(env, host_))}};
   const auto all = gathering_.gather("hello", hello.dump(), options_.wait_s);
-  Json told = {{"nonce", SharedFolderProbe::make_nonce()}};
+  Json told = {{"nonce", SharedFolderProbe::make_nonce()}, {"host", host_.name}};
   if (gathering_.is_first()) {
     std::vector<RankFacts> facts;
     std::map<int, std::string> configs;
@@ -135,6 +170,7 @@ bool Examination::meet_others() {
       present_.push_back(r);
       const Json json = parse_json(*text, "facts of a rank");
       facts.push_back(rank_facts(json.at("facts")));
+      hosts_[r] = facts.back().host;
       configs[r] = json.at("config").get<std::string>();
     }
     if (!missing.empty()) {
@@ -153,6 +189,7 @@ bool Examination::meet_others() {
   }
   // Others have come: the first rank has waited for them.
   told = parse_json(gathering_.share("met", told.dump(), 2 * options_.wait_s), "words of rank 0");
+  first_host_ = told.at("host").get<std::string>();
   if (resolved_ && !resolved_->config.run.dir.empty()) {
     const std::string& dir = resolved_->config.run.dir;
     folders_.emplace(dir);
@@ -226,26 +263,15 @@ Json Examination::input_facts() const {
 bool Examination::compare_inputs() {
   bool able = true;
   std::vector<RankFacts> facts;
-  std::vector<int> silent;
-  const auto all = gathering_.gather("inputs", input_facts().dump(), kLong_s);
+  const auto all = gathering_.gather("inputs", input_facts().dump(), patience_s());
   if (!gathering_.is_first()) return false;
+  const size_t came = present_.size();
+  take_as_silent(all, cat("not through with its files within ", patience_s(),
+                          " s of rank 0 (the longer of --wait and dist.timeout_s.start)"));
   for (const int r : present_) {
-    const std::optional<std::string>& text = all[static_cast<size_t>(r)];
-    if (!text) {
-      silent.push_back(r);
-      continue;
-    }
-    const Json json = parse_json(*text, "facts of a rank");
+    const Json json = parse_json(*all[static_cast<size_t>(r)], "facts of a rank");
     facts.push_back(rank_facts(json.at("facts")));
     able = able && json.at("able").get<bool>();
-  }
-  if (!silent.empty()) {
-    add({failed("ranks", ExitCode::kDist, cat(name_ranks(silent), " came and then went silent"),
-                "look at its log and at the kernel's (out of memory?)")});
-    present_.erase(
-        std::remove_if(present_.begin(), present_.end(),
-                       [&](int r) { return std::count(silent.begin(), silent.end(), r) > 0; }),
-        present_.end());
   }
   if (gathering_.world() > 1) {
     add(compare_ranks(facts, {}));
@@ -253,7 +279,7 @@ bool Examination::compare_inputs() {
   if (probe_ && gathering_.world() > 1) {
     add(check_one_folder(*probe_, present_));
   }
-  return able && silent.empty();
+  return able && present_.size() == came;
 }
 
 void Examination::compare_clock(double sent, double wait_s) {
@@ -295,13 +321,18 @@ void Examination::try_links() {
 Examination::Outcome Examination::conclude() {
   const auto all = gathering_.gather("findings", to_json(findings_).dump(), options_.wait_s);
   std::map<int, Findings> by_rank;
-  for (size_t r = 0; r < all.size(); ++r) {
+  for (size_t r = 1; r < all.size(); ++r) {
     if (all[r]) {
       by_rank[static_cast<int>(r)] = findings_from_json(parse_json(*all[r], "findings of a rank"));
     }
   }
+  if (gathering_.is_first()) {
+    take_as_silent(all, cat("findings did not come within ", options_.wait_s, " s"));
+    by_rank[0] = findings_;
+  }
+  // The first rank may have waited for others at the clocks, the links, their rates and findings.
   const std::string code =
-      gathering_.share("verdict", cat(static_cast<int>(outcome_of(by_rank))), kLong_s);
+      told_by_first("verdict", cat(static_cast<int>(outcome_of(by_rank))), 6 * options_.wait_s);
   Outcome out{static_cast<ExitCode>(std::stoi(code)), ""};
   if (gathering_.is_first()) out.report = format_findings(by_rank, gathering_.world());
   probe_.reset();
@@ -318,7 +349,9 @@ Examination::Outcome Examination::run() {
   }
   const bool able = compare_inputs();
   const double sent = wall_clock();
-  const bool connect = gathering_.share("connect", agreed && able ? "yes" : "no", kLong_s) == "yes";
+  const std::string word = agreed && able ? "yes" : "no";
+  // The first rank looks at its files too, and then waits for those of others.
+  const bool connect = told_by_first("connect", word, 2 * patience_s()) == "yes";
   if (gathering_.world() > 1) {
     if (connect) compare_clock(sent, options_.wait_s);
     if (probe_) add(check_one_folder(*probe_, {0}));

@@ -13,6 +13,7 @@ struct HostFacts {
   std::string name;              // host name
   std::string boot;              // differs from host to host also where names are the same
   std::string network;           // its network namespace: containers of one machine are hosts too
+  std::string gpu_driver;        // version of the kernel's NVIDIA driver; empty: there is none
   int64_t memory_total = 0;      // of the machine
   int64_t memory_available = 0;  // of the machine
   int64_t memory_free = 0;       // to this process: cgroups may allow less (base/host_memory.h)

@@ -21,8 +21,22 @@ void pause() { std::this_thread::sleep_for(std::chrono::duration<double>(kLook_s
 
 }  // namespace
 
-Gathering::Gathering(std::shared_ptr<Store> store, int rank, int world)
-    : store_(std::move(store)), rank_(rank), world_(world) {}
+Gathering::Gathering(std::shared_ptr<Store> store, int rank, int world, CollectiveLog* log)
+    : store_(std::move(store)), rank_(rank), world_(world), log_(log) {}
+
+uint64_t Gathering::begin_round(const char* operation, const std::string& key) {
+  if (!log_) return 0;
+  CollectiveRecord record;
+  record.sequence = log_->next_sequence(kStartGroup);
+  record.group = kStartGroup;
+  record.operation = operation;
+  record.label = key;
+  return log_->enter(std::move(record));
+}
+
+void Gathering::end_round(uint64_t ticket) {
+  if (log_) log_->leave(ticket);
+}
 
 std::vector<std::optional<std::string>> Gathering::gather(const std::string& key,
                                                           const std::string& mine,
@@ -51,6 +65,7 @@ std::vector<std::string> Gathering::gather_all(const std::string& key, const std
                                                double timeout_s) {
   std::vector<std::string> out;
   std::vector<int> missing;
+  const uint64_t ticket = begin_round("gather", key);
   const auto texts = gather(key, mine, timeout_s);
   for (size_t r = 0; r < texts.size(); ++r) {
     if (!texts[r]) missing.push_back(static_cast<int>(r));
@@ -60,14 +75,27 @@ std::vector<std::string> Gathering::gather_all(const std::string& key, const std
     throw DistError(name_ranks(missing), " of ", world_, " did not come to '", key, "' within ",
                     timeout_s, " s");
   }
+  end_round(ticket);
   return out;
 }
 
 std::string Gathering::share(const std::string& key, const std::string& text, double timeout_s) {
   if (world_ == 1) return text;
-  if (!is_first()) return store_->get(key, timeout_s);
-  store_->set(key, text);
-  return text;
+  const uint64_t ticket = begin_round("share", key);
+  std::string told = text;
+  if (is_first()) {
+    store_->set(key, text);
+  } else {
+    const Timer timer;
+    try {
+      told = store_->get(key, timeout_s);
+    } catch (const DistError&) {
+      if (timer.seconds() + kLook_s < timeout_s) throw;  // the store itself
+      throw DistError("rank 0 did not come to '", key, "' within ", timeout_s, " s");
+    }
+  }
+  end_round(ticket);
+  return told;
 }
 
 void Gathering::leave(int ranks, double timeout_s) {

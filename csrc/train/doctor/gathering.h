@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "dist/collective_log.h"
 #include "dist/store.h"
 #include "train/doctor/finding.h"
 
@@ -15,8 +16,9 @@ namespace mgm {
 
 class Gathering {
  public:
-  // `store`: null where there is one rank.
-  Gathering(std::shared_ptr<Store> store, int rank, int world);
+  // `store`: null where there is one rank. `log`: takes gather_all() and share() as rounds of the
+  // start (kStartGroup), so that whoever does not come is named as in a collective; may be null.
+  Gathering(std::shared_ptr<Store> store, int rank, int world, CollectiveLog* log = nullptr);
 
   int rank() const { return rank_; }
   int world() const { return world_; }
@@ -30,7 +32,7 @@ class Gathering {
   // The same, but throws DistError naming the ranks that have not come.
   std::vector<std::string> gather_all(const std::string& key, const std::string& mine,
                                       double timeout_s);
-  // The first rank's text, at every rank. Throws DistError.
+  // The first rank's text, at every rank. Throws DistError when it has not come in time.
   std::string share(const std::string& key, const std::string& text, double timeout_s);
 
   // Says that this rank is done; the first rank, which may serve the store, waits for `ranks` of
@@ -38,8 +40,12 @@ class Gathering {
   void leave(int ranks, double timeout_s);
 
  private:
+  uint64_t begin_round(const char* operation, const std::string& key);
+  void end_round(uint64_t ticket);
+
   std::shared_ptr<Store> store_;
   int rank_, world_;
+  CollectiveLog* log_;
   std::set<int> absent_;
 };
 

@@ -12,26 +12,6 @@ constexpr int64_t kForeign = int64_t{2} << 30;  // bytes on a GPU that are not a
 
 std::string bytes(int64_t n) { return human_bytes(static_cast<double>(n)); }
 
-Finding check_memory(const HostFacts& host, const Needs& needs, const LaunchEnv& env) {
-  const int64_t wanted = needs.host() * env.local_world, unused = host.memory_free;
-  const std::string have =
-      unused < host.memory_available
-          ? cat(bytes(unused),
-                " are left below the limit of this process's cgroup (the machine has ",
-                bytes(host.memory_available), " free of ", bytes(host.memory_total), ")")
-          : cat(bytes(unused), " are free of ", bytes(host.memory_total));
-  const std::string what =
-      cat("host memory: ", env.local_world, env.local_world == 1 ? " rank needs " : " ranks need ",
-          bytes(wanted), " (of each: state ", bytes(needs.state), ", checkpoint copy ",
-          bytes(needs.copy), ", samples ", bytes(needs.samples), "); ", have);
-  const std::string advice =
-      "ask for more memory (--mem, the container's limit), or set checkpoint.async: false, "
-      "data.prefetch lower, dist.offload: none";
-  if (wanted > unused) return failed("host", ExitCode::kInternal, what, advice);
-  if (double(wanted) > kTight * double(unused)) return warned("host", what, advice);
-  return passed("host", what);
-}
-
 void check_limits(const HostFacts& host, const Needs& needs, const RunConfig& config,
                   const LaunchEnv& env, Findings& out) {
   // Workers, sockets to other ranks in five groups, shards of weights, logs.
@@ -65,9 +45,41 @@ void check_limits(const HostFacts& host, const Needs& needs, const RunConfig& co
 
 }  // namespace
 
+Finding check_host_memory(const HostFacts& host, const Needs& needs, const LaunchEnv& env) {
+  const int64_t wanted = needs.host() * env.local_world, unused = host.memory_free;
+  const std::string have =
+      unused < host.memory_available
+          ? cat(bytes(unused),
+                " are left below the limit of this process's cgroup (the machine has ",
+                bytes(host.memory_available), " free of ", bytes(host.memory_total), ")")
+          : cat(bytes(unused), " are free of ", bytes(host.memory_total));
+  const std::string what =
+      cat("host memory: ", env.local_world, env.local_world == 1 ? " rank needs " : " ranks need ",
+          bytes(wanted), " (of each: state ", bytes(needs.state), ", checkpoint copy ",
+          bytes(needs.copy), ", samples ", bytes(needs.samples), "); ", have);
+  const std::string advice =
+      "ask for more memory (--mem, the container's limit), or set checkpoint.async: false, "
+      "data.prefetch lower, dist.offload: none";
+  if (wanted > unused) return failed("host", ExitCode::kInternal, what, advice);
+  if (double(wanted) > kTight * double(unused)) return warned("host", what, advice);
+  return passed("host", what);
+}
+
+Finding check_gpu_memory(const GpuFacts& gpu, int64_t wanted) {
+  const std::string what =
+      cat("GPU memory: the plan needs ", bytes(wanted), ", ", bytes(gpu.memory_free), " of ",
+          bytes(gpu.memory_total), " are free");
+  const std::string advice =
+      "mgm train --plan shows the parts; a lower train.micro_batch, train.recompute, "
+      "dist.mode: zero3 or dist.offload: optimizer need less";
+  if (wanted > gpu.memory_free) return failed("gpu", ExitCode::kInternal, what, advice);
+  if (double(wanted) > kTight * double(gpu.memory_free)) return warned("gpu", what, advice);
+  return passed("gpu", what);
+}
+
 Findings check_host(const HostFacts& host, const Needs& needs, const RunConfig& config,
                     const LaunchEnv& env) {
-  Findings out = {check_memory(host, needs, env)};
+  Findings out = {check_host_memory(host, needs, env)};
   check_limits(host, needs, config, env, out);
   return out;
 }
@@ -104,19 +116,7 @@ Findings check_gpu(const GpuFacts& gpu, const Needs& needs, const RunConfig& con
                              " of the GPU are in use already, by other processes"),
                          "nvidia-smi lists them; another rank on this GPU would be one"));
   }
-  const std::string what =
-      cat("GPU memory: the plan needs ", bytes(needs.device), ", ", bytes(gpu.memory_free), " of ",
-          bytes(gpu.memory_total), " are free");
-  const std::string advice =
-      "mgm train --plan shows the parts; a lower train.micro_batch, train.recompute, "
-      "dist.mode: zero3 or dist.offload: optimizer need less";
-  if (needs.device > gpu.memory_free) {
-    out.push_back(failed("gpu", ExitCode::kInternal, what, advice));
-  } else if (double(needs.device) > kTight * double(gpu.memory_free)) {
-    out.push_back(warned("gpu", what, advice));
-  } else {
-    out.push_back(passed("gpu", what));
-  }
+  out.push_back(check_gpu_memory(gpu, needs.device));
   return out;
 }
 

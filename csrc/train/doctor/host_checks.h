@@ -10,6 +10,10 @@
 
 namespace mgm {
 
+// Memory alone.
+Finding check_host_memory(const HostFacts& host, const Needs& needs, const LaunchEnv& env);
+Finding check_gpu_memory(const GpuFacts& gpu, int64_t wanted);
+// With these, limits, cores, versions.
 Findings check_host(const HostFacts& host, const Needs& needs, const RunConfig& config,
                     const LaunchEnv& env);
 Findings check_gpu(const GpuFacts& gpu, const Needs& needs, const RunConfig& config,

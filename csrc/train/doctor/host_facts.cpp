@@ -92,6 +92,17 @@ void read_cpu_quota(const fs::path& root, const std::string& groups, HostFacts& 
   }
 }
 
+// "580.65.06" of "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release ...":
+// CUDA's own number stays the same over many of them.
+std::string gpu_driver_version(const std::string& proc_version) {
+  std::istringstream words(split(proc_version, '\n').front());
+  for (std::string word; words >> word;) {
+    const bool number = word.find_first_not_of("0123456789.") == word.npos;
+    if (number && word.find('.') != word.npos) return word;
+  }
+  return "";
+}
+
 int64_t soft_limit(decltype(RLIMIT_NOFILE) what) {
   struct rlimit limit {};
   if (::getrlimit(what, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return -1;
@@ -108,6 +119,7 @@ HostFacts read_host_facts(const fs::path& root) {
   out.boot = text_or_empty(root / "proc/sys/kernel/random/boot_id");
   std::error_code none;
   out.network = fs::read_symlink(root / "proc/self/ns/net", none).string();
+  out.gpu_driver = gpu_driver_version(text_or_empty(root / "proc/driver/nvidia/version"));
   const std::string memory = text_or_empty(root / "proc/meminfo");
   out.memory_total = meminfo(memory, "MemTotal");
   out.memory_available = meminfo(memory, "MemAvailable");

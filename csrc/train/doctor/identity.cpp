@@ -131,7 +131,20 @@ RankFacts place_facts(const RunConfig& config, const LaunchEnv& env, const HostF
                 {"the config", hex64(hash64(config_lines(config))), ExitCode::kConfig},
                 {"the sharding mode", name_of(config.dist.mode)},
                 {"the device", gpu.ordinal < 0 ? "cpu" : "cuda"}};
+  // Each rank takes its own host's number of ranks, and would cut the model its own way.
+  if (config.dist.mode == DistMode::kHybrid && config.dist.shard_size == 0) {
+    out.shared.push_back({"the shard group of a node (dist.shard_size: 0)",
+                          cat(env.local_world, env.local_world == 1 ? " rank" : " ranks"),
+                          ExitCode::kConfig, Level::kFail,
+                          "hosts have different numbers of ranks: set dist.shard_size, or start as "
+                          "many on each"});
+  }
   if (gpu.ordinal >= 0) {
+    out.shared.push_back({"the model of the GPU", gpu.name, ExitCode::kDist, Level::kWarn,
+                          "all ranks go at the pace of the slowest; take GPUs of one kind"});
+    out.shared.push_back(
+        {"the NVIDIA driver", host.gpu_driver, ExitCode::kDist, Level::kWarn,
+         "install the same on all hosts: what only some do wrong is hard to find"});
     out.shared.push_back({"the CUDA driver", version_text(gpu.driver, 1000, 10)});
     out.shared.push_back({"NCCL", version_text(gpu.nccl, 10000, 100)});
   }

@@ -35,6 +35,7 @@ Needs estimate_needs(const RunConfig& config, const ModelParts& parts, const Dev
                     : config.checkpoint.at_end         ? 1
                                                        : 0;
   out.device = cuda ? static_cast<int64_t>(memory.total()) : 0;
+  out.begun = cuda ? static_cast<int64_t>(memory.context + memory.nccl) : 0;
   out.state = static_cast<int64_t>(cuda ? memory.host : memory.total());
   out.copy = saves_beside_training(config.checkpoint) ? mine * kState : 0;
   out.pinned = cuda ? out.copy + out.state : 0;

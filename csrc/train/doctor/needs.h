@@ -19,6 +19,7 @@ struct Needs {
   int64_t samples = 0;  // decoded and waiting
   int64_t host() const { return state + copy + samples; }
   int64_t device = 0;  // bytes on a rank's GPU
+  int64_t begun = 0;   // of these taken once groups are connected: the context, NCCL's buffers
   int64_t pinned = 0;  // of host memory
 };
 

@@ -100,6 +100,21 @@ TEST(DoctorHost, LimitsOfCgroupVersion2) {
   EXPECT_EQ(host.cores, 1);
 }
 
+TEST(DoctorHost, DriverOfTheKernel) {
+  const auto driver = [](const std::string& line) {
+    return read_host_facts(fake_root("doctor_driver", {{"proc/driver/nvidia/version", line}}))
+        .gpu_driver;
+  };
+  EXPECT_EQ(driver("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 "
+                   "UTC 2024\nGCC version:  gcc version 12.2.0\n"),
+            "550.54.15");
+  EXPECT_EQ(driver("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release "
+                   "Build  (dvs-builder@U22)\n"),
+            "580.65.06");
+  EXPECT_EQ(driver("\n"), "");
+  EXPECT_EQ(read_host_facts(fake_root("doctor_none", {{"proc/meminfo", kMeminfo}})).gpu_driver, "");
+}
+
 TEST(DoctorHost, LimitsOfCgroupVersion1) {
   const HostFacts host = read_host_facts(
       fake_root("doctor_v1", {{"proc/meminfo", kMeminfo},
