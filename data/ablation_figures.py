@@ -124,7 +124,9 @@ def stellarium(root):
             words = line.split()
             if len(words) > 1 and words[0] in names and (folder / words[1]).exists():
                 name = re.sub(r"\s*\(.*?\)", "", names[words[0]]).strip("' ")
-                caption = f"The constellation {name}." if culture == "western" else f"{name}, a {culture.capitalize()} constellation."
+                people = culture.capitalize()
+                which = f"{'an' if people[0] in 'AEIOU' else 'a'} {people} constellation"
+                caption = f"The constellation {name}." if culture == "western" else sentence(f"{name}, {which}")
                 yield Drawing("stellarium", (folder / words[1]).relative_to(root), caption, folder / words[1])
 
 
