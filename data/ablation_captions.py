@@ -13,7 +13,7 @@ import embedded_pictures
 from ablation_scenes import SIDE, on_white
 
 NO_STAMPS = ("symbols",)  # letters, coins and signs
-NO_CLIPART = ("buttons", "logos", "shapes")  # of these shapes are stars and polygons with numbers in their titles
+NO_CLIPART = ("buttons", "logos", "shapes", "special")  # shapes and special are stars, polygons and patterns by number
 NO_TITLE = re.compile(r"HASH\(|^part of|^clip ?art by|etiquette|unknown|untitled|\.svg|_|\d{3}|\b(icons?|iconset|logo|buttons?|theme|clip ?arts?|svg)\b", re.I)
 MOST_ALIKE = 12  # drawings of Open Clip Art with the same title: more, and it is the name of a set
 TITLE = re.compile(r"[A-Za-z][A-Za-z0-9 ,.'()&-]{2,59}")
@@ -29,9 +29,9 @@ class Drawing:
 
     @property
     def label(self):
-        """What the split keeps together: the caption without what tells drawings of one thing apart."""
-        text = re.sub(r"\(.*?\)|\d+", " ", self.caption.lower())
-        return " ".join(re.findall(r"[a-z]+", text))
+        """What the split keeps together: the caption without its article and what tells drawings of one thing apart."""
+        words = re.findall(r"[a-z]+", re.sub(r"\(.*?\)|\d+", " ", self.caption.lower()))
+        return " ".join(words[1:] if words[:1] in (["a"], ["an"], ["the"]) else words)
 
     def picture(self, seed):
         """SIDE x SIDE pixels on white; BuildError if it cannot be drawn or its licence is not what the package says."""

@@ -15,6 +15,7 @@ SIZES = (3, 6, 12, 24)  # pixels: a region's size is the square root of its area
 COLOURS = {"red": (220, 24, 24), "blue": (24, 70, 224), "green": (16, 150, 48)}
 ROWS, COLUMNS = ("north", "", "south"), ("west", "", "east")
 DIRECTIONS = [f"{row}-{column}".strip("-") or "centre" for row in ROWS for column in COLUMNS]
+SPREAD = 4  # sides of a region, at most, that the box around it is long: not many islands, nor marks beside a map
 BORDER = 0.04  # of a side: regions this near to the line between two answers are left out
 WHOLE = 0.4  # share of the pictures that show a map as a whole
 PART = (0.35, 0.9)  # of its longer side, of the others
@@ -70,8 +71,10 @@ class Map:
             named.setdefault(colour, division)
         for colour, division in sorted(named.items()):
             rows, columns = np.nonzero(self.codes == codes(np.array(colour)))
-            if len(rows):
-                box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+            if not len(rows):
+                continue
+            box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+            if max(box[2] - box[0], box[3] - box[1]) <= SPREAD * len(rows) ** 0.5:
                 self.regions.append(Region(colour, division, len(rows), (columns.mean() + 0.5, rows.mean() + 0.5), box))
 
     def window(self, rng):

@@ -47,7 +47,7 @@ from ablation_writer import Writer
 
 DATA = Path(__file__).resolve().parent
 # Pictures of scenes and mosaics; questions of every size of documents and maps, at least.
-COUNTS = {"train": {"scenes": 8192, "mosaics": 20480, "documents": 5000, "maps": 2700},
+COUNTS = {"train": {"scenes": 8192, "mosaics": 20480, "documents": 4200, "maps": 2700},
           "heldout": {"scenes": 384, "new_objects": 192, "documents": 160, "maps": 150}}
 TEXT_SHARE = 0.1  # of stage 2's records: those of text alone
 PHOTO_SIDE = 400  # of photographs behind things, which are softened; pixels
@@ -189,44 +189,53 @@ def maps(writer, split, count, sources, seed):
 MAKERS = {"scenes": scenes, "new_objects": new_objects, "mosaics": mosaics, "documents": documents, "maps": maps}
 
 
-def caption_group(drawing, labels, chosen, objects):
+def caption_group(drawing, labels, chosen, shown):
     """"train", or the group of held-out captions a drawing belongs to: "new title", or "known title" for one drawing of
-    some titles that others share. Stamps that scenes show, for training or held out, are never held out themselves."""
-    if drawing.source == "stamps" and str(drawing.path) in objects:
-        return "train"
-    if draw_of("title", drawing.label) < NEW_TITLES:
+    some titles that others share. Of the titles of `shown`, stamps in scenes, none is new."""
+    if drawing.label not in shown and draw_of("title", drawing.label) < NEW_TITLES:
         return "new title"
     known = labels[drawing.label] > 1 and draw_of("known", drawing.label) < KNOWN_TITLES
-    return "known title" if known and chosen[drawing.label] is drawing else "train"
+    return "known title" if known and chosen.get(drawing.label) is drawing else "train"
+
+
+def drawn(drawings, seed):
+    """(drawing, its picture), without those that cannot be drawn and those that are the same as an earlier one."""
+    def attempt(drawing):
+        try:
+            return drawing.picture(seed)
+        except embedded_pictures.BuildError:
+            return None
+
+    seen, once = set(), []
+    for drawing in drawings:
+        content = hashlib.sha256(drawing.file.read_bytes()).digest()
+        if content not in seen:
+            seen.add(content)
+            once.append(drawing)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for first in range(0, len(once), 64):
+            some = once[first:first + 64]
+            for drawing, image in zip(some, pool.map(attempt, some)):
+                content = hashlib.sha256(image.tobytes()).digest() if image else None
+                if image and content not in seen:
+                    seen.add(content)
+                    yield drawing, image
 
 
 def captions(writer, share, sources, seed):
-    """Drawings that cannot be drawn and those that are the same as an earlier one are left out."""
-    objects = set(sources.files.values())
-    drawings = ablation_figures.all_drawings(sources.roots)
-    drawings = [drawing for drawing in drawings if draw_of("drawing", drawing.label) < share]
-    kept, seen = [], set()
-    for drawing in drawings:
-        content = hashlib.sha256(drawing.file.read_bytes()).digest()
-        if content in seen:
-            continue
-        seen.add(content)
-        try:
-            image = drawing.picture(seed)
-        except embedded_pictures.BuildError:
-            continue
-        drawn = hashlib.sha256(image.tobytes()).digest()
-        if drawn in seen:
-            continue
-        seen.add(drawn)
+    stamps = set(sources.files.values())
+    kept = []
+    for drawing, image in drawn([d for d in ablation_figures.all_drawings(sources.roots) if draw_of("drawing", d.label) < share], seed):
         name = f"captions/{len(kept):05}"
         kept.append((drawing, name))
         writer.picture(name, Picture(image, [], [(drawing.source, drawing.path)]))
     labels = collections.Counter(drawing.label for drawing, _ in kept)
+    in_scenes = [drawing for drawing, _ in kept if drawing.source == "stamps" and str(drawing.path) in stamps]
+    shown = {drawing.label for drawing in in_scenes}
     # The held-out one of a title: any but the stamps of the scenes.
-    chosen = {d.label: d for d, _ in kept if not (d.source == "stamps" and str(d.path) in objects)}
+    chosen = {d.label: d for d, _ in kept if d not in in_scenes}
     for drawing, name in kept:
-        group = caption_group(drawing, labels, chosen, objects)
+        group = caption_group(drawing, labels, chosen, shown)
         picture = Picture(None, [Turn("captions", group, CAPTION_QUESTION, drawing.caption)], caption=drawing.caption)
         if group == "train":
             picture.turns += [Turn("captions", group, *pair) for pair in drawing.questions]

@@ -13,6 +13,7 @@ from PIL import Image
 
 import made_sources
 from made_sources import LISTED
+import ablation_captions
 import ablation_documents
 import ablation_figures
 import ablation_licences
@@ -201,6 +202,15 @@ def test_what_may_not_be_used_is_not(built):
     held = pictures(records["heldout"])
     assert not any("frog.png" in row["sources"] or "owl.png" in row["sources"] for name, row in licences(out).items()
                    if name in held and name.startswith("captions/"))
+
+
+def test_no_title_of_a_thing_in_scenes_is_new():
+    """Whatever other drawing has it: its caption is trained on with the stamp."""
+    drawing = lambda caption: ablation_captions.Drawing("clipart", pathlib.Path("x.svg"), caption, pathlib.Path("x.svg"))
+    assert drawing("A hammer.").label == drawing("Hammer 2 (red).").label == drawing("The hammer").label == "hammer"
+    new = next(d for d in map(drawing, (f"Thing {chr(97 + i) * 3}" for i in range(26))) if build_ablation.draw_of("title", d.label) < build_ablation.NEW_TITLES)
+    assert build_ablation.caption_group(new, {new.label: 2}, {}, set()) == "new title"
+    assert build_ablation.caption_group(new, {new.label: 2}, {}, {new.label}) == "train"
 
 
 def test_a_licence_that_is_not_free_is_refused(sources):
