@@ -14,7 +14,8 @@ from ablation_scenes import SIDE, on_white
 
 NO_STAMPS = ("symbols",)  # letters, coins and signs
 NO_CLIPART = ("buttons", "logos", "shapes", "special")  # shapes and special are stars, polygons and patterns by number
-NO_TITLE = re.compile(r"HASH\(|^part of|^clip ?art by|etiquette|unknown|untitled|\.svg|_|\d{3}|\b(icons?|iconset|logo|buttons?|theme|clip ?arts?|svg)\b", re.I)
+NO_TITLE = re.compile(r"HASH\(|^part of|etiquette|unknown|untitled|_|\d{3}|"
+                      r"\b(icons?|iconset|logo|buttons?|theme|clip ?arts?|svg)\b", re.I)
 MOST_ALIKE = 12  # drawings of Open Clip Art with the same title: more, and it is the name of a set
 TITLE = re.compile(r"[A-Za-z][A-Za-z0-9 ,.'()&-]{2,59}")
 

@@ -25,6 +25,7 @@ ACTIVITIES = (*EXPLORE, "categorization", "details", "instruments", "lang", "sol
 CULTURES = ("belarusian", "boorong", "inuit", "macedonian", "romanian", "western")
 FREE_CULTURES = ("CC BY-SA", "GNU GPL")
 SMALLEST, LONGEST = 96, 3  # figures: pixels of the longer side, at least; longer side to shorter, at most
+LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 MOST_SAID = 160  # characters of a figure's caption: a longer one is the title alone
 NO_FIGURE = re.compile(r"icon|button|^(note|tip|warning|caution)\b", re.I)
 
@@ -89,7 +90,8 @@ def figures(source, root):
             title = re.search(r'<p class="title">(.*?)</p>', block, re.S)
             title = re.sub(r"^Figure [\w.]+\. ", "", text_of(title[1])) if title else ""
             for part in re.split(r'<div class="mediaobject"', block)[1:]:
-                image, below = re.search(r'<img\b[^>]*src="([^"]+)"', part, re.S), re.search(r'<div class="caption">(.*?)</div>', part, re.S)
+                image = re.search(r'<img\b[^>]*src="([^"]+)"', part, re.S)
+                below = re.search(r'<div class="caption">(.*?)</div>', part, re.S)
                 below = text_of(below[1]) if below else ""
                 caption = sentence(f"{title.rstrip('.')}: {below}" if 0 < len(below) <= MOST_SAID - len(title) else title)
                 drawing = figure(source, root, root / image[1], caption) if image else None
@@ -142,7 +144,7 @@ def elements(listing):
     """[(atomic number, symbol, name)] of elements.xml."""
     out = []
     for atom in ElementTree.parse(listing).getroot().iter("{http://www.xml-cml.org/schema}atom"):
-        said = {child.get("dictRef"): child.get("value") or child.text for child in atom if child.get("{http://www.w3.org/XML/1998/namespace}lang", "en") == "en"}
+        said = {child.get("dictRef"): child.get("value") or child.text for child in atom if child.get(LANGUAGE, "en") == "en"}
         if int(said["bo:atomicNumber"]) > 0:
             out.append((int(said["bo:atomicNumber"]), said["bo:symbol"], said["bo:name"]))
     return sorted(out)

@@ -47,7 +47,7 @@ from ablation_writer import Writer
 
 DATA = Path(__file__).resolve().parent
 # Pictures of scenes and mosaics; questions of every size of documents and maps, at least.
-COUNTS = {"train": {"scenes": 8192, "mosaics": 20480, "documents": 4200, "maps": 2700},
+COUNTS = {"train": {"scenes": 8192, "mosaics": 20480, "documents": 3600, "maps": 2500},
           "heldout": {"scenes": 384, "new_objects": 192, "documents": 160, "maps": 150}}
 TEXT_SHARE = 0.1  # of stage 2's records: those of text alone
 PHOTO_SIDE = 400  # of photographs behind things, which are softened; pixels
@@ -81,7 +81,8 @@ class Sources:
             qt_resources.unpack(archives / f"{activity}.rcc", folder)
         self.roots["gcompris"] = folder / "gcompris"
         self.licences = ablation_licences.Licences(manifest["packages"], texts, self.roots)
-        self.cutouts, self.new_cutouts = ({label: self.cutout(path) for label, path in manifest[of].items()} for of in ("objects", "new_objects"))
+        self.cutouts, self.new_cutouts = ({label: self.cutout(path) for label, path in manifest[of].items()}
+                                          for of in ("objects", "new_objects"))
         self.files = {**manifest["objects"], **manifest["new_objects"]}
 
     def cutout(self, path):
