@@ -1,9 +1,10 @@
-"""Captioned pictures of the HR ablation: Tux Paint's stamps, Open Clip Art's drawings, flags of countries."""
+"""Captioned pictures of the HR ablation: Tux Paint's stamps, Open Clip Art's drawings, flags of countries; what all kinds of
+them share. More kinds: ablation_figures.py."""
 
-import json
+import collections
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -11,10 +12,11 @@ from PIL import Image
 import embedded_pictures
 from ablation_scenes import SIDE, on_white
 
-NO_STAMPS = ("symbols", "people", "military")  # letters, coins and signs; persons
-CLIPART = ("animals", "buildings", "containers", "decorations", "education", "electronics", "food", "office", "plants",
-           "recreation", "science", "tools", "transportation")
-NO_TITLE = re.compile(r"HASH\(|^part of|^clip ?art by|etiquette|unknown|untitled|\.svg|_|\d{3}", re.I)
+NO_STAMPS = ("symbols",)  # letters, coins and signs
+NO_CLIPART = ("buttons", "logos", "shapes", "special")  # shapes and special are stars, polygons and patterns by number
+NO_TITLE = re.compile(r"HASH\(|^part of|etiquette|unknown|untitled|_|\d{3}|"
+                      r"\b(icons?|iconset|logo|buttons?|theme|clip ?arts?|svg)\b", re.I)
+MOST_ALIKE = 12  # drawings of Open Clip Art with the same title: more, and it is the name of a set
 TITLE = re.compile(r"[A-Za-z][A-Za-z0-9 ,.'()&-]{2,59}")
 
 
@@ -24,12 +26,13 @@ class Drawing:
     path: Path  # below its root
     caption: str
     file: Path
+    questions: list = field(default_factory=list)  # (question, answer) beside the one for the caption
 
     @property
     def label(self):
-        """What the split keeps together: the caption without what tells drawings of one thing apart."""
-        text = re.sub(r"\(.*?\)|\d+", " ", self.caption.lower())
-        return " ".join(re.findall(r"[a-z]+", text))
+        """What the split keeps together: the caption without its article and what tells drawings of one thing apart."""
+        words = re.findall(r"[a-z]+", re.sub(r"\(.*?\)|\d+", " ", self.caption.lower()))
+        return " ".join(words[1:] if words[:1] in (["a"], ["an"], ["the"]) else words)
 
     def picture(self, seed):
         """SIDE x SIDE pixels on white; BuildError if it cannot be drawn or its licence is not what the package says."""
@@ -37,9 +40,21 @@ class Drawing:
             licences, _ = embedded_pictures.svg_metadata(self.file)
             if not licences or not licences <= embedded_pictures.PUBLIC_DOMAIN:
                 raise embedded_pictures.BuildError(f"{self.file}: licence {sorted(licences)} is not public domain")
-        if self.file.suffix == ".png":
+        if self.source == "stamps" and self.file.suffix == ".png":
             return on_white(random.Random(f"{seed} {self.path}"), cutout(self.file))
-        return embedded_pictures.draw_svg(self.file).resize((SIDE, SIDE), Image.LANCZOS)
+        if self.file.suffix == ".svg":
+            return embedded_pictures.draw_svg(self.file).resize((SIDE, SIDE), Image.LANCZOS)
+        return photograph(self.file, "black" if self.source == "stellarium" else "white")
+
+
+def photograph(path, ground):
+    """A photograph or figure as a whole in SIDE x SIDE pixels, on a ground of one colour; small ones are not enlarged."""
+    with Image.open(path) as source:
+        image = source.convert("RGBA")
+    image.thumbnail((SIDE, SIDE), Image.LANCZOS)
+    canvas = Image.new("RGB", (SIDE, SIDE), ground)
+    canvas.paste(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2), image)
+    return canvas
 
 
 def cutout(path):
@@ -71,21 +86,22 @@ def svg_title(path):
 
 
 def clipart(root):
-    for folder in CLIPART:
-        for path in sorted((root / folder).rglob("*.svg")):
-            title = svg_title(path)
-            if TITLE.fullmatch(title) and not NO_TITLE.search(title):
-                yield Drawing("clipart", path.relative_to(root), f"{title[0].upper()}{title[1:].rstrip('.')}.", path)
+    found = []
+    for path in sorted(root.rglob("*.svg")):
+        name = path.relative_to(root)
+        if name.parts[0] in NO_CLIPART or any("theme" in part for part in name.parts[:-1]):
+            continue
+        title = svg_title(path)
+        if TITLE.fullmatch(title) and not NO_TITLE.search(title):
+            found.append(Drawing("clipart", name, f"{title[0].upper()}{title[1:].rstrip('.')}.", path))
+    titles = collections.Counter(drawing.caption for drawing in found)
+    return [drawing for drawing in found if titles[drawing.caption] <= MOST_ALIKE]
 
 
 def flags(root, countries):
-    """`countries`: iso-codes' JSON of ISO 3166-1."""
-    for entry in json.loads(countries.read_text(encoding="utf-8"))["3166-1"]:
-        path = root / f"{entry['alpha_2'].lower()}.svg"
+    """`countries`: [(two letters, name)]"""
+    for code, name in countries:
+        path = root / f"{code.lower()}.svg"
         if path.exists():
-            yield Drawing("flags", path.relative_to(root), f"The flag of {entry.get('common_name', entry['name'])}.", path)
+            yield Drawing("flags", path.relative_to(root), f"The flag of {name}.", path, [("Which country's flag is this?", name)])
 
-
-def all_drawings(roots):
-    """Every captioned picture there is, in a fixed order."""
-    return [*stamps(roots["stamps"]), *clipart(roots["clipart"]), *flags(roots["flags"], roots["countries"])]

@@ -1,27 +1,30 @@
 #!/usr/bin/env python3
 """Builds the data of the HR ablation: scenes with an object, a number and dots; framed words in document crops; places
-on maps; captions of drawings. Everything that is graded comes in four sizes. Mosaics of many things are for training.
+on maps; captions of drawings, photographs and figures; questions without a picture. Everything that is graded comes in four
+sizes. Mosaics of many things are for training.
 
     data/build_ablation.py --out DIR              all of it
     data/build_ablation.py --out DIR --share 0.01 a small one, to look at
     data/build_ablation.py --sheet F.png          one picture of every task and size
 
-Writes DIR/pretrain.json (lists of what mosaics and scenes show, stage 0), align.json (the same and captions of drawings,
-stage 1), train.json and heldout.json (questions, stage 2; a held-out record is one question and also has "task", "size"
-and, of scenes, "boxes" around what it asks about), images/, and licences.csv with the package, file and licence behind
-every picture. What is held out: photographs behind scenes, manuals, countries, titles of drawings, and some drawings of
-known titles. The same seed gives the same bytes under the same Pillow, librsvg and poppler; the hash of all is printed.
+Writes DIR/pretrain.json (lists of what pictures show, stage 0), align.json (some of the lists and captions, stage 1),
+train.json and heldout.json (questions, stage 2; a held-out record is one question and also has "task", "size" and, of
+scenes, "boxes" around what it asks about), images/, licences.csv with the package, file and licence behind every picture,
+and text_licences.csv with those behind the records without one. What is held out: photographs behind scenes, some things,
+manuals, countries, captions, and some pictures of known captions. The same seed gives the same bytes under the same Pillow,
+librsvg and poppler; the hash of all is printed.
 
 Needs the packages of tests/requirements.txt, rsvg-convert, pdftoppm and pdftotext (Debian librsvg2-bin, poppler-utils),
-fonts-dejavu-core, and apt-get, which downloads the pinned packages (kept in --cache, 270 MB).
+fonts-dejavu-core, and apt-get, which downloads the pinned packages (kept in --cache, 750 MB).
 """
 
 import argparse
 import collections
-import csv
+import concurrent.futures
 import hashlib
-import json
+import itertools
 import math
+import os
 import random
 import sys
 import tempfile
@@ -32,21 +35,26 @@ from PIL import Image
 
 import ablation_captions
 import ablation_documents
+import ablation_figures
+import ablation_licences
 import ablation_maps
 import ablation_scenes
+import ablation_texts
 import embedded_pictures
+import qt_resources
 from ablation_scenes import Picture, Turn
+from ablation_writer import Writer
 
 DATA = Path(__file__).resolve().parent
 # Pictures of scenes and mosaics; questions of every size of documents and maps, at least.
-COUNTS = {"train": {"scenes": 16384, "mosaics": 32000, "documents": 500, "maps": 300},
-          "heldout": {"scenes": 384, "documents": 100, "maps": 100}}
+COUNTS = {"train": {"scenes": 8192, "mosaics": 20480, "documents": 3600, "maps": 2500},
+          "heldout": {"scenes": 384, "new_objects": 192, "documents": 160, "maps": 150}}
+TEXT_SHARE = 0.1  # of stage 2's records: those of text alone
 PHOTO_SIDE = 400  # of photographs behind things, which are softened; pixels
 NEW_TITLES = 0.1  # share of the drawings' titles that are held out
 KNOWN_TITLES = 0.35  # share of the other titles with several drawings of which one is held out
 HELDOUT_COUNTRIES = 0.2
 ASKED = 3  # one mosaic in so many is asked about in stage 2, which is about scenes; all are listed in stages 0 and 1
-MOST_TURNS = 4  # of a record of stage 2
 CAPTION_QUESTION = "What does the picture show?"
 LIST_QUESTION = "What is in the picture, row by row?"
 
@@ -63,96 +71,39 @@ def photo(path):
     return image
 
 
-class Writer:
-    """Pictures, records and licences, counted up."""
-
-    def __init__(self, out, packages):
-        self.out, self.packages = out, packages
-        self.licences = []
-        self.records = {"pretrain": [], "align": [], "train": [], "heldout": []}
-
-    def picture(self, name, picture):
-        """Saves it as images/NAME.webp."""
-        path = self.out / "images" / f"{name}.webp"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.image.save(path, format="WEBP", quality=70, method=4)
-        sources = [(self.packages[source], path) for source, path in picture.sources]
-        said = [f"{package['package']} {package['version']}: {path}" for package, path in sources]
-        self.licences.append([f"{name}.webp", "; ".join(said), "; ".join(sorted({p["licence"] for p, _ in sources}))])
-
-    def train(self, name, picture, rng, first=()):
-        """A record of the questions in random order, of many some, behind those of `first`."""
-        turns = [*first, *rng.sample(picture.turns, min(MOST_TURNS - len(first), len(picture.turns)))]
-        self.records["train"].append(record(name, name, [(turn.question, turn.answer) for turn in turns]))
-
-    def caption(self, split, name, picture):
-        self.records[split].append(record(name, name, [("", picture.caption)]))
-
-    def listed(self, name, picture):
-        """What stages 0 and 1 list."""
-        for split in ("pretrain", "align"):
-            self.caption(split, name, picture)
-
-    def heldout(self, name, picture):
-        """A record of every question."""
-        for i, turn in enumerate(picture.turns):
-            more = {"boxes": [list(box) for box in turn.boxes]} if turn.boxes else {}
-            self.records["heldout"].append(
-                record(f"{name}_{i}", name, [(turn.question, turn.answer)], task=turn.task, size=turn.size, **more))
-
-    def add(self, split, name, picture, rng):
-        self.picture(name, picture)
-        if split == "train":
-            self.train(name, picture, rng)
-        else:
-            self.heldout(name, picture)
-
-    def close(self):
-        for name, records in self.records.items():
-            text = json.dumps(records, indent=0, ensure_ascii=False)
-            (self.out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-        with open(self.out / "licences.csv", "w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([["picture", "sources", "licences"], *sorted(self.licences)])
-
-
-def record(identity, name, pairs, **more):
-    turns = []
-    for i, (question, answer) in enumerate(pairs):
-        marker = "" if i else "<image>\n" if question else "<image>"
-        turns += [{"from": "human", "value": marker + question}, {"from": "gpt", "value": answer}]
-    return {"id": identity, "image": f"{name}.webp", **more, "conversations": turns}
-
-
 class Sources:
-    """The unpacked packages, opened."""
+    """The unpacked packages, opened. `texts`: {package of the manifest: its debian/copyright}"""
 
-    def __init__(self, manifest, roots, folder):
-        self.manifest, self.roots, self.folder = manifest, roots, folder
-        self.cutouts = {label: ablation_captions.cutout(roots["stamps"] / path) for label, path in manifest["objects"].items()}
-        for cutout in self.cutouts.values():
-            cutout.thumbnail((ablation_scenes.SIDE, ablation_scenes.SIDE))
+    def __init__(self, manifest, roots, folder, texts):
+        self.manifest, self.roots, self.folder = manifest, dict(roots), folder
+        archives = self.roots["gcompris"]
+        for activity in ablation_figures.ACTIVITIES:
+            qt_resources.unpack(archives / f"{activity}.rcc", folder)
+        self.roots["gcompris"] = folder / "gcompris"
+        self.licences = ablation_licences.Licences(manifest["packages"], texts, self.roots)
+        self.cutouts, self.new_cutouts = ({label: self.cutout(path) for label, path in manifest[of].items()}
+                                          for of in ("objects", "new_objects"))
+        self.files = {**manifest["objects"], **manifest["new_objects"]}
+
+    def cutout(self, path):
+        cutout = ablation_captions.cutout(self.roots["stamps"] / path)
+        cutout.thumbnail((ablation_scenes.SIDE, ablation_scenes.SIDE))
+        return cutout
 
     def backgrounds(self, split):
         return {name: photo(self.roots["backgrounds"] / name) for name in self.manifest["backgrounds"][split]}
 
     def documents(self, split):
-        return {(source, name): ablation_documents.Document(self.roots[source] / name, self.folder)
+        return {(source, name): ablation_documents.Document(self.roots[source] / name, self.folder, self.manifest["words"])
                 for source, name in self.manifest["documents"][split]}
 
+    def map_names(self, split):
+        """Maps of the countries of that split."""
+        names = (kgm.stem for kgm in sorted(self.roots["maps"].glob("*.kgm")) if kgm.stem not in self.manifest["not_maps"])
+        return [name for name in names if (draw_of("country", ablation_maps.country(name)) < HELDOUT_COUNTRIES) == (split == "heldout")]
+
     def maps(self, split):
-        """{size: {map: its regions, two or more}}"""
-        found = {size: {} for size in ablation_maps.SIZES}
-        for kgm in sorted(self.roots["maps"].glob("*.kgm")):
-            held_out = draw_of("country", ablation_maps.country(kgm.stem)) < HELDOUT_COUNTRIES
-            if kgm.stem in self.manifest["not_maps"] or held_out != (split == "heldout"):
-                continue
-            by_size = collections.defaultdict(list)
-            for region in ablation_maps.regions(self.roots["maps"], kgm.stem):
-                by_size[region.size].append(region)
-            for size, regions in by_size.items():
-                if len(regions) > 1:
-                    found[size][kgm.stem] = regions
-        return found
+        return {name: ablation_maps.Map(self.roots["maps"], name) for name in self.map_names(split)}
 
 
 def scenes(writer, split, count, sources, seed):
@@ -162,10 +113,19 @@ def scenes(writer, split, count, sources, seed):
         # Every size equally often, in every combination.
         sizes = {task: values[i // 4**k % 4] for k, (task, values) in enumerate(ablation_scenes.SIZES.items())}
         picture = with_files(ablation_scenes.scene(rng, sizes, backgrounds, sources.cutouts), sources)
-        name = f"{split}/scene_{i:05}"
-        writer.add(split, name, picture, rng)
-        if split == "train":
-            writer.listed(name, picture)
+        add(writer, split, f"{split}/scene_{i:05}", picture, rng)
+
+
+def new_objects(writer, split, count, sources, seed):
+    """Scenes with a thing that is never trained on in a scene; the question is about it alone."""
+    backgrounds = sources.backgrounds(split)
+    for i in range(count):
+        rng = random.Random(f"{seed} {split} new object {i}")
+        sizes = {task: values[i // 4**k % 4] for k, (task, values) in enumerate(ablation_scenes.SIZES.items())}
+        picture = with_files(ablation_scenes.scene(rng, sizes, backgrounds, sources.new_cutouts), sources)
+        picture.turns = [turn for turn in picture.turns if turn.task == "objects"]
+        picture.turns[0].task = "new objects"
+        add(writer, split, f"{split}/new_{i:05}", picture, rng)
 
 
 def mosaics(writer, split, count, sources, seed):
@@ -184,86 +144,114 @@ def mosaics(writer, split, count, sources, seed):
 
 def with_files(picture, sources):
     """Of a stamp the source is its file."""
-    picture.sources = [(source, sources.manifest["objects"].get(key, key)) for source, key in picture.sources]
+    picture.sources = [(source, sources.files.get(key, key)) for source, key in picture.sources]
     return picture
 
 
+def add(writer, split, name, picture, rng):
+    """To what is trained on, in all stages, or to what is held out."""
+    writer.picture(name, picture)
+    if split == "train":
+        writer.train(name, picture, rng)
+        writer.listed(name, picture)
+    else:
+        writer.heldout(name, picture)
+
+
 def until(writer, split, name, count, seed, make):
-    """Pictures of make(rng) (None: try another) until they ask `count` questions."""
+    """Pictures of make(rng) (None: try another) until they ask `count` questions. Some are made at a time."""
     asked = i = 0
-    for attempt in range(20 * count):
-        if asked >= count:
-            return
-        rng = random.Random(f"{seed} {split} {name} {attempt}")
-        picture = make(rng)
-        if picture:
-            writer.add(split, f"{split}/{name}_{i:04}", picture, rng)
-            asked += len(picture.turns)
-            i += 1
+    attempts = iter(range(100 * count))
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        while some := [random.Random(f"{seed} {split} {name} {attempt}") for attempt in itertools.islice(attempts, 64)]:
+            for rng, picture in zip(some, pool.map(make, some)):
+                if asked >= count:
+                    return
+                if picture:
+                    add(writer, split, f"{split}/{name}_{i:04}", picture, rng)
+                    asked += len(picture.turns)
+                    i += 1
     raise embedded_pictures.BuildError(f"{split} {name}: only {asked} questions of {count}")
 
 
 def documents(writer, split, count, sources, seed):
-    opened = sources.documents(split)
+    opened, words = sources.documents(split), sources.manifest["words"]
     for size in ablation_documents.SIZES:
         until(writer, split, f"document_{size:02}", count, seed,
-              lambda rng, size=size: ablation_documents.document_crop(rng, size, opened))
+              lambda rng, size=size: ablation_documents.document_crop(rng, size, opened, words))
 
 
 def maps(writer, split, count, sources, seed):
     found = sources.maps(split)
     for size in ablation_maps.SIZES:
-        until(writer, split, f"map_{size:02}", count, seed,
-              lambda rng, size=size: ablation_maps.map_question(rng, size, sources.roots["maps"], found[size]))
+        until(writer, split, f"map_{size:02}", count, seed, lambda rng, size=size: ablation_maps.map_question(rng, size, found))
 
 
-MAKERS = {"scenes": scenes, "mosaics": mosaics, "documents": documents, "maps": maps}
+MAKERS = {"scenes": scenes, "new_objects": new_objects, "mosaics": mosaics, "documents": documents, "maps": maps}
 
 
-def caption_group(drawing, labels, chosen, objects):
+def caption_group(drawing, labels, chosen, shown):
     """"train", or the group of held-out captions a drawing belongs to: "new title", or "known title" for one drawing of
-    some titles that others share. Stamps that scenes show are never held out."""
-    if drawing.source == "stamps" and str(drawing.path) in objects:
-        return "train"
-    if draw_of("title", drawing.label) < NEW_TITLES:
+    some titles that others share. Of the titles of `shown`, stamps in scenes, none is new."""
+    if drawing.label not in shown and draw_of("title", drawing.label) < NEW_TITLES:
         return "new title"
     known = labels[drawing.label] > 1 and draw_of("known", drawing.label) < KNOWN_TITLES
-    return "known title" if known and chosen[drawing.label] is drawing else "train"
+    return "known title" if known and chosen.get(drawing.label) is drawing else "train"
+
+
+def drawn(drawings, seed):
+    """(drawing, its picture), without those that cannot be drawn and those that are the same as an earlier one."""
+    def attempt(drawing):
+        try:
+            return drawing.picture(seed)
+        except embedded_pictures.BuildError:
+            return None
+
+    seen, once = set(), []
+    for drawing in drawings:
+        content = hashlib.sha256(drawing.file.read_bytes()).digest()
+        if content not in seen:
+            seen.add(content)
+            once.append(drawing)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for first in range(0, len(once), 64):
+            some = once[first:first + 64]
+            for drawing, image in zip(some, pool.map(attempt, some)):
+                content = hashlib.sha256(image.tobytes()).digest() if image else None
+                if image and content not in seen:
+                    seen.add(content)
+                    yield drawing, image
 
 
 def captions(writer, share, sources, seed):
-    """Drawings that cannot be drawn and those that are the same as an earlier one are left out."""
-    objects = set(sources.manifest["objects"].values())
-    drawings = ablation_captions.all_drawings(sources.roots)
-    drawings = [drawing for drawing in drawings if draw_of("drawing", drawing.label) < share]
-    kept, seen = [], set()
-    for drawing in drawings:
-        content = hashlib.sha256(drawing.file.read_bytes()).digest()
-        if content in seen:
-            continue
-        seen.add(content)
-        try:
-            image = drawing.picture(seed)
-        except embedded_pictures.BuildError:
-            continue
-        drawn = hashlib.sha256(image.tobytes()).digest()
-        if drawn in seen:
-            continue
-        seen.add(drawn)
+    stamps = set(sources.files.values())
+    kept = []
+    for drawing, image in drawn([d for d in ablation_figures.all_drawings(sources.roots) if draw_of("drawing", d.label) < share], seed):
         name = f"captions/{len(kept):05}"
         kept.append((drawing, name))
         writer.picture(name, Picture(image, [], [(drawing.source, drawing.path)]))
     labels = collections.Counter(drawing.label for drawing, _ in kept)
+    in_scenes = [drawing for drawing, _ in kept if drawing.source == "stamps" and str(drawing.path) in stamps]
+    shown = {drawing.label for drawing in in_scenes}
     # The held-out one of a title: any but the stamps of the scenes.
-    chosen = {d.label: d for d, _ in kept if not (d.source == "stamps" and str(d.path) in objects)}
+    chosen = {d.label: d for d, _ in kept if d not in in_scenes}
     for drawing, name in kept:
-        group = caption_group(drawing, labels, chosen, objects)
+        group = caption_group(drawing, labels, chosen, shown)
         picture = Picture(None, [Turn("captions", group, CAPTION_QUESTION, drawing.caption)], caption=drawing.caption)
         if group == "train":
-            writer.train(name, picture, random.Random(0))
+            picture.turns += [Turn("captions", group, *pair) for pair in drawing.questions]
+            writer.train(name, picture, random.Random(f"{seed} {name}"))
             writer.caption("align", name, picture)
         else:
             writer.heldout(name, picture)
+
+
+def texts(writer, sources, seed):
+    """So many that they are TEXT_SHARE of stage 2's records."""
+    count = round(len(writer.records["train"]) * TEXT_SHARE / (1 - TEXT_SHARE))
+    found = ablation_texts.facts(sources.roots, sources.map_names("train"))
+    for i, text in enumerate(ablation_texts.drawn(random.Random(f"{seed} texts"), found, count)):
+        writer.text(f"texts/{i:05}", text)
 
 
 def contact_sheet(path, sources):
@@ -277,10 +265,12 @@ def contact_sheet(path, sources):
         rows[3].append(ablation_scenes.mosaic(rng, ablation_scenes.GRIDS[k], backgrounds, sources.cutouts))
         crop = None
         while crop is None:
-            crop = ablation_documents.document_crop(rng, ablation_documents.SIZES[k], opened)
+            crop = ablation_documents.document_crop(rng, ablation_documents.SIZES[k], opened, sources.manifest["words"])
         rows[1].append(crop)
-        size = ablation_maps.SIZES[k]
-        rows[2].append(ablation_maps.map_question(rng, size, sources.roots["maps"], found[size]))
+        part = None
+        while part is None:
+            part = ablation_maps.map_question(rng, ablation_maps.SIZES[k], found)
+        rows[2].append(part)
     side = ablation_scenes.SIDE
     sheet = Image.new("RGB", (4 * side, len(rows) * side))
     for y, row in enumerate(rows):
@@ -300,15 +290,22 @@ def digest(folder):
 
 def build(out, sources, seed, share=1.0):
     """Writes everything; `share` of the numbers above. Returns {file: records}."""
-    writer = Writer(out, sources.manifest["packages"])
+    writer = Writer(out, sources.manifest["packages"], sources.licences)
     for split, counts in COUNTS.items():
         for name, count in counts.items():
             MAKERS[name](writer, split, math.ceil(share * count), sources, seed)
     captions(writer, share, sources, seed)
+    texts(writer, sources, seed)
     for name, records in writer.records.items():
         random.Random(f"{seed} {name}").shuffle(records)
     writer.close()
     return writer.records
+
+
+def copyrights(packages, cache):
+    """{package of the manifest: the text of its debian/copyright}"""
+    said = {name: package.get("copyright_of", name) for name, package in packages.items()}
+    return {name: ablation_licences.debian_copyright(cache / of / "root", packages[of]["package"]) for name, of in said.items()}
 
 
 def main():
@@ -325,7 +322,8 @@ def main():
     manifest = yaml.safe_load((DATA / "ablation_manifest.yaml").read_text(encoding="utf-8"))
     roots = {name: Path(root) for name, root in embedded_pictures.fetch(manifest["packages"], args.cache).items()}
     with tempfile.TemporaryDirectory() as folder:
-        sources = Sources(manifest, roots, Path(folder))
+        texts_of = copyrights(manifest["packages"], args.cache)
+        sources = Sources(manifest, roots, Path(folder), texts_of)
         if args.sheet:
             contact_sheet(args.sheet, sources)
             return

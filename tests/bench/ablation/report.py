@@ -13,6 +13,7 @@ COLOURS = {"hr_on": "#1b6ca8", "hr_upsampled": "#c1440e", "hr_off": "#555555"}
 # task: (what its sizes are, name of its score, the score of an answer)
 TASKS = {
     "objects": ("longer side, px", "exact match", scoring.exact_match),
+    "new objects": ("longer side, px", "exact match", scoring.exact_match),  # that no scene for training shows
     "digits": ("height of a digit, px", "exact match", scoring.exact_match),
     "counts": ("diameter of a dot, px", "exact match", scoring.exact_match),
     "documents": ("height of a line, px", "word accuracy", scoring.word_accuracy),

@@ -67,17 +67,18 @@ note("end")
 
 
 def make_data(folder):
-    """Held-out questions whose id holds the answer, after a bar."""
+    """Held-out questions whose id holds the answer, after a bar; two ask about each picture of documents."""
     records = []
-    for task, sizes in (("objects", (14, 88)), ("digits", (8, 40)), ("documents", (12,)), ("captions", ("new title",))):
+    for task, sizes in (("objects", (14, 88)), ("new objects", (14,)), ("digits", (8, 40)), ("documents", (12,)), ("captions", ("new title",))):
         for size in sizes:
             for i in range(8):
-                answer = {"objects": "frog" if i % 4 else "owl", "digits": f"{100 + i}", "documents": f"word{i}",
+                answer = {"objects": "frog" if i % 4 else "owl", "new objects": "yak", "digits": f"{100 + i}", "documents": f"word{i}",
                           "captions": f"A picture of thing {i}."}[task]
                 name = f"{task}_{size}_{i}".replace(" ", "_")
                 (folder / "images").mkdir(parents=True, exist_ok=True)
-                (folder / f"images/{name}.webp").write_bytes(b"RIFF")
-                records.append({"id": f"{name}|{answer}", "image": f"{name}.webp", "task": task, "size": size, "conversations": [
+                picture = f"{task}_{size}_{i // 2}" if task == "documents" else name
+                (folder / f"images/{picture}.webp").write_bytes(b"RIFF")
+                records.append({"id": f"{name}|{answer}", "image": f"{picture}.webp", "task": task, "size": size, "conversations": [
                     {"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": answer}]})
     (folder / "heldout.json").write_text(json.dumps(records))
     return records
@@ -210,20 +211,23 @@ def test_report(tmp_path):
     place.run("run")
     out, _ = place.run("report")
     entries = {(e["task"], e["size"]): e for e in json.loads((place.out / "report/results.json").read_text())["entries"]}
-    assert set(entries) == {("objects", 14), ("objects", 88), ("objects", None), ("digits", 8), ("digits", 40), ("digits", None),
+    assert set(entries) == {("objects", 14), ("objects", 88), ("objects", None), ("new objects", 14), ("new objects", None), ("digits", 8), ("digits", 40), ("digits", None),
                             ("documents", 12), ("documents", None), ("captions", "new title"), ("captions", None)}
     # The program answers three of four with HR, one of two without.
-    for task in ("objects", "digits", "documents"):
+    for task in ("objects", "new objects", "digits", "documents"):
         assert entries[task, None]["arms"]["hr_on"]["mean"] == 0.75
         assert entries[task, None]["arms"]["hr_off"]["by_seed"] == [0.5] * 3
         assert entries[task, None]["differences"]["hr_on - hr_off"]["mean"] == 0.25
         assert entries[task, None]["differences"]["hr_upsampled - hr_off"]["mean"] == 0
+    records = {r["id"]: r for r in place.records}
+    documents = [[records[i]["image"] for i in cluster] for cluster in report.clusters([i for i in records if "documents" in i], records)]
+    assert sorted(documents) == [[f"documents_12_{i}.webp"] * 2 for i in range(4)]  # drawn together for the bootstrap
     assert entries["objects", None]["constant"] == 0.75 and entries["objects", None]["questions"] == 16
     assert "| objects | 14 | 8 | 75.0 | 75.0 ± 0.0 (" in out and (place.out / "report/ablation.md").read_text() in out
     svg = (place.out / "report/curves.svg").read_text()
-    assert svg.count("<polyline") == 3 * 4 and "captions" not in svg  # three tasks; three arms and the constant
+    assert svg.count("<polyline") == 4 * 4 and "captions" not in svg  # four tasks; three arms and the constant
     page = (place.out / "report/index.html").read_text()
-    assert page.count('<div class="card"><img') == 2 * 6 and page.count('<div class="pair">') == 2
+    assert page.count('<div class="card"><img') == 2 * 7 and page.count('<div class="pair">') == 2
 
 
 def test_an_answer_that_is_missing_is_named(tmp_path):
@@ -233,7 +237,7 @@ def test_an_answer_that_is_missing_is_named(tmp_path):
     result = json.loads(path.read_text())
     del result["answers"]["objects_14_0|owl"]
     path.write_text(json.dumps(result))
-    assert "hr_on.1.json: 1 of 48 questions have no answer, objects_14_0|owl for one" in place.run("report", code=1)[1]
+    assert "hr_on.1.json: 1 of 56 questions have no answer, objects_14_0|owl for one" in place.run("report", code=1)[1]
 
 
 def test_mining_maps_of_a_page_without_any():
