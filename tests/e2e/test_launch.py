@@ -341,7 +341,8 @@ def test_a_rank_that_is_lost_twice_is_left_out_and_one_ends_with_the_bits_of_two
                              times=2, **values)
     assert code == 0, errors
     assert all(f"pid {victim}) was killed by SIGKILL" in errors for victim in victims), errors
-    assert f"local rank 1 failed 2 times and is left out: 1 ranks on {socket.gethostname()} from here on" in errors
+    host = socket.gethostname()
+    assert f"local rank 1 of {host} failed 2 times and is left out: 1 ranks on {host} from here on" in errors
     starts = json.loads((run / "run.json").read_text())["starts"]
     assert [start["ranks"] for start in starts] == [2, 2, 1] and [start["restart"] for start in starts] == [0, 1, 2]
     assert 0 == starts[0]["from_step"] < starts[1]["from_step"] < starts[2]["from_step"] < 60, starts
