@@ -106,13 +106,16 @@ class Sources:
         return {name: ablation_maps.Map(self.roots["maps"], name) for name in self.map_names(split)}
 
 
+def scene_sizes(i):
+    """Of the i-th scene, by task: every size equally often, in every combination."""
+    return {task: values[i // 4**k % 4] for k, (task, values) in enumerate(ablation_scenes.SIZES.items())}
+
+
 def scenes(writer, split, count, sources, seed):
     backgrounds = sources.backgrounds(split)
     for i in range(count):
         rng = random.Random(f"{seed} {split} scene {i}")
-        # Every size equally often, in every combination.
-        sizes = {task: values[i // 4**k % 4] for k, (task, values) in enumerate(ablation_scenes.SIZES.items())}
-        picture = with_files(ablation_scenes.scene(rng, sizes, backgrounds, sources.cutouts), sources)
+        picture = with_files(ablation_scenes.scene(rng, scene_sizes(i), backgrounds, sources.cutouts), sources)
         add(writer, split, f"{split}/scene_{i:05}", picture, rng)
 
 
@@ -121,8 +124,7 @@ def new_objects(writer, split, count, sources, seed):
     backgrounds = sources.backgrounds(split)
     for i in range(count):
         rng = random.Random(f"{seed} {split} new object {i}")
-        sizes = {task: values[i // 4**k % 4] for k, (task, values) in enumerate(ablation_scenes.SIZES.items())}
-        picture = with_files(ablation_scenes.scene(rng, sizes, backgrounds, sources.new_cutouts), sources)
+        picture = with_files(ablation_scenes.scene(rng, scene_sizes(i), backgrounds, sources.new_cutouts), sources)
         picture.turns = [turn for turn in picture.turns if turn.task == "objects"]
         picture.turns[0].task = "new objects"
         add(writer, split, f"{split}/new_{i:05}", picture, rng)
