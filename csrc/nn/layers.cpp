@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/rng.h"
+#include "ops/depthwise.h"
 #include "ops/packed_weight.h"
 
 namespace mgm {
@@ -103,10 +104,13 @@ Conv2d::Conv2d(const std::string& prefix, const std::string& group, Shape shape,
 }
 
 at::Tensor Conv2d::operator()(const at::Tensor& x_NHWC) const {
+  const at::Tensor bias = bias_ ? bias_->value : at::Tensor();
+  if (shape_.stride == 1 && shape_.padding == 3 && ops::has_depthwise(x_NHWC, weight_.value)) {
+    return ops::depthwise(x_NHWC, weight_.value, bias);
+  }
   // The NCHW view of an NHWC tensor is channels_last, which cuDNN and oneDNN take as it is.
   const at::Tensor y =
-      at::conv2d(x_NHWC.permute({0, 3, 1, 2}), weight_.value, bias_ ? bias_->value : at::Tensor(),
-                 shape_.stride, shape_.padding,
+      at::conv2d(x_NHWC.permute({0, 3, 1, 2}), weight_.value, bias, shape_.stride, shape_.padding,
                  /*dilation=*/1, shape_.groups);
   return y.permute({0, 2, 3, 1}).contiguous();
 }

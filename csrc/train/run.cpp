@@ -79,8 +79,8 @@ void log_start(const RunConfig& config, const ModelParts& parts, const DataParts
   if (config.train.deterministic) {
     log::info(
         device.device.is_cuda()
-            ? "deterministic: bit-equal from run to run; cuDNN's algorithm search and atomic adds "
-              "are off (its cost: docs/training.md)"
+            ? "deterministic: bit-equal from run to run; deterministic cuDNN and cuBLAS, no atomic "
+              "adds (its cost: docs/training.md)"
             : "deterministic: bit-equal from run to run; on the CPU this is always so and costs "
               "nothing");
   }

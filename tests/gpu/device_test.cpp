@@ -17,7 +17,6 @@ TEST_F(DeviceGpu, PeakMemoryCountsFromTheSetup) {
   EXPECT_GE(peak_memory_bytes(setup.device), kBytes);
   setup_device(config);
   EXPECT_LT(peak_memory_bytes(setup.device), kBytes);
-  at::globalContext().setBenchmarkCuDNN(false);  // as other tests expect it
 }
 
 }  // namespace
