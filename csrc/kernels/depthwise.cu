@@ -96,8 +96,6 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>)
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) sums[v][c] = bias;
   }
-  // Row r of the input is under tap row r - v of output row v. Not unrolled: ten copies would not
-  // fit the instruction cache.
   const auto load_row = [&](Pair<T>* out, int r) {
     const int row = y0 + r - kPad;
     const bool has_row = r < kRows + kSide - 1 && row >= 0 && row < height;
@@ -106,6 +104,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>)
   };
   Pair<T> ahead[kWindow];
   load_row(ahead, 0);
+  // Row r of the input is under tap row r - v of output row v. Not unrolled: ten copies would not
+  // fit the instruction cache.
 #pragma unroll 1
   for (int r = 0; r < kRows + kSide - 1; ++r) {
     float2 in[kWindow];

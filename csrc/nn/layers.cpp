@@ -104,7 +104,7 @@ Conv2d::Conv2d(const std::string& prefix, const std::string& group, Shape shape,
 }
 
 at::Tensor Conv2d::operator()(const at::Tensor& x_NHWC) const {
-  const at::Tensor bias = bias_ ? bias_->value : at::Tensor();
+  const auto bias = bias_ ? std::optional(bias_->value) : std::nullopt;
   if (shape_.stride == 1 && shape_.padding == 3 && ops::has_depthwise(x_NHWC, weight_.value)) {
     return ops::depthwise(x_NHWC, weight_.value, bias);
   }

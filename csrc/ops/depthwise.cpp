@@ -23,17 +23,18 @@ kernels::MapShape shape_of(const at::Tensor& x) {
 
 template <class T>
 const T* data(const at::Tensor& x) {
-  return x.defined() ? static_cast<const T*>(x.const_data_ptr()) : nullptr;
+  return static_cast<const T*>(x.const_data_ptr());
 }
 
 template <class T>
-at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                    bool flipped) {
+at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight,
+                    const std::optional<at::Tensor>& bias, bool flipped) {
   at::Tensor y = at::empty(x.sizes(), x.options());
   const DeviceStream device(x);
-  kernels::depthwise_cuda<T>({shape_of(x), data<T>(x), data<T>(weight), data<T>(bias),
-                              static_cast<T*>(y.mutable_data_ptr()), flipped},
-                             device.stream());
+  kernels::depthwise_cuda<T>(
+      {shape_of(x), data<T>(x), data<T>(weight), bias ? data<T>(*bias) : nullptr,
+       static_cast<T*>(y.mutable_data_ptr()), flipped},
+      device.stream());
   return y;
 }
 
@@ -53,10 +54,8 @@ at::Tensor weight_gradient(const at::Tensor& d_y, const at::Tensor& x, const at:
 
 struct DepthwiseFunction : torch::autograd::Function<DepthwiseFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_any,
-                            const at::Tensor& weight_any,
-                            const std::optional<at::Tensor>& maybe_bias) {
-    const at::Tensor bias = maybe_bias.value_or(at::Tensor());
-    ctx->saved_data["has_bias"] = bias.defined();
+                            const at::Tensor& weight_any, const std::optional<at::Tensor>& bias) {
+    ctx->saved_data["has_bias"] = bias.has_value();
     const at::Tensor x = x_any.contiguous(), weight = weight_any.contiguous();
     ctx->save_for_backward({x, weight});
     return x.scalar_type() == at::kFloat ? convolve<float>(x, weight, bias, false)
@@ -75,8 +74,9 @@ struct DepthwiseFunction : torch::autograd::Function<DepthwiseFunction> {
       d_weight =
           wide ? weight_gradient<float>(d_y, x, weight) : weight_gradient<Bf16>(d_y, x, weight);
     }
-    if (ctx->saved_data["has_bias"].toBool() && ctx->needs_input_grad(2))
+    if (ctx->saved_data["has_bias"].toBool() && ctx->needs_input_grad(2)) {
       d_bias = d_y.sum({0, 1, 2});
+    }
     return {d_x, d_weight, d_bias};
   }
 };
@@ -93,19 +93,20 @@ bool has_depthwise(const at::Tensor& x, const at::Tensor& weight) {
          is_map(x, weight) && x.size(3) % kernels::kDepthwiseMultiple == 0;
 }
 
-at::Tensor depthwise(const at::Tensor& x_NHWC, const at::Tensor& weight, const at::Tensor& bias) {
+at::Tensor depthwise(const at::Tensor& x_NHWC, const at::Tensor& weight,
+                     const std::optional<at::Tensor>& bias) {
   MGM_CHECK(has_depthwise(x_NHWC, weight) && weight.scalar_type() == x_NHWC.scalar_type(),
             "depthwise convolution of ", x_NHWC.scalar_type(), ' ', x_NHWC.sizes(), " with ",
             weight.scalar_type(), ' ', weight.sizes());
-  return DepthwiseFunction::apply(x_NHWC, weight,
-                                  bias.defined() ? std::optional(bias) : std::nullopt);
+  return DepthwiseFunction::apply(x_NHWC, weight, bias);
 }
 
 #else
 
 bool has_depthwise(const at::Tensor&, const at::Tensor&) { return false; }
 
-at::Tensor depthwise(const at::Tensor& x_NHWC, const at::Tensor&, const at::Tensor&) {
+at::Tensor depthwise(const at::Tensor& x_NHWC, const at::Tensor&,
+                     const std::optional<at::Tensor>&) {
   throw InternalError("depthwise convolution of ", x_NHWC.sizes(), " in a build without CUDA");
 }
 

@@ -10,6 +10,7 @@
 #include <array>
 #include <chrono>
 #include <iostream>
+#include <optional>
 #include <string>
 
 #include "base/strings.h"
@@ -30,12 +31,14 @@ double milliseconds(int calls, const Call& call) {
   return took.count() / calls;
 }
 
-at::Tensor conv2d(const at::Tensor& x_NHWC, const at::Tensor& w, const at::Tensor& b) {
+using Bias = std::optional<at::Tensor>;
+
+at::Tensor conv2d(const at::Tensor& x_NHWC, const at::Tensor& w, const Bias& b) {
   return at::conv2d(x_NHWC.permute({0, 3, 1, 2}), w, b, 1, 3, 1, x_NHWC.size(3))
       .permute({0, 2, 3, 1});
 }
 
-using Convolution = at::Tensor (*)(const at::Tensor&, const at::Tensor&, const at::Tensor&);
+using Convolution = at::Tensor (*)(const at::Tensor&, const at::Tensor&, const Bias&);
 
 struct Times {
   double first;  // y, d_x and d_weight together
