@@ -19,8 +19,8 @@ namespace {
 
 // MKL's vector functions learn the CPU's kind on their first call and keep it in one variable,
 // written twice: raw, then as an index of its tables. A second thread that reads between the two
-// takes the least exact table: cosines 1.5e-4 off, in a run in 200. So the first call is made here,
-// by one thread alone.
+// takes the least exact table: cosines 1.5e-4 off, in one run of some 400. So the first call is
+// made here, by one thread alone.
 void settle_vector_functions() { at::zeros({1}).cos(); }
 
 bool gpus_are_masked() { return std::getenv("CUDA_VISIBLE_DEVICES") != nullptr; }
