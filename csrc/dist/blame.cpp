@@ -85,7 +85,7 @@ void find_differences(const std::vector<FlightRecord>& records, Findings& out) {
 void find_laggards(const WaitGraph& graph, Findings& out) {
   for (const Culprit& culprit : graph.culprits()) {
     const FlightRecord& r = *culprit.last->record;
-    if (r.silent_s > 0 || (!r.cause.empty() && r.kind == CauseKind::kOwn)) continue;  // told
+    if (r.silent_s > 0) continue;  // told
     const CollectiveRecord* last = culprit.last->collective;
     out.push_back(cat(rank_and_host(r), " has not entered ", named_collective(*culprit.missing),
                       ", which ", listed_ranks(culprit.waiting),
@@ -163,16 +163,16 @@ void find_stuck(const std::string& group, const GroupProgress& progress, Finding
 std::vector<std::string> blame(const std::vector<FlightRecord>& records) {
   Findings out;
   find_causes(records, CauseKind::kOwn, out);
-  const size_t own = out.size();
   find_causes(records, CauseKind::kFound, out);
-  // When a rank that stood still goes on after the others have ended, its record is of later than
-  // theirs, and no longer shows who waited for whom.
-  const bool found = out.size() > own;
+  // Who failed by itself has ended the job at once, and who was behind then was only slower, or was
+  // not sent what it waited for. And when a rank that stood still goes on after the others have
+  // ended, its record is of later than theirs, and no longer shows who waited for whom.
+  const bool told = !out.empty();
   find_silent(records, out);
   find_absent(records, out);
   find_differences(records, out);
   const WaitGraph graph(records);
-  if (!found) find_laggards(graph, out);
+  if (!told) find_laggards(graph, out);
   if (out.empty()) find_causes(records, CauseKind::kEcho, out);
   if (out.empty()) {
     for (const auto& [group, progress] : graph.groups()) find_stuck(group, progress, out);

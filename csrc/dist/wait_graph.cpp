@@ -31,12 +31,11 @@ void WaitGraph::place_ranks(const std::vector<FlightRecord>& records) {
     }
   }
   for (const FlightRecord& r : records) {
-    const bool may_wait = r.silent_s == 0 && (r.cause.empty() || r.kind != CauseKind::kOwn);
     for (const CollectiveRecord& c : r.collectives) {
       LastEntered& last = groups_[c.group][r.rank];
       if (last.collective && last.sequence() >= c.sequence) continue;
       // A device's collective has been left by the host alone.
-      last = {&r, &c, may_wait && (c.left_s == 0 || c.on_device)};
+      last = {&r, &c, r.silent_s == 0 && (c.left_s == 0 || c.on_device)};
     }
   }
 }

@@ -32,8 +32,8 @@ struct Culprit {
 
 class WaitGraph {
  public:
-  // `records`, one per rank, must outlive it. Ranks of the world without one wait for nobody; nor
-  // do those that have failed by themselves or are silent.
+  // `records`, one per rank, must outlive it. Ranks of the world without one wait for nobody, nor
+  // do silent ones.
   explicit WaitGraph(const std::vector<FlightRecord>& records);
 
   const std::map<std::string, GroupProgress>& groups() const { return groups_; }

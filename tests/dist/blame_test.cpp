@@ -245,6 +245,22 @@ TEST(Blame, AFailureOfARanksOwnIsToldOnceAndAnEchoOfItNever) {
             (Findings{"rank 2 on h2 failed at step 7, phase step: Connection closed by peer"}));
 }
 
+// It stood still in the middle of sending, and goes on when the others have ended: rank 1 has all
+// of number 5, rank 2 has not.
+TEST(Blame, WhoWaitedForAFailureOfARanksOwnIsNotNamed) {
+  const DistConfig zero2 = config_of_mode(DistMode::kZero2);
+  std::vector<FlightRecord> records = {did(record_of(0, 3, zero2), {{"reduce.0", 5, true}}),
+                                       did(record_of(1, 3, zero2), {{"reduce.0", 6, false}}),
+                                       did(record_of(2, 3, zero2), {{"reduce.0", 5, false}})};
+  records[0].cause = "rank 0 on h0 has stood still for 7 s";
+  for (const int rank : {1, 2}) {
+    records[rank].cause = "the store of the ranks has not answered for 6 s";
+    records[rank].kind = CauseKind::kEcho;
+  }
+  EXPECT_EQ(blame(records), (Findings{"rank 0 on h0 failed at step 7, phase step: rank 0 on h0 has "
+                                      "stood still for 7 s"}));
+}
+
 // It went on when the others had ended: its record is of later than theirs.
 TEST(Blame, WhatWasFoundWhileAllStoodStillCounts) {
   std::vector<FlightRecord> records = middle_stopped();
