@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "assemble/hf_config.h"
 #include "assemble/json_fields.h"
@@ -47,11 +48,10 @@ void refuse_variants(const JsonFields& f) {
         "alora_invocation_tokens", "target_parameters", "trainable_token_indices"}) {
     refuse(f.has(key) && !f.get<Json>(key).empty(), key);
   }
-  // These begin by taking the product of A and B out of the base, or by rounding it.
+  // Others begin by taking the product of A and B out of the base, or by rounding it.
   if (f.has("init_lora_weights") && f.get<Json>("init_lora_weights").is_string()) {
     const auto init = f.get<std::string>("init_lora_weights");
-    for (const char* of_the_base : {"pissa", "olora", "corda", "loftq"}) {
-      if (!init.starts_with(of_the_base)) continue;
+    if (init != "gaussian" && init != "eva" && init != "orthogonal") {
       throw CheckpointError(f.source(), ": init_lora_weights '", init, "' belongs to a base that ",
                             "it changed; convert it to plain LoRA with PEFT first");
     }
@@ -60,12 +60,80 @@ void refuse_variants(const JsonFields& f) {
   if (bias != "none") throw CheckpointError(f.source(), ": bias '", bias, "' is not none");
 }
 
+// What peft 0.18 writes and plain LoRA may have, whatever it says.
+const std::set<std::string> kKnown = {"alora_invocation_tokens",
+                                      "alpha_pattern",
+                                      "arrow_config",
+                                      "auto_mapping",
+                                      "base_model_name_or_path",
+                                      "bias",
+                                      "corda_config",
+                                      "ensure_weight_tying",
+                                      "eva_config",
+                                      "exclude_modules",
+                                      "fan_in_fan_out",
+                                      "inference_mode",
+                                      "init_lora_weights",
+                                      "layer_replication",
+                                      "layers_pattern",
+                                      "layers_to_transform",
+                                      "loftq_config",
+                                      "lora_alpha",
+                                      "lora_bias",
+                                      "lora_dropout",
+                                      "megatron_config",
+                                      "megatron_core",
+                                      "modules_to_save",
+                                      "peft_type",
+                                      "peft_version",
+                                      "qalora_group_size",
+                                      "r",
+                                      "rank_pattern",
+                                      "revision",
+                                      "runtime_config",
+                                      "target_modules",
+                                      "target_parameters",
+                                      "task_type",
+                                      "trainable_token_indices",
+                                      "use_dora",
+                                      "use_qalora",
+                                      "use_rslora"};
+
+// A key of another version that is set may be another kind of adapter.
+void refuse_unknown(const Json& config, const std::string& source) {
+  for (const auto& [key, value] : config.items()) {
+    const bool unset = value.is_null() || value == false || value == "" ||
+                       ((value.is_array() || value.is_object()) && value.empty());
+    if (unset || kKnown.count(key) > 0) continue;
+    throw CheckpointError(source, ": ", key, " is ", value.dump(), ", which is not known here; ",
+                          "only plain LoRA on linears is read. If it changes nothing, remove it");
+  }
+}
+
+// A module that the config says is in the files.
+void check_saved_modules(const JsonFields& f, const fs::path& dir) {
+  if (!f.has("modules_to_save")) return;
+  const OverlaySource source(open_adapter_layers(dir));
+  for (const Json& module : f.get<Json>("modules_to_save")) {
+    const std::string part = cat(".", module.is_string() ? module.get<std::string>() : "", ".");
+    const auto& names = source.names();
+    const bool saved = std::any_of(names.begin(), names.end(), [&](const std::string& name) {
+      return cat(".", name).find(part) != std::string::npos && !is_adapter_weight(name);
+    });
+    if (saved) continue;
+    throw CheckpointError(f.source(), ": modules_to_save has ", module.dump(), ", but no file of ",
+                          "the adapter holds a weight of it");
+  }
+}
+
 JsonFields open_config(const fs::path& dir) {
   const fs::path file = dir / kAdapterConfig;
   if (!fs::exists(file)) {
     throw CheckpointError(file.string(), ": no such file: a directory of a LoRA adapter has one");
   }
-  return {read_config_json(file), file.string()};
+  const Json json = read_config_json(file);
+  refuse_unknown(json, file.string());
+  return {json, file.string()};
 }
 
 // 16, not 16.0: as PEFT writes it.
@@ -79,6 +147,7 @@ OrderedJson number(double value) {
 AdapterConfig read_adapter_config(const fs::path& dir) {
   const JsonFields f = open_config(dir);
   refuse_variants(f);
+  check_saved_modules(f, dir);
   AdapterConfig out;
   out.kind = AdapterKind::kLora;
   out.rank = f.get<int64_t>("r");
@@ -128,7 +197,8 @@ OrderedJson to_peft_config(const AdapterConfig& adapter, const std::vector<Linea
 }
 
 void write_adapter(const fs::path& dir, const ModelContent& content,
-                   const std::vector<Linear*>& linears, const std::set<std::string>& trained,
+                   const std::vector<Linear*>& linears,
+                   const std::function<bool(const std::string& name)>& is_of_base,
                    const std::string& base, at::ScalarType dtype,
                    const HfDirectoryOptions& options) {
   HfDirectory out;
@@ -138,7 +208,7 @@ void write_adapter(const fs::path& dir, const ModelContent& content,
   for (Param* param : content.params) {
     const std::string& name = param->spec.name;
     const bool adapter = is_adapter_weight(name);
-    if (!adapter && !is_projector_or_mining(name) && trained.count(name) == 0) continue;
+    if (!adapter && !is_projector_or_mining(name) && is_of_base(name)) continue;
     const std::string written = adapter ? peft_name(name) : name;
     by_name[written] = param;
     (adapter ? adapters : others).push_back({written, dtype, param->spec.shape});

@@ -3,7 +3,7 @@
 // a whole model together with the base they were trained on; PEFT and transformers ignore both.
 #pragma once
 
-#include <set>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -23,10 +23,11 @@ fs::path adapter_base(const fs::path& dir);
 OrderedJson to_peft_config(const AdapterConfig& adapter, const std::vector<Linear*>& linears,
                            const std::string& base);
 
-// Writes `dir`, whole or not at all: adapters, and of the other parameters those that `trained`
-// names and the bridge (projector, mining), which a plain language model lacks.
+// Writes `dir`, whole or not at all: adapters, the bridge (projector, mining), which a plain
+// language model lacks, and every other parameter that is not as the base has it.
 void write_adapter(const fs::path& dir, const ModelContent& content,
-                   const std::vector<Linear*>& linears, const std::set<std::string>& trained,
+                   const std::vector<Linear*>& linears,
+                   const std::function<bool(const std::string& name)>& is_of_base,
                    const std::string& base, at::ScalarType dtype,
                    const HfDirectoryOptions& options);
 

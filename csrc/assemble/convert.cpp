@@ -199,6 +199,13 @@ std::vector<Part> open_parts(const fs::path& from, ConvertReport& report) {
   return {{"", source}};
 }
 
+void fold_adapter(const fs::path& adapter, Part& part, ConvertReport& report) {
+  const auto merge = std::make_shared<AdapterMerge>(part.source, adapter);
+  report.folded = merge->folded().size();
+  report.replaced = merge->replaced().size();
+  part.source = merge;
+}
+
 // What reads a tensor for writing, and in which type: filled part by part.
 class Conversion {
  public:
@@ -221,21 +228,14 @@ class Conversion {
     return out;
   }
 
-  void fold(const SourcePtr& source) {
-    merge_.emplace(source, request_.adapter);
-    report_.folded = merge_->folded().size();
-    report_.replaced = merge_->replaced().size();
-  }
-
   at::Tensor get(const std::string& name) const {
     const auto& [source, spec] = tensors_.at(name);
-    return as_type(merge_ ? merge_->read(name) : source->read(name), spec, source->info(name).file);
+    return as_type(source->read(name), spec, source->info(name).file);
   }
 
  private:
   const ConvertRequest& request_;
   ConvertReport& report_;
-  std::optional<AdapterMerge> merge_;
   std::map<std::string, std::pair<SourcePtr, TensorSpec>> tensors_;
 };
 
@@ -269,11 +269,11 @@ ConvertReport convert_weights(const ConvertRequest& request) {
   ConvertReport report;
   HfDirectory out;
   Conversion conversion(request, report);
-  const std::vector<Part> parts = open_parts(request.from, report);
+  std::vector<Part> parts = open_parts(request.from, report);
+  if (!request.adapter.empty()) fold_adapter(request.adapter, parts.front(), report);
   for (const Part& part : parts) {
     (part.file.empty() ? out.tensors : out.tensor_files[part.file]) = conversion.add(part);
   }
-  if (!request.adapter.empty()) conversion.fold(parts.front().source);
   out.get = [&](const std::string& name) { return conversion.get(name); };
   const fs::path dir = fs::is_directory(request.from) ? request.from : request.from.parent_path();
   // A file alone is converted alone: what else lies in its folder need not be its model's.

@@ -75,6 +75,7 @@ void check_same_adapter(const AdapterConfig& config) {
 
 struct Sources {
   std::vector<OverlayLayer> layers;
+  size_t base_layers = 0;           // the first ones: without projector and adapter
   std::vector<std::string> unused;  // "file: name" of what is in none of them
 };
 
@@ -120,6 +121,7 @@ Sources open_sources(const RunConfig& config) {
       }
     }
   }
+  out.base_layers = layers.size();
   if (!m.projector.path.empty()) {
     if (!fs::exists(m.projector.path)) {
       throw CheckpointError("model.projector.path: ", m.projector.path,
@@ -132,7 +134,7 @@ Sources open_sources(const RunConfig& config) {
   }
   if (!m.adapter.path.empty()) {
     check_same_adapter(m.adapter);
-    for (OverlayLayer& layer : open_adapter_layers(m.adapter.path)) {
+    for (OverlayLayer& layer : open_adapter_layers(m.adapter.path, m.llm.tie_embeddings)) {
       layers.push_back(std::move(layer));
     }
   }
@@ -160,7 +162,12 @@ bool is_drawn_tower(const ModelConfig& model, const std::string& name) {
 InitialWeights::InitialWeights(const RunConfig& config)
     : seed_(static_cast<uint64_t>(config.train.seed)) {
   const Sources sources = open_sources(config);
+  base_layers_ = sources.base_layers;
   if (!sources.layers.empty()) source_.emplace(sources.layers);
+}
+
+bool InitialWeights::is_of_base(const std::string& name) const {
+  return source_ && source_->contains(name) && source_->layer(name) < base_layers_;
 }
 
 void InitialWeights::read(Param& param, const WeightSink& sink) const {

@@ -38,9 +38,13 @@ class InitialWeights {
   explicit InitialWeights(const RunConfig& config);
   // Pieces begin at multiples of 2^20 elements. What is read is a view of the mapped file.
   void read(Param& param, const WeightSink& sink) const;
+  // Whether the value is one of model.path, or of model.llm.path and its towers: neither drawn nor
+  // of model.projector.path or model.adapter.path.
+  bool is_of_base(const std::string& name) const;
 
  private:
   std::optional<OverlaySource> source_;
+  size_t base_layers_;
   uint64_t seed_;
 };
 

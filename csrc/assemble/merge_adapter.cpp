@@ -7,6 +7,7 @@
 #include "assemble/adapter_dir.h"
 #include "base/error.h"
 #include "checkpoint/adapter_file.h"
+#include "checkpoint/weight_loader.h"
 #include "model/adapters.h"
 
 namespace mgm {
@@ -25,7 +26,8 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 }  // namespace
 
 AdapterMerge::AdapterMerge(SourcePtr base, const fs::path& adapter)
-    : base_(std::move(base)), adapter_(open_adapter_layers(adapter)) {
+    : base_(std::move(base)),
+      adapter_(open_adapter_layers(adapter, /*tied_embeddings=*/!base_->contains(kHeadWeight))) {
   const AdapterConfig config = read_adapter_config(adapter);
   scale_ = adapter_scale(config);
   std::vector<std::string> problems;

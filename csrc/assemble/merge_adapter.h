@@ -8,7 +8,8 @@
 
 namespace mgm {
 
-class AdapterMerge {
+// The tensors of the base, by its names.
+class AdapterMerge : public TensorSource {
  public:
   // Throws CheckpointError for another adapter than plain LoRA (assemble/adapter_dir.h) and, with a
   // list, where its tensors do not fit those of `base`.
@@ -19,9 +20,13 @@ class AdapterMerge {
   const std::set<std::string>& folded() const { return folded_; }
   const std::set<std::string>& replaced() const { return replaced_; }
 
-  // W + scale B A in fp32 (the sum not rounded further), another tensor in its own type. READ ONLY
-  // as what TensorSource::read returns.
-  at::Tensor read(const std::string& name) const;
+  std::string description() const override { return base_->description(); }
+  const std::vector<std::string>& names() const override { return base_->names(); }
+  bool contains(const std::string& name) const override { return base_->contains(name); }
+  const TensorInfo& info(const std::string& name) const override { return base_->info(name); }
+  std::vector<std::string> not_tensors() const override { return base_->not_tensors(); }
+  // W + scale B A in fp32 (the sum not rounded further), a replaced one in the adapter's own type.
+  at::Tensor read(const std::string& name) const override;
 
  private:
   void check(const std::string& linear, int64_t rank, std::vector<std::string>& problems) const;

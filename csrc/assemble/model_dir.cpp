@@ -24,10 +24,11 @@ namespace {
 // The weights of `base`, towers beside it included, and what an adapter's directory lays on top.
 SourcePtr open_weights(const fs::path& base, const fs::path& dir, const fs::path& adapter,
                        const ModelDescription& description) {
-  std::vector<OverlayLayer> layers = open_published(base, dir, description.model);
+  std::vector<OverlayLayer> top;
   if (!adapter.empty()) {
-    for (OverlayLayer& layer : open_adapter_layers(adapter)) layers.push_back(std::move(layer));
+    top = open_adapter_layers(adapter, description.model.llm.tie_embeddings);
   }
+  const std::vector<OverlayLayer> layers = open_published(base, dir, description.model, top);
   return layers.size() == 1 ? layers.front().source : std::make_shared<OverlaySource>(layers);
 }
 

@@ -25,22 +25,31 @@ bool any_name(const TensorSource& source, const std::string& prefix) {
                      [&](const std::string& name) { return name.starts_with(prefix); });
 }
 
-TowerDirs towers_beside(const TensorSource& shards, const fs::path& dir, const ModelConfig& named) {
+TowerDirs towers_beside(const TensorSource& shards, const fs::path& dir, const ModelConfig& named,
+                        const std::vector<OverlayLayer>& top) {
+  const auto lies_beside = [&](const std::string& path, const std::string& prefix) {
+    const bool on_top = path.empty() && std::any_of(top.begin(), top.end(), [&](const auto& layer) {
+                          return any_name(*layer.source, prefix);
+                        });
+    return !on_top && !any_name(shards, prefix);
+  };
   TowerDirs out;
-  if (!any_name(shards, "model.vision_tower.")) {
+  if (lies_beside(named.vision_tower.path, "model.vision_tower.")) {
     out.vision_tower =
         find_dir(named.vision_tower.path, dir, "vision tower", "model.vision_tower.path");
   }
-  if (named.hr_encoder != HrEncoder::kNone && !any_name(shards, "model.vision_tower_aux.")) {
+  if (named.hr_encoder != HrEncoder::kNone &&
+      lies_beside(named.convnext.path, "model.vision_tower_aux.")) {
     out.convnext = find_dir(named.convnext.path, dir, "HR vision tower", "model.convnext.path");
   }
   return out;
 }
 
 std::vector<OverlayLayer> open_published(const fs::path& base, const fs::path& dir,
-                                         const ModelConfig& named) {
+                                         const ModelConfig& named,
+                                         const std::vector<OverlayLayer>& top) {
   const SourcePtr shards = open_model_dir(base);
-  const TowerDirs towers = towers_beside(*shards, dir, named);
+  const TowerDirs towers = towers_beside(*shards, dir, named, top);
   std::vector<OverlayLayer> layers;
   if (!towers.vision_tower.empty()) {
     layers.push_back({open_model_dir(towers.vision_tower), map_clip_name});
@@ -49,6 +58,7 @@ std::vector<OverlayLayer> open_published(const fs::path& base, const fs::path& d
     layers.push_back({open_model_dir(towers.convnext), map_openclip_name});
   }
   layers.push_back({shards, {}});
+  layers.insert(layers.end(), top.begin(), top.end());
   return layers;
 }
 

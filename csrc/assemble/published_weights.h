@@ -20,12 +20,15 @@ struct TowerDirs {
 };
 
 // The towers that `shards`, those of the model directory `dir`, lack. `named` says where they are:
-// a path is relative to the current folder, else to `dir`. Throws CheckpointError if it is neither.
-TowerDirs towers_beside(const TensorSource& shards, const fs::path& dir, const ModelConfig& named);
+// a path is relative to the current folder, else to `dir`. Throws CheckpointError if it is neither;
+// of a tower without a path `top` may hold the weights, as the directory of an adapter does.
+TowerDirs towers_beside(const TensorSource& shards, const fs::path& dir, const ModelConfig& named,
+                        const std::vector<OverlayLayer>& top = {});
 
-// The shards of `base` over the towers they lack.
+// The shards of `base` over the towers they lack, and `top` over both.
 std::vector<OverlayLayer> open_published(const fs::path& base, const fs::path& dir,
-                                         const ModelConfig& named);
+                                         const ModelConfig& named,
+                                         const std::vector<OverlayLayer>& top = {});
 
 // `model` with the towers that model.path's config.json names, where its own paths are empty.
 ModelConfig with_published_towers(const ModelConfig& model);

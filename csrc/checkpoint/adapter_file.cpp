@@ -3,6 +3,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "checkpoint/weight_loader.h"
 
 namespace mgm {
 namespace {
@@ -50,6 +51,29 @@ std::vector<OverlayLayer> open_adapter_layers(const fs::path& dir) {
   std::vector<OverlayLayer> layers = {{open_tensor_file(adapter_file(dir)), our_name}};
   const fs::path others = find_file(dir, {kOthersFile, "non_lora_trainables.bin"});
   if (!others.empty()) layers.push_back({open_tensor_file(others), our_name});
+  return layers;
+}
+
+std::vector<OverlayLayer> open_adapter_layers(const fs::path& dir, bool tied_embeddings) {
+  std::vector<OverlayLayer> layers = open_adapter_layers(dir);
+  if (!tied_embeddings) return layers;
+  OverlayLayer& adapter = layers.front();
+  const OverlaySource named({adapter});
+  if (!named.contains(kEmbeddingWeight)) return layers;
+  if (!named.contains(kHeadWeight) || !equal_tensors(named, kHeadWeight, kEmbeddingWeight)) {
+    throw CheckpointError(
+        named.info(kEmbeddingWeight).file, ": holds an embedding (modules_to_save) ",
+        named.contains(kHeadWeight) ? "and another head"
+                                    : "without the head, which PEFT then leaves as the base has it",
+        "; the model ties the two. Train it with PEFT's ensure_weight_tying, or give the model a "
+        "head of its own: tie_word_embeddings false in its config.json, and lm_head.weight beside ",
+        kEmbeddingWeight, " in its weights");
+  }
+  adapter.map = [](const std::string& name) {
+    std::optional<std::string> ours = our_name(name);
+    if (ours == kHeadWeight) ours.reset();
+    return ours;
+  };
   return layers;
 }
 

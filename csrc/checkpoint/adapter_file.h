@@ -28,6 +28,9 @@ bool is_adapter_dir(const fs::path& dir);
 // one, under our names; what covers a base model's weights keeps its name. Layers for an overlay
 // whose first layers are the base. Throws CheckpointError.
 std::vector<OverlayLayer> open_adapter_layers(const fs::path& dir);
+// The same for a model whose head may be tied to its embedding. PEFT's file replaces only the one
+// it names: an embedding there without an equal head beside it would untie them, a CheckpointError.
+std::vector<OverlayLayer> open_adapter_layers(const fs::path& dir, bool tied_embeddings);
 
 // The linears that the adapters of `dir` belong to, sorted.
 std::vector<std::string> adapted_linears(const fs::path& dir);

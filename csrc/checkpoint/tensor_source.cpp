@@ -7,6 +7,8 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/log.h"
+#include "checkpoint/adapter_file.h"
 #include "checkpoint/gguf_source.h"
 #include "formats/dtype.h"
 #include "formats/gguf.h"
@@ -147,6 +149,24 @@ void check_index(const ShardIndex& index, const std::map<std::string, SourcePtr>
   }
 }
 
+// transformers would put it on the model; here an adapter is named.
+void refuse_adapter_beside(const fs::path& dir) {
+  for (const char* file : {kAdapterFile, "adapter_model.bin"}) {
+    if (!fs::exists(dir / kAdapterConfig) || !fs::exists(dir / file)) continue;
+    throw CheckpointError(dir.string(), ": holds a model and an adapter (", kAdapterConfig, ", ",
+                          file, "); move the adapter to a folder of its own and name it with ",
+                          "--adapter or model.adapter.path, or remove it");
+  }
+}
+
+// Whether it is there; a link to nowhere is half a download, not another file's turn.
+bool is_there(const fs::path& file) {
+  if (fs::exists(file)) return true;
+  if (!fs::is_symlink(file)) return false;
+  throw CheckpointError(file.string(), ": is a link to ", fs::read_symlink(file).string(),
+                        ", which is not there: an incomplete download?");
+}
+
 }  // namespace
 
 at::ScalarType scalar_type(const std::string& dtype) {
@@ -171,6 +191,12 @@ void TensorSource::read_range(const std::string& name, uint64_t begin, uint64_t 
   if (size == 0) return;
   const at::Tensor tensor = read(name);
   std::memcpy(out, static_cast<const char*>(tensor.const_data_ptr()) + begin, size);
+}
+
+bool equal_tensors(const TensorSource& source, const std::string& a, const std::string& b) {
+  if (source.info(a).shape != source.info(b).shape) return false;
+  const at::Tensor x = source.read(a), y = source.read(b);
+  return x.scalar_type() == y.scalar_type() && at::equal(x, y);
 }
 
 SourcePtr open_safetensors(const fs::path& file) {
@@ -233,12 +259,17 @@ SourcePtr open_model_dir(const fs::path& dir) {
   if (!fs::is_directory(dir)) {
     throw CheckpointError(dir.string(), ": no such folder; weights are read from local paths only");
   }
-  constexpr const char* kFiles[] = {"model.safetensors.index.json", "model.safetensors",
-                                    "pytorch_model.bin.index.json", "pytorch_model.bin",
-                                    "open_clip_model.safetensors",  "open_clip_pytorch_model.bin"};
+  constexpr const char* kFiles[] = {"model.safetensors",           "model.safetensors.index.json",
+                                    "pytorch_model.bin",           "pytorch_model.bin.index.json",
+                                    "open_clip_model.safetensors", "open_clip_pytorch_model.bin"};
   for (const char* name : kFiles) {
     const fs::path file = dir / name;
-    if (!fs::exists(file)) continue;
+    if (!is_there(file)) continue;
+    refuse_adapter_beside(dir);
+    const fs::path index = file.string() + ".index.json";
+    if (fs::exists(index)) {
+      log::warn(cat(index.string(), ": is not read, ", name, " is there too"));
+    }
     return file.extension() == ".json" ? open_sharded(file) : open_tensor_file(file);
   }
   const std::vector<fs::path> ggufs = gguf_files(dir);

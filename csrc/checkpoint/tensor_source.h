@@ -55,6 +55,9 @@ class TensorSource {
 
 using SourcePtr = std::shared_ptr<const TensorSource>;
 
+// Of one type, shape and value.
+bool equal_tensors(const TensorSource& source, const std::string& a, const std::string& b);
+
 // All throw CheckpointError naming the file. Torch files: formats/torch_file.h.
 SourcePtr open_safetensors(const fs::path& file);
 SourcePtr open_torch_file(const fs::path& file);
@@ -65,7 +68,8 @@ SourcePtr open_tensor_file(const fs::path& file);
 SourcePtr open_sharded(const fs::path& index_file);
 // A GGUF file, or a model directory: model.safetensors(.index.json),
 // pytorch_model.bin(.index.json), open_clip_model.safetensors or open_clip_pytorch_model.bin, the
-// first that is there, else its only *.gguf.
+// first that is there, a whole file before an index, else its only *.gguf. A directory with an
+// adapter beside the model is refused.
 SourcePtr open_model_dir(const fs::path& dir);
 
 // Our name of a file's tensor; nothing drops it.
@@ -93,6 +97,8 @@ class OverlaySource : public TensorSource {
   // What a caller reports: "file: name" of what maps dropped and of what later layers covered.
   const std::vector<std::string>& dropped() const { return dropped_; }
   const std::vector<std::string>& covered() const { return covered_; }
+  // The layer that a name is read from, by its place in the list.
+  size_t layer(const std::string& name) const { return place(name).layer; }
 
  private:
   struct Place {

@@ -17,8 +17,6 @@
 namespace mgm {
 namespace {
 
-constexpr const char* kHead = "lm_head.weight";
-constexpr const char* kEmbedding = "model.embed_tokens.weight";
 // Kinds of problems.
 constexpr const char* kMissing = "missing";
 constexpr const char* kUnexpected = "unexpected";
@@ -73,7 +71,7 @@ std::string likely_cause(const std::string& name, const std::vector<int64_t>& wa
     return cat(": the file has ", grid_text(have[0]), ", the model ", grid_text(want[0]),
                ": a CLIP of another image or patch size");
   }
-  const bool vocabulary = ends_with(name, "embed_tokens.weight") || ends_with(name, kHead);
+  const bool vocabulary = ends_with(name, "embed_tokens.weight") || ends_with(name, kHeadWeight);
   if (vocabulary && want[0] != have[0]) {
     return cat(": a vocabulary of ", have[0], " in the file, of ", want[0],
                " in the model: compare vocab_size and the tokenizer");
@@ -153,7 +151,7 @@ void compare(const std::vector<Param*>& params, const TensorSource& source,
       if (options.may_lack && options.may_lack(*param)) {
         report.missing.push_back(name);
       } else {
-        const bool tied = name == kHead && source.contains(kEmbedding);
+        const bool tied = name == kHeadWeight && source.contains(kEmbeddingWeight);
         problems.add(kMissing, tied ? cat(name,
                                           ": files of models with tied embeddings have none; "
                                           "set tie_word_embeddings / model.llm.tie_embeddings")
@@ -176,13 +174,12 @@ void compare(const std::vector<Param*>& params, const TensorSource& source,
     if (wanted.count(name) > 0) continue;
     if (is_ignored(name, options)) {
       report.ignored.push_back(name);
-    } else if (name == kHead && wanted.count(kEmbedding) > 0 && source.contains(kEmbedding)) {
-      const TensorInfo &head = source.info(name), &embedding = source.info(kEmbedding);
-      if (head.shape == embedding.shape && head.type == embedding.type &&
-          at::equal(source.read(name), source.read(kEmbedding))) {
+    } else if (name == kHeadWeight && wanted.count(kEmbeddingWeight) > 0 &&
+               source.contains(kEmbeddingWeight)) {
+      if (equal_tensors(source, name, kEmbeddingWeight)) {
         report.ignored.push_back(name);
       } else {
-        problems.add(kUnexpected, cat(name, ": differs from ", kEmbedding,
+        problems.add(kUnexpected, cat(name, ": differs from ", kEmbeddingWeight,
                                       ", but the model's config ties the two"));
       }
     } else if (options.allow_unexpected) {

@@ -11,6 +11,9 @@
 
 namespace mgm {
 
+inline constexpr const char* kEmbeddingWeight = "model.embed_tokens.weight";
+inline constexpr const char* kHeadWeight = "lm_head.weight";
+
 struct ElementRange {
   int64_t first = 0, count = 0;
 };

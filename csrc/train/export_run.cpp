@@ -78,8 +78,8 @@ void check_sources(const RunConfig& config, const ModelParts& parts, const Train
   check_frozen(checkpoint, hasher.hashes());
 }
 
-void check_part(const ExportRequest& request, const AdapterConfig& adapter) {
-  const bool adapted = adapter.kind != AdapterKind::kNone;
+void check_part(const ExportRequest& request, const ModelConfig& model) {
+  const bool adapted = model.adapter.kind != AdapterKind::kNone;
   const bool alone = request.part == ExportPart::kAdapter;
   if (!adapted && (alone || request.merge)) {
     throw ConfigError(request.from.string(),
@@ -88,6 +88,11 @@ void check_part(const ExportRequest& request, const AdapterConfig& adapter) {
   }
   if (alone && request.merge) {
     throw ConfigError("--merge folds the adapter into the model; --part adapter leaves it out");
+  }
+  if (alone && model.init == ModelInit::kRandom) {
+    throw ConfigError(request.from.string(), ": --part adapter: the model below it was drawn from ",
+                      "train.seed (model.init: random), so no directory holds it; --merge writes ",
+                      "the whole model");
   }
   if (adapted && !alone && !request.merge) {
     throw ConfigError(request.from.string(),
@@ -149,6 +154,11 @@ class RunWeights {
     return out;
   }
 
+  // Frozen, and never laid over by a file of an earlier run.
+  bool is_of_base(const std::string& name) const {
+    return trained_.names.count(name) == 0 && initial_.is_of_base(name);
+  }
+
  private:
   const TrainCheckpoint& checkpoint_;
   const Trained& trained_;
@@ -206,7 +216,7 @@ std::optional<ExportCheck> export_run(const ExportRequest& request) {
   const ResolvedConfig resolved =
       parse_run_config(checkpoint.config_yaml(), (checkpoint.dir() / kConfigFile).string());
   const RunConfig& config = resolved.config;
-  check_part(request, config.model.adapter);
+  check_part(request, config.model);
   check_inputs_stay(request, config);
   const at::ScalarType run_type = run_dtype(checkpoint),
                        out_type = request.dtype.value_or(run_type);
@@ -225,8 +235,10 @@ std::optional<ExportCheck> export_run(const ExportRequest& request) {
                              *tokenizer,        llm_path(config.model), trained.vision_tower,
                              trained.hr_encoder};
   if (request.part == ExportPart::kAdapter) {
-    write_adapter(request.out, content, parts.model->decoder().linears(), trained.names,
-                  llm_path(config.model), out_type, request.directory);
+    write_adapter(
+        request.out, content, parts.model->decoder().linears(),
+        [&](const std::string& name) { return weights.is_of_base(name); }, llm_path(config.model),
+        out_type, request.directory);
   } else {
     write_model(request.out, content, out_type, request.part == ExportPart::kLlm,
                 request.directory);

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 
 import peft
 import pytest
@@ -71,6 +72,10 @@ def text_logits(model, tmp_path, *options):
     return out["input_ids"], out["logits"]
 
 
+def non_base(adapter):
+    return load_file(adapter / "non_lora_trainables.safetensors")
+
+
 def test_adapters_and_the_bridge_train_and_nothing_else(base, lora):
     log = (lora / "logs/rank_0.log").read_text()
     row = re.search(r"^llm adapters +([\d,]+) +([\d,]+)$", log, re.M)
@@ -136,7 +141,7 @@ def test_peft_loads_what_is_exported(base, adapter, tmp_path):
 
 def test_files_of_an_adapter(base, lora, adapter):
     trained = masters(lora, step=4)
-    others = load_file(adapter / "non_lora_trainables.safetensors")
+    others = non_base(adapter)
     assert others.keys() == {name for name in trained if ".lora_" not in name}
     assert all(torch.equal(others[name], trained[name]) for name in others)
     assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base / "model")
@@ -177,6 +182,46 @@ def test_an_adapter_is_a_start(base, recipe, adapter, lora, tmp_path):
     refused(4, "train", recipe, *sets({**LORA, "run.dir": tmp_path / "few", "model.adapter.path": adapter,
                                        "model.adapter.targets": ["*.q_proj"]}),
             says=["unexpected", "model.layers.0.mlp.down_proj.lora_A.weight"])
+
+
+def test_what_is_frozen_and_not_the_bases_is_exported_too(base, recipe, tmp_path):
+    """Of an adapter's directory and of a projector's file: weights that trained in an earlier run, not in this one."""
+    rules = '[{preset: stage1}, {preset: adapter}, {match: "model.norm.*"}, {match: "model.vision_tower.*"}]'
+    first = run_lora(recipe, tmp_path / "first", train__rules=rules)
+    mgm("export", first, "--out", tmp_path / "ad1", "--part", "adapter", "--verify")
+    before = non_base(tmp_path / "ad1")
+    assert any(name.startswith("model.vision_tower.") for name in before) and "model.norm.weight" in before
+    second = run_lora(recipe, tmp_path / "second", model__adapter__path=tmp_path / "ad1", optimizer__lr=0)
+    assert "model.norm.weight" not in masters(second, step=4)
+    mgm("export", second, "--out", tmp_path / "ad2", "--part", "adapter", "--verify")
+    after = non_base(tmp_path / "ad2")
+    assert before.keys() == after.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    train("configs/tiny/stage1.yaml", tmp_path / "stage1", train__max_steps=1,
+          train__rules='[{preset: stage1}, {match: "model.vision_tower.*"}]')
+    projector = tmp_path / "stage1/mm_projector.bin"
+    third = run_lora(recipe, tmp_path / "third", model__projector__path=projector)
+    mgm("export", third, "--out", tmp_path / "ad3", "--part", "adapter", "--verify")
+    kept, file = non_base(tmp_path / "ad3"), torch.load(projector)
+    assert kept.keys() == file.keys()
+    assert all(torch.equal(kept[name], file[name]) for name in kept if name.startswith("model.vision_tower"))
+
+
+def test_a_tower_from_no_directory_is_exported_with_the_adapter(base, recipe, tmp_path):
+    run = run_lora(recipe, tmp_path / "run", model__path="", model__llm__path=base / "llm", model__vision_tower__path="",
+                   model__convnext__path="", train__rules='[{preset: stage1}, {preset: adapter}, {match: "model.vision_tower*"}]')
+    mgm("export", run, "--out", tmp_path / "adapter", "--part", "adapter", "--verify")
+    assert any(name.startswith("model.vision_tower_aux.") for name in non_base(tmp_path / "adapter"))
+
+
+def test_a_model_with_an_adapter_beside_it_is_refused(base, adapter, tmp_path):
+    """transformers would apply it."""
+    shutil.copytree(base / "model", tmp_path / "both")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(adapter / name, tmp_path / "both")
+    says = ["holds a model and an adapter", "--adapter"]
+    refused(4, "forward", tmp_path / "both", "--prompt", "Hi", "--out", tmp_path / "out.safetensors", says=says)
+    refused(4, "convert", tmp_path / "both", "--out", tmp_path / "out", says=says)
+    refused(4, "inspect", tmp_path / "both", says=says)
 
 
 # ---- merging ----------------------------------------------------------------------------------------------
@@ -223,7 +268,7 @@ def test_convert_folds_as_export_merges(base, adapter, merged, tmp_path):
     done = mgm("convert", base / "model", "--adapter", adapter, "--out", tmp_path / "out")
     ours, theirs = load_file(tmp_path / "out/model.safetensors"), load_file(merged / "model.safetensors")
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    others = load_file(adapter / "non_lora_trainables.safetensors")
+    others = non_base(adapter)
     assert f"folded into 28 weights, {len(others)} more replaced" in done.stdout
     for taken in (adapter, base / "model"):
         refused(2, "convert", base / "model", "--adapter", adapter, "--out", taken, "--replace",

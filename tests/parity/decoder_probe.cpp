@@ -69,7 +69,8 @@ void run(const std::vector<std::string>& args) {
   const std::vector<Param*> params = decoder.params();
   std::vector<OverlayLayer> layers = {{open_model_dir(dir), {}}};
   if (adapted) {
-    for (const OverlayLayer& layer : open_adapter_layers(args[6])) layers.push_back(layer);
+    const bool tied = decoder.config().tie_embeddings;
+    for (const OverlayLayer& layer : open_adapter_layers(args[6], tied)) layers.push_back(layer);
   }
   load_weights(params, OverlaySource(layers, adapted ? "" : dir.string()), load);
   for (Param* param : params) param->value = param->value.to(device).requires_grad_();

@@ -1,19 +1,26 @@
 """Low-rank adapters against PEFT: directories that PEFT has saved give the same logits and the same gradients of A
 and B, for every kind of decoder."""
 import json
+import pathlib
 import subprocess
+import sys
 
 import peft
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from safetensors.torch import load_file, save_file
 
 from backbones import make
 from mgm_oracle import relative_l2
 from test_backbone_parity import PROBE, TOLERANCE, save, stream
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
+from mgm_binary import mgm  # noqa: E402
+
 PREFIX = "base_model.model."
+TIED = "a tied embedding of its own"
 CASES = {
     "llama": dict(base="llama", target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
                                                 "down_proj"]),
@@ -23,12 +30,14 @@ CASES = {
     "fused projections": dict(base="phi3", target_modules=["qkv_proj", "gate_up_proj", "o_proj", "down_proj"]),
     "experts": dict(base="mixtral", target_modules=["q_proj", "w1", "w2", "w3"]),
     "a module of its own": dict(base="llama", target_modules=["k_proj"], modules_to_save=["lm_head"]),
+    TIED: dict(base="llama tied, exact gelu", target_modules=["k_proj"],
+               modules_to_save=["embed_tokens"], ensure_weight_tying=True),
 }
 
 
-def adapted(folder, name, seed=0):
+def adapted(folder, name, seed=0, **changes):
     """(PEFT model with every adapter redrawn, the base's directory, the adapter's directory)"""
-    options = dict(CASES[name])
+    options = {**CASES[name], **changes}
     base = make(options.pop("base"), seed=seed + 1)
     base_dir = save(base, folder / "base")
     config = peft.LoraConfig(**{"r": 4, "lora_alpha": 6, "lora_dropout": 0.1, "task_type": "CAUSAL_LM", **options})
@@ -106,6 +115,8 @@ def test_torch_files_and_old_names(tmp_path):
     (dict(use_qalora=True), "use_qalora"), (dict(layer_replication=[[0, 2], [0, 1]]), "layer_replication"),
     (dict(alora_invocation_tokens=[1, 2]), "alora_invocation_tokens"), (dict(target_parameters=["w"]), "target_parameters"),
     (dict(trainable_token_indices=[3]), "trainable_token_indices"), (dict(init_lora_weights="pissa_niter_4"), "pissa_niter_4"),
+    (dict(init_lora_weights="lora_ga"), "lora_ga"), (dict(use_more={"n": 2}), 'use_more is {"n":2}'),
+    (dict(modules_to_save=["lm_head"]), 'modules_to_save has "lm_head"'),
     (dict(rank_pattern={"q_proj": 2}), "rank_pattern"), (dict(r=0), "r 0"), (dict(r=None), "'r' is missing")])
 def test_other_adapters_are_refused(tmp_path, change, says):
     _, base, adapter = adapted(tmp_path, "llama")
@@ -124,3 +135,25 @@ def test_a_missing_half_is_named(tmp_path):
     ids, offsets = stream(64)
     message = probe(base, adapter, ids, offsets, tmp_path, fails=True)
     assert "1 missing:\n  model.layers.0.mlp.up_proj.lora_B.weight" in message
+
+
+# ---- embeddings that the model ties to its head ---------------------------------------------------------------------
+def test_an_embedding_that_peft_unties_is_refused(tmp_path):
+    """PEFT replaces the embedding and leaves the head: another function than with both."""
+    model, base, adapter = adapted(tmp_path, TIED, ensure_weight_tying=False)
+    assert not torch.equal(model.base_model.model.lm_head.weight, model.get_input_embeddings().weight)
+    ids, offsets = stream(64)
+    assert "without the head" in probe(base, adapter, ids, offsets, tmp_path, fails=True)
+    assert "without the head" in mgm("convert", base, "--adapter", adapter, "--out", tmp_path / "out", code=4).stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_folding_unties_is_not_written(tmp_path):
+    """The config ties, the file has an equal head as well, and the adapter another one."""
+    _, base, adapter = adapted(tmp_path, TIED, modules_to_save=["lm_head"], ensure_weight_tying=False)
+    weights = load_file(base / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    says = mgm("convert", base, "--adapter", adapter, "--out", tmp_path / "out", code=4).stderr
+    assert "lm_head.weight: differs from model.embed_tokens.weight, but the model's config ties the two" in says
+    assert not (tmp_path / "out").exists()

@@ -140,8 +140,19 @@ TEST_F(TensorSourceTest, ModelDirectories) {
                           {"holds no weights", "pytorch_model.bin"});
   write_torch(folder_ / "open_clip_pytorch_model.bin", {{"x", at::ones({1})}});
   EXPECT_TRUE(open_model_dir(folder_)->contains("x"));
+  fs::create_symlink("blobs/5f3a", folder_ / "model.safetensors");
+  expect_checkpoint_error([&] { open_model_dir(folder_); },
+                          {"model.safetensors: is a link to blobs/5f3a, which is not there"});
+  fs::remove(folder_ / "model.safetensors");
   write_safetensors(folder_ / "model.safetensors", Tensors{{"y", at::ones({1})}});
   EXPECT_TRUE(open_model_dir(folder_)->contains("y"));
+  // As transformers does: a whole file goes before an index, which may be left from other shards.
+  write_file_atomic(folder_ / "model.safetensors.index.json", "{}");
+  EXPECT_TRUE(open_model_dir(folder_)->contains("y"));
+  write_file_atomic(folder_ / "adapter_config.json", "{}");
+  EXPECT_TRUE(open_model_dir(folder_)->contains("y"));
+  write_file_atomic(folder_ / "adapter_model.safetensors", "");
+  expect_checkpoint_error([&] { open_model_dir(folder_); }, {"holds a model and an adapter"});
 }
 
 TEST_F(TensorSourceTest, Overlay) {
