@@ -76,7 +76,8 @@ size_t AddedTokenFinder::longest_at(std::string_view text, size_t at, int32_t& t
   return longest;
 }
 
-std::vector<AddedTokenFinder::Part> AddedTokenFinder::split(std::string_view text) const {
+std::vector<AddedTokenFinder::Part> AddedTokenFinder::split(std::string_view text,
+                                                            bool split_special) const {
   std::vector<Part> parts;
   size_t done = 0;  // everything before is in `parts`
   for (size_t at = 0; at < text.size();) {
@@ -89,6 +90,7 @@ std::vector<AddedTokenFinder::Part> AddedTokenFinder::split(std::string_view tex
     const AddedToken& token = tokens_[size_t(found)];
     size_t begin = at, end = at + length;
     at = end;
+    if (token.special && split_special) continue;
     if (token.single_word) {
       const bool inside =
           (begin > 0 && matches(neighbours().word_before, last_character(text.substr(0, begin)))) ||

@@ -30,8 +30,9 @@ class AddedTokenFinder {
     size_t begin, end;
     const AddedToken* token;  // null: other text
   };
-  // The whole text in parts, in order. Pointers live as long as this.
-  std::vector<Part> split(std::string_view text) const;
+  // The whole text in parts, in order; with `split_special` special tokens are text. Pointers live
+  // as long as this.
+  std::vector<Part> split(std::string_view text, bool split_special) const;
   bool empty() const { return tokens_.empty(); }
 
  private:

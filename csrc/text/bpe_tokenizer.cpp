@@ -30,7 +30,7 @@ class BpeTokenizer final : public Tokenizer {
     const std::string text = clean(raw);
     std::vector<TokenSpan> out;
     for (const int32_t id : parts_.before) out.push_back({id, 0, 0});
-    for (const AddedTokenFinder::Part& part : raw_tokens_.split(text)) {
+    for (const AddedTokenFinder::Part& part : raw_tokens_.split(text, parts_.split_special)) {
       const std::string_view view =
           std::string_view(text).substr(part.begin, part.end - part.begin);
       if (part.token) {
@@ -135,7 +135,8 @@ class BpeTokenizer final : public Tokenizer {
     AlignedText aligned(text, offset);
     normalize(parts_.normalizer, aligned);
     if (normalized_tokens_.empty()) return encode_words(aligned, 0, aligned.text().size(), out);
-    for (const AddedTokenFinder::Part& part : normalized_tokens_.split(aligned.text())) {
+    for (const AddedTokenFinder::Part& part :
+         normalized_tokens_.split(aligned.text(), parts_.split_special)) {
       if (part.token) {
         append(part.token->id, aligned.original_begin(part.begin), aligned.original_end(part.end),
                out);

@@ -21,7 +21,8 @@ struct BpeTokenizerParts {
   // Spellings by id as the file has them; bytes in GPT-2's alphabet where `bpe` works on bytes.
   std::vector<std::pair<std::string, int32_t>> vocabulary;
   std::unique_ptr<Bpe> bpe;
-  std::vector<AddedToken> added;
+  std::vector<AddedToken> added;  // one may be there twice, `normalized` and not
+  bool split_special = false;     // special tokens written in a text are text
   Normalizer normalizer;
   PreTokenizer pre_tokenizer;
   std::vector<int32_t> before, after;  // ids around every text

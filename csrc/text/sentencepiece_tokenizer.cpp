@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "base/error.h"
 #include "text/tokenizer_kinds.h"
@@ -17,14 +19,22 @@ namespace {
 
 constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581, sentencepiece's blank
 
-// The settings the slow classes start from.
-TokenizerSettings default_settings() {
-  TokenizerSettings settings;
-  settings.add_bos = true;
-  settings.add_eos = false;
-  settings.bos = "<s>";
-  settings.eos = "</s>";
-  settings.unk = "<unk>";
+// The settings of the files over those the slow classes start from.
+TokenizerSettings settings_of(const TokenizerFiles& files, const fs::path& source) {
+  TokenizerSettings settings = parse_settings_files(files, source.parent_path());
+  const bool gemma = settings.class_name.rfind("Gemma", 0) == 0;
+  settings.use_defaults_of(gemma ? "GemmaTokenizer" : "LlamaTokenizer");
+  settings.add_bos = settings.add_bos.value_or(true);
+  settings.add_eos = settings.add_eos.value_or(false);
+  settings.add_prefix_space = settings.add_prefix_space.value_or(true);
+  const auto check = [&](bool asked, const char* key, const char* flag) {
+    if (!asked || !settings.role(key).empty()) return;
+    throw DataError(source.string(), ": the settings beside it ask for a token that they say is ",
+                    "null: ", flag, " is true and ", key, " null; name the token or set ", flag,
+                    ": false");
+  };
+  check(*settings.add_bos, "bos_token", "add_bos_token");
+  check(*settings.add_eos, "eos_token", "add_eos_token");
   return settings;
 }
 
@@ -44,7 +54,8 @@ class SentencePieceTokenizer final : public Tokenizer {
       throw DataError(source, ": not a sentencepiece model: ", status.ToString());
     }
     add_tokens(source);
-    unk_prefix_ = encode_plain(settings_.unk).size();
+    unk_text_ = settings_.role("unk_token");
+    unk_prefix_ = encode_plain(unk_text_).size();
   }
 
   std::vector<TokenSpan> encode_spans(std::string_view raw) const override {
@@ -97,7 +108,7 @@ class SentencePieceTokenizer final : public Tokenizer {
     const auto it = by_content_.find(text);
     if (it != by_content_.end()) return it->second;
     const int id = processor_.PieceToId(text);
-    return id == processor_.unk_id() && text != settings_.unk ? -1 : id;
+    return id == processor_.unk_id() && text != unk_text_ ? -1 : id;
   }
   bool is_special(int32_t id) const override {
     const auto it = settings_.added.find(id);
@@ -112,29 +123,46 @@ class SentencePieceTokenizer final : public Tokenizer {
  private:
   // The named special tokens are added tokens too, whether or not added_tokens_decoder lists them.
   void add_tokens(const std::string& source) {
-    int32_t next = processor_.GetPieceSize();
-    for (const auto& [id, token] : settings_.added) next = std::max(next, id + 1);
-    const auto named = [&](const std::string& content) -> int32_t {
-      if (content.empty()) return -1;
-      for (auto& [id, token] : settings_.added) {
-        if (token.content == content) {
-          token.special = true;
-          return id;
+    std::optional<int32_t> next;  // the id of a token that is new; as Hugging Face, by counting
+    for (const NamedToken& named : settings_.special_tokens()) {
+      const std::string& content = named.token.content;
+      const auto listed = [&](const NamedToken& one) {
+        return one.additional && one.token.content == content;
+      };
+      const auto& more = settings_.additional;
+      if (std::none_of(more.begin(), more.end(), listed)) in_roles_.insert(content);
+      const auto same = [&](const auto& have) { return have.second.content == content; };
+      auto it = std::find_if(settings_.added.begin(), settings_.added.end(), same);
+      if (it != settings_.added.end() && !(named.details && named.additional)) {
+        it->second.special = true;
+        continue;
+      }
+      const bool listed_before = it != settings_.added.end();
+      int32_t id = listed_before ? it->first : processor_.PieceToId(content);
+      if (!listed_before && (settings_.added.count(id) || processor_.IdToPiece(id) != content)) {
+        if (!next) next = count_names();
+        id = (*next)++;
+        if (settings_.added.count(id)) {
+          throw DataError(source, ": the special token '", content, "' is to be added with the id ",
+                          id, ", which added_tokens_decoder gives to '",
+                          settings_.added[id].content,
+                          "'; list it in added_tokens_decoder with an id of its own");
         }
       }
-      int32_t id = processor_.PieceToId(content);
-      if (id == processor_.unk_id() && processor_.IdToPiece(id) != content) id = next++;
-      AddedToken token;
-      token.content = content;
-      token.id = id;
-      token.special = true;
-      settings_.added[id] = token;
-      return id;
+      settings_.added[id] = named.token;
+      settings_.added[id].id = id;
+    }
+    const auto id_of = [&](const char* role) {
+      const std::string content = settings_.role(role);
+      for (const auto& [id, token] : settings_.added) {
+        if (!content.empty() && token.content == content) return id;
+      }
+      return -1;
     };
-    unk_ = named(settings_.unk);
-    bos_ = named(settings_.bos);
-    eos_ = named(settings_.eos);
-    pad_ = named(settings_.pad);
+    unk_ = id_of("unk_token");
+    bos_ = id_of("bos_token");
+    eos_ = id_of("eos_token");
+    pad_ = id_of("pad_token");
     for (const auto& [id, token] : settings_.added) {
       if (token.content.empty()) throw DataError(source, ": added token ", id, " is empty");
       if (token.single_word) {
@@ -149,6 +177,14 @@ class SentencePieceTokenizer final : public Tokenizer {
     }
   }
 
+  // Different tokens, those of the model and the added ones.
+  int32_t count_names() const {
+    std::unordered_set<std::string> names;
+    for (int32_t id = 0; id < processor_.GetPieceSize(); ++id) names.insert(piece(id));
+    for (const auto& [id, token] : settings_.added) names.insert(token.content);
+    return static_cast<int32_t>(names.size());
+  }
+
   struct Part {
     int64_t begin, end;
     const AddedToken* token;  // null: plain text
@@ -157,7 +193,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   std::vector<Part> split_added(std::string_view text) const {
     std::vector<Part> parts;
     size_t plain = 0;
-    for (size_t at = 0; at < text.size();) {
+    for (size_t at = settings_.split_special ? text.size() : 0; at < text.size();) {
       const AddedToken* hit = nullptr;
       if (first_byte_[static_cast<uint8_t>(text[at])]) {
         for (size_t n = std::min(longest_, text.size() - at); n > 0 && !hit; --n) {
@@ -213,7 +249,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   void encode_body(std::string_view text, std::vector<TokenSpan>& out) const {
     // LlamaTokenizer.tokenize, legacy False: the blank goes in front of the text once, then the
     // text is split, and the prefix is dropped again if it stands alone before a special token.
-    const bool prefix = modern() && settings_.add_prefix_space && !text.empty();
+    const bool prefix = modern() && *settings_.add_prefix_space && !text.empty();
     bool first = true;
     std::vector<TokenSpan> body;
     const std::vector<Part> parts = split_added(text);
@@ -245,8 +281,8 @@ class SentencePieceTokenizer final : public Tokenizer {
       // sentencepiece strips leading blanks; behind the unknown token's spelling they survive, and
       // its pieces are cut off again (LlamaTokenizer._tokenize).
       const bool blank = input.rfind(kSpace, 0) == 0 || input.rfind(' ', 0) == 0;
-      const std::vector<TokenSpan> pieces = encode_plain(blank ? settings_.unk + input : input);
-      const auto unk_bytes = blank ? int64_t(settings_.unk.size()) : int64_t{0};
+      const std::vector<TokenSpan> pieces = encode_plain(blank ? unk_text_ + input : input);
+      const auto unk_bytes = blank ? int64_t(unk_text_.size()) : int64_t{0};
       const size_t skip = blank && pieces.size() >= unk_prefix_ ? unk_prefix_ : 0;
       append(pieces, skip, offset - inserted - unk_bytes, offset, out);
       return;
@@ -280,8 +316,7 @@ class SentencePieceTokenizer final : public Tokenizer {
     const auto it = settings_.added.find(id);
     if (it == settings_.added.end()) return false;
     if (gemma_ || !it->second.special) return true;
-    const bool named = id == unk_ || id == bos_ || id == eos_ || id == pad_;
-    return !named && id >= processor_.GetPieceSize();
+    return !in_roles_.count(it->second.content) && id >= processor_.GetPieceSize();
   }
 
   // LlamaTokenizer.convert_tokens_to_string, blanks in odd places included.
@@ -289,7 +324,7 @@ class SentencePieceTokenizer final : public Tokenizer {
     std::string out;
     std::vector<std::string> run;  // pieces since the last special token
     bool after_special = false;
-    const bool prefix = settings_.add_prefix_space && !gemma_;
+    const bool prefix = *settings_.add_prefix_space && !gemma_;
     for (size_t i = 0; i < ids.size(); ++i) {
       const std::string text = piece(ids[i]);
       if (is_special(ids[i])) {
@@ -318,8 +353,10 @@ class SentencePieceTokenizer final : public Tokenizer {
   TokenizerFiles files_;
   bool gemma_;
   std::unordered_map<std::string, int32_t> by_content_;
+  std::unordered_set<std::string> in_roles_;  // special, and not listed as additional
   std::array<bool, 256> first_byte_{};
   size_t longest_ = 0;
+  std::string unk_text_;
   size_t unk_prefix_ = 0;  // pieces the unknown token's spelling takes
   int32_t unk_ = -1, bos_ = -1, eos_ = -1, pad_ = -1;
 };
@@ -334,8 +371,7 @@ std::unique_ptr<Tokenizer> load_sentencepiece(const fs::path& path) {
 
 std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(const fs::path& source,
                                                         TokenizerFiles files) {
-  TokenizerSettings settings = default_settings();
-  apply_settings_files(files, source.parent_path(), settings);
+  TokenizerSettings settings = settings_of(files, source);
   const std::string model = files.front().second;
   return std::make_unique<SentencePieceTokenizer>(model, std::move(settings), source.string(),
                                                   std::move(files));

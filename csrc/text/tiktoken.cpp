@@ -7,6 +7,7 @@
 #include "text/bpe_tokenizer.h"
 #include "text/byte_alphabet.h"
 #include "text/tokenizer_kinds.h"
+#include "text/tokenizer_settings.h"
 
 namespace mgm {
 namespace {
@@ -232,6 +233,23 @@ std::vector<SpecialToken> read_tekken_special(const Component& file, int32_t cou
   return numbered(0, names);
 }
 
+// The settings may name special tokens; what they add would be new.
+void refuse_other_tokens(const TokenizerSettings& settings, const Encoding& encoding,
+                         const std::string& source) {
+  const auto check = [&](const std::string& content) {
+    const auto same = [&](const SpecialToken& have) { return have.content == content; };
+    if (std::any_of(encoding.special.begin(), encoding.special.end(), same)) return;
+    throw DataError(source, ": the settings beside it add the token '", content,
+                    "', which the published encoding lacks; use the model's tokenizer.json");
+  };
+  for (const NamedToken& named : settings.additional) check(named.token.content);
+  for (const auto& [id, token] : settings.added) check(token.content);
+  if (settings.split_special) {
+    throw DataError(source, ": split_special_tokens: true beside it is not supported; set it to ",
+                    "false or use the model's tokenizer.json");
+  }
+}
+
 }  // namespace
 
 std::unique_ptr<Tokenizer> load_tiktoken(const fs::path& path) {
@@ -241,13 +259,17 @@ std::unique_ptr<Tokenizer> load_tiktoken(const fs::path& path) {
   parts.files.emplace_back(path.filename().string(), text);
   TokenIds ranks = read_ranks(text, parts.source);
   const Encoding& encoding = encoding_of(ranks.size(), parts.source);
-  TokenizerSettings settings;
-  settings.bos = encoding.bos;
-  settings.eos = encoding.eos;
-  read_tokenizer_settings(path.parent_path(), settings, parts.files);
-  parts.bos = settings.add_bos.value_or(encoding.adds_bos) ? settings.bos : "";
-  parts.eos = settings.eos;
-  parts.pad = settings.pad;
+  const fs::path dir = path.parent_path();
+  read_settings_files(dir, parts.files);
+  TokenizerSettings settings = parse_settings_files(parts.files, dir);
+  const auto role = [&](const char* key, const std::string& other) {
+    return settings.roles.count(key) ? settings.role(key) : other;
+  };
+  const std::string bos = role("bos_token", encoding.bos);
+  parts.bos = settings.add_bos.value_or(encoding.adds_bos) ? bos : "";
+  parts.eos = role("eos_token", encoding.eos);
+  parts.pad = role("pad_token", "");
+  refuse_other_tokens(settings, encoding, parts.source);
   return assemble(std::move(parts), std::move(ranks), encoding.pattern, encoding.special);
 }
 

@@ -164,11 +164,9 @@ void read_post_processor(const Component& processor, BpeTokenizerParts& parts) {
 // Classes of transformers (4.57) that put BOS and EOS by tokenizer_config.json, whatever the
 // post-processor says.
 bool config_decides(const std::string& class_name) {
-  const std::string name =
-      class_name.ends_with("Fast") ? class_name.substr(0, class_name.size() - 4) : class_name;
   static const std::vector<std::string> kClasses = {"LlamaTokenizer", "CodeLlamaTokenizer",
                                                     "GemmaTokenizer", "CohereTokenizer"};
-  return std::find(kClasses.begin(), kClasses.end(), name) != kClasses.end();
+  return std::find(kClasses.begin(), kClasses.end(), slow_class(class_name)) != kClasses.end();
 }
 
 int32_t id_of(const std::string& content, const BpeTokenizerParts& parts) {
@@ -182,31 +180,112 @@ int32_t id_of(const std::string& content, const BpeTokenizerParts& parts) {
                   "' that tokenizer_config.json names is not in the vocabulary");
 }
 
-// transformers adds the tokens of the settings that the file lacks.
-void add_missing_tokens(const TokenizerSettings& settings, BpeTokenizerParts& parts) {
-  for (const auto& [id, token] : settings.added) {
-    const auto same = [&content = token.content](const auto& have) {
-      return have.content == content;
-    };
-    if (std::none_of(parts.added.begin(), parts.added.end(), same)) parts.added.push_back(token);
+// AddedVocabulary::add_tokens of tokenizers. A token that is new gets the next free id, whichever
+// is written beside it.
+class AddedVocabulary {
+ public:
+  explicit AddedVocabulary(BpeTokenizerParts& parts) : parts_(parts) {
+    for (const auto& [content, id] : parts.vocabulary) ids_[content] = id;
+    next_ = static_cast<int32_t>(ids_.size());
+    for (const AddedToken& token : std::exchange(parts.added, {})) add(token, token.id);
+    of_file_ = false;
+  }
+
+  bool has(const std::string& content) const { return entries_.count(content) > 0; }
+
+  // `written`: the id beside it in a file, -1: none.
+  void add(AddedToken token, int32_t written) {
+    if (has(token.content)) return update(token);
+    const auto it = ids_.find(token.content);
+    token.id = it != ids_.end() ? it->second : next_;
+    if (it != ids_.end() && written >= 0 && written != token.id) {
+      throw DataError(parts_.source, ": added token '", token.content, "' (id ", written,
+                      ") has the id ", token.id, " before");
+    }
+    if (written >= 0 && written != token.id) {
+      if (of_file_) refuse_taken(token.content, written);
+      log::warn_once(cat(parts_.source, ": the added token '", token.content, "' gets the id ",
+                         token.id, ", the next one free, as from transformers; the id written ",
+                         "with it is ", written));
+    }
+    next_ = std::max(next_, token.id + 1);
+    entries_[token.content] = {parts_.added.size()};
+    parts_.added.push_back(std::move(token));
+  }
+
+ private:
+  // What was special stays special, and is looked for where it was; the rest is as said last.
+  void update(const AddedToken& token) {
+    std::vector<size_t>& places = entries_[token.content];
+    const AddedToken last = parts_.added[places.back()];
+    for (const size_t at : places) {
+      AddedToken& have = parts_.added[at];
+      have.lstrip = token.lstrip;
+      have.rstrip = token.rstrip;
+      have.single_word = token.single_word;
+      have.special = have.special || token.special;
+    }
+    if (last.special || last.normalized == token.normalized) return;
+    AddedToken other = parts_.added[places.back()];
+    other.normalized = token.normalized;
+    places.push_back(parts_.added.size());
+    parts_.added.push_back(std::move(other));
+  }
+
+  // tokenizer.json contradicts itself; the settings may be of an older vocabulary.
+  void refuse_taken(const std::string& content, int32_t written) const {
+    for (const auto& [holder, id] : parts_.vocabulary) {
+      if (id != written) continue;
+      throw DataError(parts_.source, ": added token '", content, "' (id ", written,
+                      ") takes the id of '", holder, "'");
+    }
+  }
+
+  BpeTokenizerParts& parts_;
+  bool of_file_ = true;                           // the tokens being added stand in tokenizer.json
+  std::unordered_map<std::string, int32_t> ids_;  // of the model's vocabulary
+  std::unordered_map<std::string, std::vector<size_t>> entries_;  // places in parts_.added
+  int32_t next_ = 0;
+};
+
+// PreTrainedTokenizerFast adds the tokens of the settings that the file lacks: first the listed
+// ones by id, then the named special ones.
+void add_tokens(TokenizerSettings settings, BpeTokenizerParts& parts) {
+  AddedVocabulary vocabulary(parts);
+  if (!settings.has_decoder) {
+    for (const AddedToken& token : parts.added) settings.added[token.id] = token;
+  }
+  const std::vector<NamedToken> special = settings.special_tokens();
+  for (auto& [id, token] : settings.added) {
+    for (const NamedToken& named : special) {
+      if (named.token.content == token.content) token.special = true;
+    }
+    vocabulary.add(token, id);
+  }
+  for (const NamedToken& named : special) {
+    if (!vocabulary.has(named.token.content) || (named.details && named.additional)) {
+      vocabulary.add(named.token, -1);
+    }
   }
 }
 
-void apply_settings(const TokenizerSettings& settings, BpeTokenizerParts& parts) {
-  add_missing_tokens(settings, parts);
-  parts.bos = settings.bos;
-  parts.eos = settings.eos;
-  parts.pad = settings.pad;
+void apply_settings(TokenizerSettings settings, BpeTokenizerParts& parts) {
+  settings.use_defaults_of(settings.class_name);
+  add_tokens(settings, parts);
+  parts.split_special = settings.split_special;
+  parts.bos = settings.role("bos_token");
+  parts.eos = settings.role("eos_token");
+  parts.pad = settings.role("pad_token");
   if (config_decides(settings.class_name)) {
     parts.before.clear();
     parts.after.clear();
     const bool add_bos = settings.add_bos.value_or(true);
-    if (add_bos && settings.bos.empty()) {
+    if (add_bos && parts.bos.empty()) {
       throw DataError(parts.source, ": tokenizer_config.json asks for a BOS token and names none");
     }
-    if (add_bos) parts.before = {id_of(settings.bos, parts)};
-    if (settings.add_eos.value_or(false) && !settings.eos.empty()) {
-      parts.after = {id_of(settings.eos, parts)};
+    if (add_bos) parts.before = {id_of(parts.bos, parts)};
+    if (settings.add_eos.value_or(false) && !parts.eos.empty()) {
+      parts.after = {id_of(parts.eos, parts)};
     }
   }
   // Without settings the one token before every text is taken for BOS.
@@ -215,6 +294,25 @@ void apply_settings(const TokenizerSettings& settings, BpeTokenizerParts& parts)
       if (token.id == parts.before[0]) parts.bos = token.content;
     }
   }
+}
+
+// PreTrainedTokenizerFast sets a ByteLevel that is the whole pre-tokenizer to add_prefix_space of
+// tokenizer_config.json: false if the key is absent, the file's own with null. LlamaTokenizerFast
+// has null for absent; CohereTokenizerFast sets every ByteLevel, to true only.
+void set_prefix_space(const TokenizerSettings& settings, Json& pre_tokenizer) {
+  if (!settings.has_config || !pre_tokenizer.is_object()) return;
+  std::optional<bool> value = settings.add_prefix_space;
+  const std::string name = slow_class(settings.class_name);
+  if (!settings.has_prefix_space && name != "LlamaTokenizer") value = false;
+  if (!value) return;
+  const auto set = [&](Json& one) {
+    if (one.is_object() && one.value("type", Json()) == "ByteLevel") {
+      one["add_prefix_space"] = *value;
+    }
+  };
+  set(pre_tokenizer);
+  if (name != "CohereTokenizer" || !*value || !pre_tokenizer.contains("pretokenizers")) return;
+  for (Json& one : pre_tokenizer["pretokenizers"]) set(one);
 }
 
 }  // namespace
@@ -229,7 +327,7 @@ std::unique_ptr<Tokenizer> make_json_tokenizer(const fs::path& source, Tokenizer
   BpeTokenizerParts parts;
   parts.source = source.string();
   parts.files = std::move(files);
-  const Json json = parse_json(parts.files.front().second, parts.source);
+  Json json = parse_json(parts.files.front().second, parts.source);
   if (!json.is_object()) throw DataError(parts.source, ": expected an object");
   const auto part = [&](const char* key) {
     return Component(json.at(key), cat(parts.source, ": ", key));
@@ -239,15 +337,15 @@ std::unique_ptr<Tokenizer> make_json_tokenizer(const fs::path& source, Tokenizer
   if (file.has("truncation")) {
     log::warn_once(cat(parts.source, ": its 'truncation' is not applied"));
   }
+  TokenizerSettings settings = parse_settings_files(parts.files, source.parent_path());
+  if (file.has("pre_tokenizer")) set_prefix_space(settings, json["pre_tokenizer"]);
   if (file.has("normalizer")) parts.normalizer = read_normalizer(part("normalizer"));
   if (file.has("pre_tokenizer")) parts.pre_tokenizer = read_pre_tokenizer(part("pre_tokenizer"));
   read_model(part("model"), parts);
   read_added_tokens(file, parts);
   if (file.has("post_processor")) read_post_processor(part("post_processor"), parts);
   if (file.has("decoder")) parts.decoder = read_token_decoder(part("decoder"));
-  TokenizerSettings settings;
-  apply_settings_files(parts.files, source.parent_path(), settings);
-  apply_settings(settings, parts);
+  apply_settings(std::move(settings), parts);
   return make_bpe_tokenizer(std::move(parts));
 }
 
