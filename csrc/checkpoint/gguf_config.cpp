@@ -132,28 +132,57 @@ OrderedJson llama3_scaling(const std::vector<float>& stored, double theta, int64
           {"original_max_position_embeddings", int64_t{8192}}};
 }
 
+// llama.cpp multiplies cos and sin by it whatever the type; transformers for longrope alone, where
+// it follows from the lengths unless written.
+void put_attention_factor(OrderedJson& j, const Metadata& m, bool longrope) {
+  const char* kFactor = "rope.scaling.attn_factor";
+  const double factor = m.has(kFactor) ? m.number(kFactor) : 1;
+  if (!longrope) {
+    if (factor == 1) return;
+    m.refuse(kFactor,
+             cat("is ", factor, "; only files with rope_factors_long.weight may scale so"));
+  }
+  const double original = j["original_max_position_embeddings"].get<double>();
+  const double ratio = j["max_position_embeddings"].get<double>() / original;
+  const double usual = ratio > 1 ? std::sqrt(1 + std::log(ratio) / std::log(original)) : 1;
+  if (!(std::abs(factor - usual) <= 1e-6 * usual)) j["rope_scaling"]["attention_factor"] = factor;
+}
+
 void put_rope(OrderedJson& j, const Metadata& m, const GgufFile& file, const std::string& source,
               int64_t head_dim, const Floats& floats) {
   const double theta = m.has("rope.freq_base") ? m.number("rope.freq_base") : 10000;
   j["rope_theta"] = theta;
   j["rope_scaling"] = nullptr;
-  const char* kOriginal = "rope.scaling.original_context_length";
-  if (find_tensor(file, "rope_freqs.weight")) {
+  const char *kOriginal = "rope.scaling.original_context_length", *kType = "rope.scaling.type";
+  // By the rules of llama.cpp's loader: linear where no type is named, the key of older files where
+  // the newer one is missing, 0 is none.
+  const std::string type = m.has(kType) ? m.text(kType) : "linear";
+  const char* key = m.has("rope.scaling.factor") ? "rope.scaling.factor" : "rope.scale_linear";
+  double factor = m.has(key) && type != "none" ? m.number(key) : 1;
+  if (factor == 0) factor = 1;
+  const bool llama3 = find_tensor(file, "rope_freqs.weight") != nullptr;
+  const bool longrope = !llama3 && find_tensor(file, "rope_factors_long.weight") &&
+                        find_tensor(file, "rope_factors_short.weight");
+  if ((llama3 || longrope) && factor != 1) {
+    m.refuse(key, cat("is ", factor, " beside a tensor of factors; config.json cannot say both"));
+  }
+  if (llama3) {
     j["rope_scaling"] = llama3_scaling(floats("rope_freqs.weight"), theta, head_dim, source);
-  } else if (find_tensor(file, "rope_factors_long.weight") &&
-             find_tensor(file, "rope_factors_short.weight")) {
+  } else if (longrope) {
     j["rope_scaling"] = {{"type", "longrope"},
                          {"long_factor", floats("rope_factors_long.weight")},
                          {"short_factor", floats("rope_factors_short.weight")}};
     j["original_max_position_embeddings"] = m.integer(kOriginal);
-  } else if (m.has("rope.scaling.type") && m.text("rope.scaling.type") != "none") {
-    const std::string type = m.text("rope.scaling.type");
-    if (type != "linear" && type != "yarn") m.refuse("rope.scaling.type", cat("is '", type, "'"));
-    j["rope_scaling"] = {{"rope_type", type}, {"factor", m.number("rope.scaling.factor")}};
-    if (type == "yarn") {
-      j["rope_scaling"]["original_max_position_embeddings"] = m.integer(kOriginal);
-    }
+  } else if (type == "yarn") {
+    j["rope_scaling"] = {{"rope_type", type},
+                         {"factor", factor},
+                         {"original_max_position_embeddings", m.integer(kOriginal)}};
+  } else if (type != "linear" && type != "none") {
+    m.refuse(kType, cat("is '", type, "'"));
+  } else if (factor != 1) {
+    j["rope_scaling"] = {{"rope_type", "linear"}, {"factor", factor}};
   }
+  put_attention_factor(j, m, longrope);
   const int64_t rotated =
       m.has("rope.dimension_count") ? m.integer("rope.dimension_count") : head_dim;
   if (rotated != head_dim) {

@@ -38,11 +38,13 @@ def config(kind):
         "qwen2": lambda: t.Qwen2Config(**SIZES),
         "qwen3": lambda: t.Qwen3Config(**SIZES, head_dim=32),
         "phi3": lambda: t.Phi3Config(**SIZES),
+        "phi3long": lambda: t.Phi3Config(**SIZES, original_max_position_embeddings=32, rope_scaling={
+            "type": "longrope", "short_factor": [1.0 + i for i in range(8)], "long_factor": [2.0**i for i in range(8)]}),
     }[kind]()
 
 
 def architecture(kind):
-    return "llama" if kind.startswith(("llama", "mixtral")) else kind
+    return "llama" if kind.startswith(("llama", "mixtral")) else kind.removesuffix("long")
 
 
 def redrawn(kind):
@@ -91,10 +93,14 @@ def write_metadata(writer, c, kind):
         writer.add_rope_scaling_factor(2.0)
 
 
-def write_gguf(model, kind, path, drop=(), rename=None, rope=None):
+def write_gguf(model, kind, path, drop=(), rename=None, rope=None, keys=()):
+    """`keys`: numbers and texts of the architecture's metadata besides the usual"""
     c, arch = model.config, architecture(kind)
     writer = gguf.GGUFWriter(path, arch)
     write_metadata(writer, c, kind)
+    for key, value in dict(keys).items():
+        add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}[type(value)]
+        add(f"{arch}.rope.{key}", value)
     names = gguf.get_tensor_name_map(next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == arch), c.num_hidden_layers)
     experts = {}
     for name, value in model.state_dict().items():
@@ -120,6 +126,9 @@ def write_gguf(model, kind, path, drop=(), rename=None, rope=None):
         layer = stem.split(".")[2]
         part = {"w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps"}[stem[-2:]]
         writer.add_tensor(f"blk.{layer}.{part}.weight", np.stack([parts[i] for i in sorted(parts)]))
+    if kind == "phi3long":
+        for which in ("long", "short"):
+            writer.add_tensor(f"rope_factors_{which}.weight", np.float32(c.rope_scaling[f"{which}_factor"]))
     if kind == "llama31":
         plain = 1 / c.rope_theta ** (np.arange(0, c.head_dim, 2) / c.head_dim)
         factors = plain / model.model.rotary_emb.inv_freq.numpy()
@@ -165,6 +174,42 @@ def test_models_come_back(tmp_path, kind):
     assert type(again) is type(model) and getattr(again.config, "rope_scaling", None) == getattr(model.config, "rope_scaling", None)
     generation = json.loads((tmp_path / "model/generation_config.json").read_text())
     assert generation == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+
+
+LINEAR4 = {"rope_type": "linear", "factor": 4.0}
+LONG = {"scaling.original_context_length": 32}
+
+
+@pytest.mark.parametrize("kind, keys, expected", [
+    ("llama", {"scaling.factor": 4.0}, LINEAR4),
+    ("llama", {"scale_linear": 4.0}, LINEAR4),
+    ("llama", {"scale_linear": 2.0, "scaling.factor": 4.0, "scaling.type": "linear"}, LINEAR4),
+    ("llama", {"scale_linear": 2.0, "scaling.factor": 0.0}, None),
+    ("llama", {"scaling.factor": 4.0, "scaling.type": "none"}, None),
+    ("llama", {"scaling.attn_factor": 1.0}, None),
+    ("llama", {"scaling.attn_factor": 1.5}, "llama.rope.scaling.attn_factor' is 1.5"),
+    ("llama_linear", {"scaling.attn_factor": 1.5}, "llama.rope.scaling.attn_factor' is 1.5"),
+    ("llama31", {"scaling.factor": 4.0}, "llama.rope.scaling.factor' is 4"),
+    ("phi3long", {**LONG, "scaling.factor": 4.0}, "phi3.rope.scaling.factor' is 4"),
+    # sqrt(1 + ln 4 / ln 32): what transformers takes without being told
+    ("phi3long", {**LONG, "scaling.attn_factor": 1.4**0.5}, "as it is"),
+    ("phi3long", {**LONG, "scaling.attn_factor": 1.25}, 1.25),
+    ("phi3long", LONG, 1.0),
+])
+def test_rope_is_that_of_llama_cpp(tmp_path, kind, keys, expected):
+    model = redrawn(kind)
+    path = write_gguf(model, kind, tmp_path / "a.gguf", keys=keys)
+    refused = isinstance(expected, str) and expected != "as it is"
+    done = convert(path, tmp_path / "model", code=4 if refused else 0)
+    if refused:
+        assert expected in done.stderr
+        return
+    got = json.loads((tmp_path / "model/config.json").read_text())["rope_scaling"]
+    if kind == "phi3long":
+        usual = model.config.rope_scaling
+        assert got == (usual if expected == "as it is" else {**usual, "attention_factor": expected})
+    else:
+        assert got == expected
 
 
 def test_gemma2_of_46_layers_scales_by_its_width(tmp_path):
