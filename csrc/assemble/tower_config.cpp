@@ -70,6 +70,8 @@ void read_published(const JsonFields& f, RunConfig& out) {
   read_triple(own, "image_std", out.image.std);
 }
 
+constexpr const char* kTowerPath = "model.vision_tower.path";
+
 void read_clip(const JsonFields& whole, RunConfig& out, Comparison& comparison) {
   if (whole.has("mm_vision_tower")) return read_published(whole, out);
   const bool both = whole.get_or<std::string>("model_type", "") == "clip";  // the text half too
@@ -80,16 +82,16 @@ void read_clip(const JsonFields& whole, RunConfig& out, Comparison& comparison) 
           : whole;
   const auto type = f.get_or<std::string>("model_type", "clip_vision_model");
   const auto act = f.get_or<std::string>("hidden_act", "quick_gelu");
-  constexpr const char* kPath = "model.vision_tower.path";
   if (type != "clip_vision_model") {
-    comparison.add(kPath, cat(f.source(), " has model_type ", type,
-                              ", which is no CLIP; the tower has to be a clip_vision_model"));
+    comparison.add(kTowerPath, cat(f.source(), " has model_type ", type,
+                                   ", which is no CLIP; the tower has to be a clip_vision_model"));
     return;
   }
   if (act != "quick_gelu") {
-    comparison.add(kPath, cat(f.source(), " has hidden_act ", act,
-                              ", but the tower is computed with quick_gelu and no other; take a ",
-                              "CLIP that was trained with it, such as those of OpenAI"));
+    comparison.add(kTowerPath,
+                   cat(f.source(), " has hidden_act ", act,
+                       ", but the tower is computed with quick_gelu and no other; take a ",
+                       "CLIP that was trained with it, such as those of OpenAI"));
   }
   VisionTowerConfig& v = out.model.vision_tower;
   v.image_size = f.get_or<int64_t>("image_size", 224);
@@ -101,11 +103,23 @@ void read_clip(const JsonFields& whole, RunConfig& out, Comparison& comparison) 
   v.norm_eps = f.get_or<double>("layer_norm_eps", 1e-5);
 }
 
-void read_preprocessor(const JsonFields& f, RunConfig& out) {
-  if (f.get_or<bool>("do_normalize", true)) {
-    read_triple(f, "image_mean", out.image.mean);
-    read_triple(f, "image_std", out.image.std);
-  }
+void read_preprocessor(const JsonFields& f, RunConfig& out, Comparison& comparison) {
+  const auto expect = [&](bool same, const char* key, const char* always) {
+    if (same) return;
+    comparison.add(kTowerPath,
+                   cat(f.source(), " has ", key, " ", shown(f.get<Json>(key).dump()),
+                       ", but pictures are always ", always, "; take a CLIP that was trained so"));
+  };
+  expect(f.get_or<bool>("do_resize", true), "do_resize", "resized");
+  expect(f.get_or<int64_t>("resample", 3) == 3, "resample", "resized by 3, bicubic");
+  expect(f.get_or<bool>("do_rescale", true), "do_rescale", "divided by 255");
+  expect(std::abs(f.get_or<double>("rescale_factor", 1. / 255) * 255 - 1) < 1e-6, "rescale_factor",
+         "divided by 255");
+  expect(f.get_or<bool>("do_normalize", true), "do_normalize", "normalised");
+  expect(f.get_or<std::string>("image_processor_type", "CLIP").starts_with("CLIP"),
+         "image_processor_type", "processed as CLIPImageProcessor does");
+  read_triple(f, "image_mean", out.image.mean);
+  read_triple(f, "image_std", out.image.std);
   if (!f.has("crop_size") || !f.get_or<bool>("do_center_crop", true)) return;
   const bool number = f.get<Json>("crop_size").is_number();
   int64_t& side = out.model.vision_tower.image_size;
@@ -144,7 +158,9 @@ std::vector<ConfigProblem> tower_problems(const RunConfig& config) {
   if (!towers.vision_tower.empty()) {
     comparison.with(towers.vision_tower / "config.json",
                     [&](const JsonFields& f, RunConfig& out) { read_clip(f, out, comparison); });
-    comparison.with(towers.vision_tower / "preprocessor_config.json", read_preprocessor);
+    comparison.with(
+        towers.vision_tower / "preprocessor_config.json",
+        [&](const JsonFields& f, RunConfig& out) { read_preprocessor(f, out, comparison); });
   }
   if (!towers.convnext.empty()) {
     comparison.with(towers.convnext / "open_clip_config.json", read_open_clip);

@@ -50,9 +50,30 @@ TEST_F(TowerConfigTest, TheDefaultsAreOpenAisLarge336) {
 }
 
 TEST_F(TowerConfigTest, WhatIsNotAppliedSaysNothing) {
-  write("preprocessor_config.json", R"({"do_normalize": false, "image_mean": [0, 0, 0],
-        "do_center_crop": false, "crop_size": 5})");
+  write("preprocessor_config.json", R"({"do_center_crop": false, "crop_size": 5})");
   EXPECT_EQ(keys(), Keys{});
+}
+
+TEST_F(TowerConfigTest, PicturesAreProcessedAsClipDoes) {
+  const auto says = [&](const std::string& text) {
+    write("preprocessor_config.json", "{" + text + "}");
+    const auto problems = tower_problems(config_);
+    return problems.empty() ? "" : problems.front().key + ": " + problems.front().message;
+  };
+  EXPECT_EQ(says(R"("do_resize": true, "resample": 3, "do_rescale": true, "do_normalize": true,
+                    "rescale_factor": 0.00392156862745098, "feature_extractor_type":
+                    "CLIPFeatureExtractor", "image_processor_type": "CLIPImageProcessorFast")"),
+            "");
+  for (const char* field :
+       {"do_resize false", "resample 2", "do_rescale false", "rescale_factor 0.00784313725490196",
+        "do_normalize false", "image_processor_type \"SiglipImageProcessor\""}) {
+    const std::string text = field, key = text.substr(0, text.find(' '));
+    const std::string message = says("\"" + key + "\": " + text.substr(key.size() + 1));
+    for (const std::string& part :
+         {std::string("model.vision_tower.path: "), "preprocessor_config.json has " + key}) {
+      EXPECT_NE(message.find(part), message.npos) << field << ": " << message;
+    }
+  }
 }
 
 TEST_F(TowerConfigTest, OpenClip) {
