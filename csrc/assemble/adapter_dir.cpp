@@ -162,6 +162,31 @@ AdapterConfig read_adapter_config(const fs::path& dir) {
   return out;
 }
 
+void check_adapter_is_whole(const fs::path& dir, const std::vector<std::string>& linears) {
+  const JsonFields f = open_config(dir);
+  // A pattern, or only some layers: PEFT's own rules say which.
+  for (const char* key : {"layers_to_transform", "exclude_modules"}) {
+    if (f.has(key)) return;
+  }
+  const Json targets = f.has("target_modules") ? f.get<Json>("target_modules") : Json();
+  if (!targets.is_array()) return;
+  const std::vector<std::string> held = adapted_linears(dir);
+  std::vector<std::string> lacking;
+  for (const std::string& linear : linears) {
+    const bool named = std::any_of(targets.begin(), targets.end(), [&](const Json& target) {
+      return target.is_string() && linear.ends_with("." + target.get<std::string>());
+    });
+    if (named && linear.starts_with("model.layers.") &&
+        !std::binary_search(held.begin(), held.end(), linear)) {
+      lacking.push_back(linear);
+    }
+  }
+  if (lacking.empty()) return;
+  throw CheckpointError(f.source(), ": target_modules names ", lacking.size(), " linears that the ",
+                        "files hold no adapter of, ", lacking.front(), " the first: the adapter ",
+                        "is not whole, or of a model with fewer layers");
+}
+
 fs::path adapter_base(const fs::path& dir) {
   const JsonFields f = open_config(dir);
   const auto named = f.get_or<std::string>("base_model_name_or_path", "");

@@ -15,6 +15,10 @@ namespace mgm {
 // target_modules says. Throws CheckpointError on another kind of adapter than plain LoRA.
 AdapterConfig read_adapter_config(const fs::path& dir);
 
+// Throws CheckpointError where the config's target_modules names linears of the blocks, out of all
+// those of the model, that the files hold no adapter of: a file that lost some.
+void check_adapter_is_whole(const fs::path& dir, const std::vector<std::string>& linears);
+
 // base_model_name_or_path as a folder: relative to the current one, else to `dir`. Throws
 // CheckpointError if it is none.
 fs::path adapter_base(const fs::path& dir);

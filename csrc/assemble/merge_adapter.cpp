@@ -14,6 +14,9 @@ namespace mgm {
 namespace {
 
 std::string weight_of(const std::string& linear) { return linear + ".weight"; }
+std::string linear_of(const std::string& weight) {
+  return weight.substr(0, weight.size() - weight_of("").size());
+}
 std::string a_of(const std::string& linear) { return linear + ".lora_A.weight"; }
 std::string b_of(const std::string& linear) { return linear + ".lora_B.weight"; }
 
@@ -45,7 +48,14 @@ AdapterMerge::AdapterMerge(SourcePtr base, const fs::path& adapter)
     }
     replaced_.insert(name);
   }
-  if (problems.empty()) return;
+  if (problems.empty()) {
+    std::vector<std::string> linears;
+    for (const std::string& name : base_->names()) {
+      if (name.ends_with(weight_of(""))) linears.push_back(linear_of(name));
+    }
+    check_adapter_is_whole(adapter, linears);
+    return;
+  }
   constexpr size_t kShown = 12;
   const size_t more = problems.size() - std::min(problems.size(), kShown);
   problems.resize(problems.size() - more);
@@ -72,7 +82,7 @@ void AdapterMerge::check(const std::string& linear, int64_t rank,
 at::Tensor AdapterMerge::read(const std::string& name) const {
   if (replaced_.count(name) > 0) return adapter_.read(name);
   if (folded_.count(name) == 0) return base_->read(name);
-  const std::string linear = name.substr(0, name.size() - weight_of("").size());
+  const std::string linear = linear_of(name);
   // A copy in any case: what is read may be a page of the file.
   at::Tensor sum = base_->read(name).to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
   sum.addmm_(adapter_.read(b_of(linear)).to(at::kFloat), adapter_.read(a_of(linear)).to(at::kFloat),

@@ -174,8 +174,13 @@ std::string packed_text(const std::vector<Param*>& params, at::ScalarType dtype)
 // The adapter of a description whose model has it, or CheckpointError.
 void check_adapter(const fs::path& adapter, const ModelDescription& description,
                    const MiniGemini& model) {
-  const auto problems = check_targets(description.model.adapter, model.decoder().linears());
-  if (problems.empty()) return;
+  const auto linears = model.decoder().linears();
+  const auto problems = check_targets(description.model.adapter, linears);
+  if (problems.empty()) {
+    std::vector<std::string> names;
+    for (const Linear* linear : linears) names.push_back(linear->prefix());
+    return check_adapter_is_whole(adapter, names);
+  }
   throw CheckpointError(
       adapter.string(), ": ", problems.size(),
       " of its adapters belong to no linear of this model: ", problems.front().message);

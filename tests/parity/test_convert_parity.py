@@ -188,6 +188,10 @@ def test_adapters_that_do_not_fit(tmp_path):
         assert all(text in error for text in says), error
         assert not (tmp_path / "out").exists()
 
+    whole = load_file(adapter / "adapter_model.safetensors")
+    save_file({n: v for n, v in whole.items() if ".layers.1." not in n}, adapter / "adapter_model.safetensors")
+    refused(4, base, adapter, "target_modules names 7 linears", "model.layers.1.mlp.down_proj the first")
+    save_file(whole, adapter / "adapter_model.safetensors")
     refused(4, other, adapter, "does not belong to", "mlp.down_proj.weight: the model has no such tensor")
     refused(2, adapter, adapter, "is an adapter itself")
     refused(4, base, base, "holds no adapter")
