@@ -58,6 +58,17 @@ void read_own_fields(const JsonFields& own, ModelDescription& d) {
   d.text.template_name = template_of(own.get<Json>("template"), own.source());
 }
 
+// The reference puts tokens of their own around or for an image, in prompts and vocabulary.
+void refuse_image_tokens(const JsonFields& f) {
+  for (const char* key : {"mm_use_im_start_end", "mm_use_im_patch_token"}) {
+    if (!f.get_or<bool>(key, false)) continue;
+    throw CheckpointError(f.source(), ": ", key,
+                          " true is not supported: an image stands in the prompt without tokens "
+                          "around it. Take a model trained with false, as all published "
+                          "Mini-Gemini are");
+  }
+}
+
 // A name, or the row itself.
 OrderedJson template_json(const std::string& name) {
   if (name.find(".yaml:") == name.npos && !name.starts_with("{")) return name;
@@ -141,6 +152,7 @@ ModelDescription read_hf_config(const Json& json, const std::string& source) {
     throw CheckpointError(
         source, ": no mm_vision_tower: this is a language model, not a Mini-Gemini model");
   }
+  refuse_image_tokens(f);
   d.model.vision_tower.path = f.get<std::string>("mm_vision_tower");
   d.model.convnext.path = f.get_or<std::string>("mm_vision_tower_aux", "");
   d.model.projector.type = f.get<std::string>("mm_projector_type");

@@ -154,6 +154,17 @@ void refuse_dropout(const JsonFields& f) {
   }
 }
 
+// transformers packs weights while it loads them, mgm where it is told to.
+void refuse_quantization(const JsonFields& f) {
+  if (!f.has("quantization_config") || f.get<Json>("quantization_config").empty()) return;
+  const JsonFields q = f.sub("quantization_config");
+  throw CheckpointError(
+      q.source(), " (quant_method '", q.get_or<std::string>("quant_method", "unknown"),
+      "') is not supported: weights are used as they are stored. Take the model that is not "
+      "quantised; if these weights are it (bitsandbytes can quantise on loading), remove the "
+      "field and set model.llm.quantize, or --quantize, to nf4 or int8");
+}
+
 void write_rope(const LlmConfig& llm, OrderedJson& j) {
   const RopeScalingConfig& rope = llm.rope_scaling;
   j["rope_theta"] = llm.rope_theta;
@@ -274,6 +285,7 @@ void read_llm_config(const Json& json, const std::string& source, LlmConfig& llm
   llm.activation = read_activation(f, llm);
   read_rope(f, llm);
   read_windows(f, llm);
+  refuse_quantization(f);
   refuse_dropout(f);
   llm.attention_bias = f.get_or<bool>("attention_bias", false);
   llm.mlp_bias = f.get_or<bool>("mlp_bias", false);

@@ -58,6 +58,16 @@ TEST(HfConfig, WordsAreThoseThatAreKnown) {
   EXPECT_NE(refusal_of_model(json).find("field 'hr_source' is missing"), std::string::npos);
 }
 
+TEST(HfConfig, TokensOfTheirOwnAroundImagesAreRefused) {
+  for (const char* key : {"mm_use_im_start_end", "mm_use_im_patch_token"}) {
+    Json json = written(small());
+    json[key] = true;
+    EXPECT_NE(refusal_of_model(json).find(cat("dir/config.json: ", key, " true")),
+              std::string::npos)
+        << refusal_of_model(json);
+  }
+}
+
 TEST(HfConfig, NumbersObeyTheSchema) {
   const auto refused = [](const std::string& place, const Json& value, const std::string& range) {
     Json json = written(small());

@@ -200,6 +200,15 @@ TEST(LlmConfigJson, RefusesWhatItCannotDo) {
                  {"'sliding_window'", "between 0 and", "got -1"});
 }
 
+TEST(LlmConfigJson, QuantisedModelsAreToldWhatToDo) {
+  expect_refused(minimal("llama"), "quantization_config",
+                 {{"quant_method", "bitsandbytes"}, {"load_in_8bit", true}},
+                 {"config.json quantization_config", "'bitsandbytes'", "model.llm.quantize"});
+  Json json = minimal("llama");
+  json["quantization_config"] = nullptr;
+  EXPECT_EQ(refusal(json), "no error");
+}
+
 TEST(LlmConfigJson, WholeNumbersMayHaveAPointButNoFraction) {
   Json json = minimal("llama");
   json["hidden_size"] = 64.0;
