@@ -1,5 +1,6 @@
 // The language model's part of a config.json. Defaults of absent fields are those of the
 // configuration_*.py of each architecture in Hugging Face transformers 4.57.
+#include <algorithm>
 #include <cmath>
 
 #include "assemble/hf_config.h"
@@ -68,21 +69,59 @@ Activation read_activation(const JsonFields& f, const LlmConfig& llm) {
                         "' is not supported; known: silu, gelu, gelu_pytorch_tanh");
 }
 
-void read_longrope(const JsonFields& f, const JsonFields& scaling, LlmConfig& llm) {
+[[noreturn]] void refuse_rope(const JsonFields& scaling, const std::string& why) {
+  throw CheckpointError(scaling.source(), ": ", why);
+}
+
+// transformers 4 has original_max_position_embeddings of longrope beside rope_scaling and looks at
+// no other; 5 has it in rope_parameters.
+void read_longrope(const JsonFields& f, const JsonFields& scaling, bool newer, LlmConfig& llm) {
   RopeScalingConfig& rope = llm.rope_scaling;
   scaling.read("short_factor", rope, rope.short_factor);
   scaling.read("long_factor", rope, rope.long_factor);
   scaling.read_or("attention_factor", rope, rope.attention_factor, 0.0);
   const char* kOriginal = "original_max_position_embeddings";
-  const JsonFields& place = scaling.has(kOriginal) ? scaling : f;
+  const bool phi3 = llm.arch == LlmArch::kPhi3;
+  const JsonFields& place = newer && scaling.has(kOriginal) ? scaling : f;
   place.read_or(kOriginal, rope, rope.original_max_positions,
-                llm.arch == LlmArch::kPhi3 ? int64_t{4096} : llm.max_positions);
-  if (rope.original_max_positions == 0) {
-    throw CheckpointError(place.source(), ": field '", kOriginal, "' is 0, but longrope needs it");
+                phi3 ? int64_t{4096} : llm.max_positions);
+  const int64_t original = rope.original_max_positions;
+  if (original == 0) {
+    refuse_rope(place, cat("field '", kOriginal, "' is 0, but longrope needs it"));
   }
-  rope.factor = std::max(1.0, double(llm.max_positions) / double(rope.original_max_positions));
+  if (scaling.has(kOriginal) && scaling.get<int64_t>(kOriginal) != original) {
+    refuse_rope(scaling, cat(kOriginal, " ", scaling.get<int64_t>(kOriginal),
+                             " is not read here by transformers, which takes ", original,
+                             "; write it beside rope_scaling, at the top of the file"));
+  }
+  if (phi3 || place.has(kOriginal)) {
+    rope.factor = std::max(1.0, double(llm.max_positions) / double(original));
+    if (newer && scaling.has("factor") && scaling.get<double>("factor") != rope.factor) {
+      refuse_rope(scaling, cat("factor ", scaling.get<double>("factor"), " is not ", rope.factor,
+                               ", max_position_embeddings / ", kOriginal, "; make them agree"));
+    }
+  } else if (scaling.has("factor") || rope.attention_factor == 0) {
+    scaling.read("factor", rope, rope.factor);
+  }
   // Longer sequences take the long factors, also for the keys that are in a cache already.
-  llm.max_positions = std::min(llm.max_positions, rope.original_max_positions);
+  llm.max_positions = std::min(llm.max_positions, original);
+}
+
+std::string read_rope_type(const JsonFields& scaling, LlmArch arch) {
+  const auto newer = scaling.get_or<std::string>("rope_type", "");
+  auto older = scaling.get_or<std::string>("type", "");
+  // Early Phi-3 configs name longrope so.
+  if (arch == LlmArch::kPhi3 && (older == "su" || older == "yarn")) older = "longrope";
+  if (!older.empty() && !newer.empty() && older != newer) {
+    refuse_rope(scaling, cat("type '", older, "' and rope_type '", newer,
+                             "' contradict each other; leave the right one"));
+  }
+  if (!older.empty() || !newer.empty()) return older.empty() ? newer : older;
+  for (const auto& [key, value] : scaling.json().items()) {
+    if (key == "rope_theta" || key == "partial_rotary_factor") continue;
+    refuse_rope(scaling, cat("has ", key, " but no rope_type; name it, \"linear\" for example"));
+  }
+  return "default";
 }
 
 // transformers 4 has rope_theta and rope_scaling, 5 one object rope_parameters.
@@ -91,31 +130,36 @@ void read_rope(const JsonFields& f, LlmConfig& llm) {
   f.read_or("rope_theta", llm, llm.rope_theta, theta);
   f.read_or("partial_rotary_factor", llm, llm.rotary_fraction, 1.0);
   llm.rope_scaling = {};
-  const char* key = f.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
+  const bool newer = f.has("rope_parameters");
+  const char* key = newer ? "rope_parameters" : "rope_scaling";
+  if (newer && f.has("rope_scaling") && f.get<Json>("rope_scaling") != f.get<Json>(key)) {
+    refuse_rope(f, "rope_scaling and rope_parameters contradict each other; leave the right one");
+  }
   if (f.has(key)) {
     const JsonFields scaling = f.sub(key);
-    scaling.read_or("rope_theta", llm, llm.rope_theta, llm.rope_theta);
+    const double beside = llm.rope_theta;
+    scaling.read_or("rope_theta", llm, llm.rope_theta, beside);
+    if ((!newer || f.has("rope_theta")) && llm.rope_theta != beside) {
+      refuse_rope(scaling, cat("rope_theta ", llm.rope_theta, " contradicts rope_theta ", beside,
+                               " beside it; leave the right one"));
+    }
     scaling.read_or("partial_rotary_factor", llm, llm.rotary_fraction, llm.rotary_fraction);
     RopeScalingConfig& rope = llm.rope_scaling;
-    auto type =
-        scaling.get_or<std::string>("rope_type", scaling.get_or<std::string>("type", "default"));
-    // Early Phi-3 configs name longrope so.
-    if (llm.arch == LlmArch::kPhi3 && (type == "su" || type == "yarn")) type = "longrope";
+    const std::string type = read_rope_type(scaling, llm.arch);
     if (type == "linear" || type == "llama3") {
       rope.type = type == "linear" ? RopeType::kLinear : RopeType::kLlama3;
       scaling.read("factor", rope, rope.factor);
     } else if (type == "longrope") {
       rope.type = RopeType::kLongrope;
-      read_longrope(f, scaling, llm);
+      read_longrope(f, scaling, newer, llm);
     } else if (type != "default") {
-      throw CheckpointError(scaling.source(), ": rope type '", type,
-                            "' is not supported; known: default, linear, llama3, longrope");
+      refuse_rope(scaling, cat("rope type '", type,
+                               "' is not supported; known: default, linear, llama3, longrope"));
     }
     if (type == "llama3") {
       scaling.read("low_freq_factor", rope, rope.low_freq_factor);
       scaling.read("high_freq_factor", rope, rope.high_freq_factor);
-      scaling.read_or("original_max_position_embeddings", rope, rope.original_max_positions,
-                      llm.max_positions);
+      scaling.read("original_max_position_embeddings", rope, rope.original_max_positions);
     }
   }
   if (llm.rotary_fraction != 1 && llm.arch != LlmArch::kPhi3) {
@@ -189,9 +233,14 @@ void write_rope(const LlmConfig& llm, OrderedJson& j) {
                  {"short_factor", rope.short_factor},
                  {"long_factor", rope.long_factor}};
       if (rope.attention_factor > 0) scaling["attention_factor"] = rope.attention_factor;
-      j["original_max_position_embeddings"] = rope.original_max_positions;
-      j["max_position_embeddings"] =
-          std::llround(rope.factor * double(rope.original_max_positions));
+      j["max_position_embeddings"] = rope.original_max_positions;
+      if (const double longest = rope.factor * double(rope.original_max_positions);
+          std::abs(longest - std::round(longest)) > 1e-9 * longest) {
+        scaling["factor"] = rope.factor;  // no ratio of two lengths
+      } else {
+        j["original_max_position_embeddings"] = rope.original_max_positions;
+        j["max_position_embeddings"] = std::llround(longest);
+      }
       break;
   }
   if (llm.rotary_fraction != 1) j["partial_rotary_factor"] = llm.rotary_fraction;

@@ -10,7 +10,7 @@ LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "hi
                "original_max_position_embeddings": 64}
 # Widths that kernels for GPUs take, of 16-wide heads; those above are odd on purpose.
 EVEN = dict(hidden_size=96, intermediate_size=64)
-EVEN_PHI_ROPE = {"type": "longrope", "short_factor": [1 + 0.2 * i for i in range(8)], "long_factor": [2.0**i for i in range(8)]}
+EVEN_FACTORS = {"short_factor": [1 + 0.2 * i for i in range(8)], "long_factor": [2.0**i for i in range(8)]}
 PHI_ROPE = {"type": "longrope", "short_factor": [1.0, 1.3, 2.1], "long_factor": [1.0, 4.0, 32.0]}
 
 
@@ -30,6 +30,8 @@ BACKBONES = {
     "llama linear rope, biases, head_dim": backbone(
         transformers.LlamaConfig, rope_scaling={"type": "linear", "factor": 3.0}, attention_bias=True, mlp_bias=True,
         head_dim=10),
+    "llama longrope by its factor": backbone(
+        transformers.LlamaConfig, rope_scaling={**PHI_ROPE, "type": "longrope", "factor": 3.3}),
     "llama tied, exact gelu": backbone(transformers.LlamaConfig, tie_word_embeddings=True, hidden_act="gelu"),
     "qwen2": backbone(transformers.Qwen2Config, rope_theta=1e6),
     "qwen2 windows from layer 1": backbone(
@@ -84,7 +86,8 @@ def redraw(model, seed, unit_norms=False):
 
 def even(name):
     """What `make` changes so that widths are EVEN."""
-    return {**EVEN, **({"rope_scaling": EVEN_PHI_ROPE} if name == "phi3 longrope" else {})}
+    rope = BACKBONES[name].options.get("rope_scaling", {})
+    return {**EVEN, **({"rope_scaling": {**rope, **EVEN_FACTORS}} if "short_factor" in rope else {})}
 
 
 def make(name, seed=0, **changes):

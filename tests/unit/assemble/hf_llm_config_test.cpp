@@ -183,6 +183,65 @@ TEST(LlmConfigJson, NewerFilesKeepTheRopeInOneObject) {
   EXPECT_EQ(read(json).rope_scaling.type, RopeType::kLinear);
 }
 
+TEST(LlmConfigJson, LongropeByItsFactor) {
+  Json json = minimal("llama");
+  Json rope = {{"rope_type", "longrope"},
+               {"short_factor", std::vector<double>(8, 1.0)},
+               {"long_factor", std::vector<double>(8, 2.0)}};
+  json["rope_scaling"] = rope;
+  EXPECT_NE(refusal(json).find("'factor'"), std::string::npos) << refusal(json);
+  for (const double factor : {4.0, 3.00001}) {  // with and without whole lengths
+    json["rope_scaling"]["factor"] = factor;
+    const OrderedJson written = to_llm_config(read(json), {}, "float32");
+    for (const LlmConfig& llm : {read(json), read(Json::parse(written.dump()))}) {
+      EXPECT_EQ(llm.rope_scaling.factor, factor);
+      EXPECT_EQ(llm.rope_scaling.original_max_positions, 8192);
+      EXPECT_EQ(llm.max_positions, 8192);
+    }
+  }
+  json["original_max_position_embeddings"] = 1024;  // then the factor is the ratio
+  EXPECT_EQ(read(json).rope_scaling.factor, 8);
+  json["rope_scaling"]["original_max_position_embeddings"] = 1024;
+  EXPECT_EQ(read(json).rope_scaling.factor, 8);
+  json["rope_scaling"]["original_max_position_embeddings"] = 512;
+  EXPECT_NE(refusal(json).find("original_max_position_embeddings 512"), std::string::npos);
+  Json newer = minimal("llama");  // as transformers 5 writes it
+  rope["original_max_position_embeddings"] = 2048;
+  newer["rope_parameters"] = rope;
+  EXPECT_EQ(read(newer).rope_scaling.factor, 4);
+  rope["factor"] = 2.0;
+  expect_refused(newer, "rope_parameters", rope, {"config.json rope_parameters", "factor 2", "4"});
+}
+
+TEST(LlmConfigJson, RopesThatContradictThemselvesAreRefused) {
+  const Json linear = {{"rope_type", "linear"}, {"factor", 4.0}};
+  expect_refused(minimal("llama"), "rope_scaling", {{"factor", 4.0}},
+                 {"config.json rope_scaling", "has factor but no rope_type"});
+  Json both = linear;
+  both["type"] = "default";
+  expect_refused(minimal("llama"), "rope_scaling", both, {"'default'", "'linear'", "contradict"});
+  both["type"] = "linear";
+  Json json = minimal("llama");
+  json["rope_scaling"] = both;
+  EXPECT_EQ(read(json).rope_scaling.factor, 4);
+  json["rope_parameters"] = both;
+  EXPECT_EQ(read(json).rope_scaling.factor, 4);
+  expect_refused(json, "rope_parameters", {{"rope_type", "default"}},
+                 {"rope_scaling and rope_parameters"});
+  json["rope_theta"] = 10000.0;
+  json.erase("rope_scaling");
+  expect_refused(json, "rope_parameters", {{"rope_type", "default"}, {"rope_theta", 5e5}},
+                 {"rope_theta 500000", "rope_theta 10000"});
+  expect_refused(minimal("llama"), "rope_scaling", {{"rope_type", "default"}, {"rope_theta", 5e5}},
+                 {"rope_theta 500000", "rope_theta 10000"});
+  expect_refused(minimal("llama"), "rope_scaling",
+                 {{"rope_type", "llama3"},
+                  {"factor", 8.0},
+                  {"low_freq_factor", 1.0},
+                  {"high_freq_factor", 4.0}},
+                 {"'original_max_position_embeddings' is missing"});
+}
+
 TEST(LlmConfigJson, RefusesWhatItCannotDo) {
   expect_refused(minimal("llama"), "rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}},
                  {"'yarn'", "default, linear, llama3, longrope"});
