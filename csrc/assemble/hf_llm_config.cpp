@@ -2,9 +2,11 @@
 // configuration_*.py of each architecture in Hugging Face transformers 4.57.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "assemble/hf_config.h"
 #include "assemble/json_fields.h"
+#include "base/log.h"
 #include "config/llm_arch.h"
 
 namespace mgm {
@@ -59,9 +61,15 @@ LlmArch read_arch(const JsonFields& f) {
 
 Activation read_activation(const JsonFields& f, const LlmConfig& llm) {
   const bool gemma = llm_traits(llm.arch).unit_norm;
-  // Gemma's configs first had hidden_act alone; where hidden_activation is there too, it counts.
-  const char* key = gemma && f.has("hidden_activation") ? "hidden_activation" : "hidden_act";
+  const char *key = "hidden_act", *other = "hidden_activation";
+  if (llm.arch == LlmArch::kGemma2) std::swap(key, other);
   const auto name = f.get_or<std::string>(key, gemma ? "gelu_pytorch_tanh" : "silu");
+  // Some published Gemmas name both forms of GELU.
+  if (gemma && f.has(other) && f.get<std::string>(other) != name) {
+    log::warn(cat(f.source(), ": ", key, " '", name, "' counts, as in transformers, not ", other,
+                  " '", f.get<std::string>(other),
+                  "'; model.llm.activation of a training config decides otherwise"));
+  }
   if (name == "silu" || name == "swish") return Activation::kSilu;
   if (name == "gelu") return Activation::kGelu;
   if (name == "gelu_pytorch_tanh" || name == "gelu_new") return Activation::kGeluTanh;
@@ -175,13 +183,21 @@ void read_windows(const JsonFields& f, LlmConfig& llm) {
                        (qwen && f.get_or<bool>("use_sliding_window", false));
   llm.sliding_window = 0;
   llm.layer_types.clear();
-  if (!windows) return;
+  const bool named = (qwen || llm.arch == LlmArch::kGemma2) && f.has("layer_types");
+  if (named) llm.layer_types = f.get<std::vector<std::string>>("layer_types");
   const bool by_default = llm.arch != LlmArch::kMixtral && llm.arch != LlmArch::kPhi3;
-  f.read_nullable("sliding_window", llm, llm.sliding_window, int64_t{by_default ? 4096 : 0});
-  if (llm.sliding_window == 0) return;
-  if ((qwen || llm.arch == LlmArch::kGemma2) && f.has("layer_types")) {
-    llm.layer_types = f.get<std::vector<std::string>>("layer_types");
-  } else if (qwen) {
+  if (windows) {
+    f.read_nullable("sliding_window", llm, llm.sliding_window, int64_t{by_default ? 4096 : 0});
+  }
+  if (llm.sliding_window == 0) {
+    for (const std::string& type : llm.layer_types) {
+      if (type == kFullLayer) continue;
+      throw CheckpointError(f.source(), ": layer_types has ", shown(type), ", but ",
+                            windows ? "sliding_window" : "use_sliding_window",
+                            " is not set; set it, or name ", kFullLayer, " for every layer");
+    }
+    llm.layer_types.clear();
+  } else if (qwen && !named) {
     const auto first = f.get_or<int64_t>("max_window_layers", 28);
     for (int64_t i = 0; i < llm.num_layers; ++i) {
       llm.layer_types.push_back(i >= first ? kSlidingLayer : kFullLayer);

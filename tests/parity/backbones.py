@@ -46,6 +46,9 @@ BACKBONES = {
     "mistral without window": backbone(transformers.MistralConfig, sliding_window=None, head_dim=8),
     "gemma": backbone(transformers.GemmaConfig, head_dim=256, num_key_value_heads=1, tie_word_embeddings=True),
     "gemma, exact gelu": backbone(transformers.GemmaConfig, head_dim=10, hidden_act="gelu", tie_word_embeddings=True),
+    "gemma, hidden_act counts": backbone(
+        transformers.GemmaConfig, head_dim=10, hidden_act="gelu", hidden_activation="gelu_pytorch_tanh"),
+    "gemma2, hidden_activation counts": backbone(transformers.Gemma2Config, head_dim=10, hidden_act="gelu"),
     "gemma2": backbone(
         transformers.Gemma2Config, head_dim=10, sliding_window=6, query_pre_attn_scalar=17, attn_logit_softcapping=1.5,
         final_logit_softcapping=2.5, tie_word_embeddings=True),

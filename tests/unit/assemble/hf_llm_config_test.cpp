@@ -151,6 +151,11 @@ TEST(LlmConfigJson, Windows) {
   EXPECT_EQ(windows(read(qwen)), (W{0, 0, 0, 32}));
   qwen["layer_types"] = {kSlidingLayer, kFullLayer, kFullLayer, kFullLayer};
   EXPECT_EQ(windows(read(qwen)), (W{32, 0, 0, 0}));
+  expect_refused(qwen, "use_sliding_window", false,
+                 {"config.json: layer_types has sliding_attention", "use_sliding_window is not"});
+  qwen["use_sliding_window"] = false;
+  qwen["layer_types"] = Json::array({kFullLayer, kFullLayer, kFullLayer, kFullLayer});
+  EXPECT_EQ(windows(read(qwen)), (W{0, 0, 0, 0}));
 }
 
 TEST(LlmConfigJson, GemmaActivation) {
@@ -160,7 +165,12 @@ TEST(LlmConfigJson, GemmaActivation) {
   json["hidden_activation"] = nullptr;
   EXPECT_EQ(read(json).activation, Activation::kGelu);
   json["hidden_activation"] = "gelu_pytorch_tanh";
-  EXPECT_EQ(read(json).activation, Activation::kGeluTanh);
+  EXPECT_EQ(read(json).activation, Activation::kGelu);  // hidden_act counts
+  Json gemma2 = minimal("gemma2");
+  gemma2["hidden_act"] = "gelu";
+  EXPECT_EQ(read(gemma2).activation, Activation::kGeluTanh);
+  gemma2["hidden_activation"] = "gelu";
+  EXPECT_EQ(read(gemma2).activation, Activation::kGelu);
 }
 
 TEST(LlmConfigJson, LongropeEndsWhereTheLongFactorsBegin) {
