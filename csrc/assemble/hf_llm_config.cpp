@@ -59,6 +59,32 @@ LlmArch read_arch(const JsonFields& f) {
                         " and their mgm and mini_gemini forms");
 }
 
+// What a class of transformers takes where the file says nothing.
+struct Defaults {
+  int64_t kv_heads, max_positions;  // kv_heads 0: as many as heads
+  double norm_eps;
+};
+
+Defaults defaults_of(LlmArch arch) {
+  switch (arch) {
+    case LlmArch::kMistral:
+      return {8, 131072, 1e-6};
+    case LlmArch::kMixtral:
+      return {8, 131072, 1e-5};
+    case LlmArch::kQwen2:
+    case LlmArch::kQwen3:
+      return {32, 32768, 1e-6};
+    case LlmArch::kGemma:
+      return {16, 8192, 1e-6};
+    case LlmArch::kGemma2:
+      return {4, 8192, 1e-6};
+    case LlmArch::kPhi3:
+      return {0, 4096, 1e-5};
+    default:
+      return {0, 2048, 1e-6};
+  }
+}
+
 Activation read_activation(const JsonFields& f, const LlmConfig& llm) {
   const bool gemma = llm_traits(llm.arch).unit_norm;
   const char *key = "hidden_act", *other = "hidden_activation";
@@ -341,19 +367,23 @@ void read_llm_config(const Json& json, const std::string& source, LlmConfig& llm
   f.read("intermediate_size", llm, llm.intermediate_size);
   f.read("num_hidden_layers", llm, llm.num_layers);
   f.read("num_attention_heads", llm, llm.num_heads);
-  f.read_or("num_key_value_heads", llm, llm.num_kv_heads, llm.num_heads);
+  const Defaults defaults = defaults_of(llm.arch);
+  const bool as_heads = defaults.kv_heads == 0 || json.contains("num_key_value_heads");  // null
+  f.read_or("num_key_value_heads", llm, llm.num_kv_heads,
+            as_heads ? llm.num_heads : defaults.kv_heads);
   const int64_t default_width = traits.unit_norm ? 256 : traits.qk_norm ? 128 : 0;
   f.read_or("head_dim", llm, llm.head_dim, default_width);
-  f.read("rms_norm_eps", llm, llm.norm_eps);
-  f.read_or("max_position_embeddings", llm, llm.max_positions, int64_t{2048});
+  f.read_or("rms_norm_eps", llm, llm.norm_eps, defaults.norm_eps);
+  f.read_or("max_position_embeddings", llm, llm.max_positions, defaults.max_positions);
   llm.tie_embeddings = f.get_or<bool>("tie_word_embeddings", traits.unit_norm);
   llm.activation = read_activation(f, llm);
   read_rope(f, llm);
   read_windows(f, llm);
   refuse_quantization(f);
   refuse_dropout(f);
-  llm.attention_bias = f.get_or<bool>("attention_bias", false);
-  llm.mlp_bias = f.get_or<bool>("mlp_bias", false);
+  // The other classes of transformers do not look at them.
+  llm.attention_bias = traits.optional_biases && f.get_or<bool>("attention_bias", false);
+  llm.mlp_bias = llm.arch == LlmArch::kLlama && f.get_or<bool>("mlp_bias", false);
   llm.query_scalar = llm.attention_softcap = llm.final_softcap = 0;
   if (llm.arch == LlmArch::kGemma2) {
     f.read_or("query_pre_attn_scalar", llm, llm.query_scalar, 256.0);

@@ -62,16 +62,17 @@ const std::vector<LlmTraits>& known_llms() {
       all.back().class_name = name;
       return all.back();
     };
-    add(LlmArch::kLlama, "Llama");
+    add(LlmArch::kLlama, "Llama").optional_biases = true;
     LlmTraits& gemma = add(LlmArch::kGemma, "Gemma");
-    gemma.unit_norm = gemma.scale_embeddings = true;
+    gemma.unit_norm = gemma.scale_embeddings = gemma.optional_biases = true;
     add(LlmArch::kMixtral, "Mixtral").experts = true;
     add(LlmArch::kMistral, "Mistral");
     LlmTraits& gemma2 = add(LlmArch::kGemma2, "Gemma2");
     gemma2.unit_norm = gemma2.scale_embeddings = gemma2.post_norms = true;
-    gemma2.alternating_windows = true;
+    gemma2.alternating_windows = gemma2.optional_biases = true;
     add(LlmArch::kQwen2, "Qwen2").qkv_bias = true;
-    add(LlmArch::kQwen3, "Qwen3").qk_norm = true;
+    LlmTraits& qwen3 = add(LlmArch::kQwen3, "Qwen3");
+    qwen3.qk_norm = qwen3.optional_biases = true;
     add(LlmArch::kPhi3, "Phi3").fused_projections = true;
     return all;
   }();
@@ -116,10 +117,10 @@ void check_llm(const LlmConfig& llm, std::vector<ConfigProblem>& out) {
     problems.expect(type == kSlidingLayer || type == kFullLayer, "layer_types", "'", type,
                     "' is not ", kSlidingLayer, " or ", kFullLayer);
   }
-  problems.expect(!(traits.fused_projections && llm.attention_bias), "attention_bias",
-                  "the fused projections of arch ", arch, " have no biases");
-  problems.expect(!((traits.fused_projections || traits.experts) && llm.mlp_bias), "mlp_bias",
-                  "the MLP of arch ", arch, " has no biases");
+  problems.expect(traits.optional_biases || !llm.attention_bias, "attention_bias", "arch ", arch,
+                  traits.qkv_bias ? " has them for q, k and v alone" : " has no such biases");
+  problems.expect(llm.arch == LlmArch::kLlama || !llm.mlp_bias, "mlp_bias", "the MLP of arch ",
+                  arch, " has no biases");
 }
 
 }  // namespace mgm

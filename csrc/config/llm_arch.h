@@ -18,6 +18,7 @@ struct LlmTraits {
   bool post_norms = false;           // norms behind attention and MLP too
   bool qk_norm = false;              // RMSNorm of every query and key head before the rotation
   bool qkv_bias = false;             // biases of q, k and v whatever attention_bias says
+  bool optional_biases = false;      // attention_bias: of q, k, v and o
   bool fused_projections = false;    // one qkv_proj, one gate_up_proj
   bool experts = false;              // the MLP is a mixture: num_experts > 0
   bool alternating_windows = false;  // without layer_types: windows in layers 0, 2, 4, ...

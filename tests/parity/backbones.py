@@ -34,6 +34,7 @@ BACKBONES = {
         transformers.LlamaConfig, rope_scaling={**PHI_ROPE, "type": "longrope", "factor": 3.3}),
     "llama tied, exact gelu": backbone(transformers.LlamaConfig, tie_word_embeddings=True, hidden_act="gelu"),
     "qwen2": backbone(transformers.Qwen2Config, rope_theta=1e6),
+    "qwen2, attention_bias without effect": backbone(transformers.Qwen2Config, attention_bias=True),
     "qwen2 windows from layer 1": backbone(
         transformers.Qwen2Config, use_sliding_window=True, sliding_window=7, max_window_layers=1,
         tie_word_embeddings=True),

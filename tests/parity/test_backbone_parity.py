@@ -8,6 +8,7 @@ import subprocess
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from safetensors.torch import load_file, save_file
 
 from backbones import BACKBONES, make
@@ -84,6 +85,25 @@ def test_logits_gradients_and_cache(tmp_path, name):
           f"{len(errors) - 3} gradients {max(e for k, e in errors.items() if k.startswith('grad')):.1e}")
     bad = {key: error for key, error in errors.items() if not error <= TOLERANCE}
     assert not bad, f"relative L2 above {TOLERANCE}: {bad}"
+
+
+# Sizes that agree with what is taken where num_key_value_heads is absent.
+HEADS = {"llama": (6, 6), "mistral": (16, 8), "mixtral": (16, 8), "qwen2": (32, 32), "qwen3": (32, 32), "gemma": (16, 16),
+         "gemma2": (8, 4), "phi3": (6, 6)}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_absent_fields(tmp_path, name):
+    heads, kv_heads = HEADS[name]
+    model_dir = save(make(name, num_attention_heads=heads, num_key_value_heads=kv_heads, hidden_size=heads * 6),
+                     tmp_path / "model")
+    config = json.loads((model_dir / "config.json").read_text())
+    for key in ("num_key_value_heads", "rms_norm_eps", "max_position_embeddings", "rope_theta", "hidden_act"):
+        config.pop(key, None)
+    (model_dir / "config.json").write_text(json.dumps(config))
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_dir, attn_implementation="eager").eval()
+    ids, offsets = stream(model.config.vocab_size)
+    assert relative_l2(probe(model_dir, ids, offsets, tmp_path)["logits"], oracle(model, ids, offsets)["logits"]) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["mistral", "gemma2", "phi3", "mixtral with router loss"])

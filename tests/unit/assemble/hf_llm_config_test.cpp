@@ -132,6 +132,26 @@ TEST(LlmConfigJson, AbsentFieldsHaveTheDefaultsOfTransformers) {
   EXPECT_EQ(read(minimal("gemma2")).query_scalar, 256);
   EXPECT_EQ(read(minimal("gemma2")).attention_softcap, 50);
   EXPECT_EQ(read(minimal("gemma2")).final_softcap, 30);
+  Json mistral = minimal("mistral");
+  for (const char* key : {"rms_norm_eps", "num_key_value_heads", "max_position_embeddings"}) {
+    mistral.erase(key);
+  }
+  mistral["num_attention_heads"] = 16;
+  EXPECT_EQ(read(mistral).norm_eps, 1e-6);
+  EXPECT_EQ(read(mistral).num_kv_heads, 8);
+  EXPECT_EQ(read(mistral).max_positions, 131072);
+  mistral["num_key_value_heads"] = nullptr;
+  EXPECT_EQ(read(mistral).num_kv_heads, 16);
+}
+
+TEST(LlmConfigJson, BiasesCountWhereTransformersHasThem) {
+  for (const LlmTraits& traits : known_llms()) {
+    Json json = minimal(to_lower(traits.class_name));
+    json["attention_bias"] = json["mlp_bias"] = true;
+    const bool llama = traits.arch == LlmArch::kLlama;
+    EXPECT_EQ(read(json).mlp_bias, llama);
+    EXPECT_EQ(read(json).attention_bias, llama || traits.unit_norm || traits.qk_norm);
+  }
 }
 
 TEST(LlmConfigJson, Windows) {
@@ -345,6 +365,9 @@ TEST(LlmConfig, ContradictionsAreFound) {
       "model.llm.layer_types");
   EXPECT_EQ(first_problem("phi3", [](LlmConfig& c) { c.attention_bias = true; }),
             "model.llm.attention_bias");
+  EXPECT_EQ(first_problem("qwen2", [](LlmConfig& c) { c.attention_bias = true; }),
+            "model.llm.attention_bias");
+  EXPECT_EQ(first_problem("qwen3", [](LlmConfig& c) { c.mlp_bias = true; }), "model.llm.mlp_bias");
   EXPECT_EQ(first_problem("phi3", [](LlmConfig& c) { c.rotary_fraction = 0.3; }), "none");
   EXPECT_EQ(first_problem("phi3", [](LlmConfig& c) { c.rotary_fraction = 0.2; }),
             "model.llm.rotary_fraction");
