@@ -31,83 +31,57 @@ std::vector<std::string> target_modules(const std::vector<Linear*>& linears) {
   return partly ? names : std::vector<std::string>(adapted.begin(), adapted.end());
 }
 
-// What changes the function of an adapter and is not built here.
-void refuse_variants(const JsonFields& f) {
-  const auto refuse = [&](bool bad, const char* key) {
-    if (bad) {
-      throw CheckpointError(f.source(), ": ", key, " is set; only plain LoRA on linears is read");
-    }
-  };
+// What a plain LoRA may say, as peft 0.18 writes it.
+constexpr const char* kPlain[] = {"auto_mapping",
+                                  "base_model_name_or_path",
+                                  "bias",
+                                  "corda_config",
+                                  "eva_config",
+                                  "ensure_weight_tying",
+                                  "exclude_modules",
+                                  "inference_mode",
+                                  "init_lora_weights",
+                                  "layers_pattern",
+                                  "layers_to_transform",
+                                  "loftq_config",
+                                  "lora_alpha",
+                                  "lora_dropout",
+                                  "megatron_config",
+                                  "megatron_core",
+                                  "modules_to_save",
+                                  "peft_type",
+                                  "peft_version",
+                                  "qalora_group_size",
+                                  "r",
+                                  "revision",
+                                  "runtime_config",
+                                  "target_modules",
+                                  "task_type",
+                                  "use_rslora"};
+
+// Anything else that is set changes the function of an adapter in a way that is not built here, or
+// is of a version that may.
+void refuse_variants(const Json& config, const std::string& source) {
+  for (const auto& [key, value] : config.items()) {
+    const bool unset = value.is_null() || value == false || value == "" ||
+                       ((value.is_array() || value.is_object()) && value.empty());
+    if (unset || std::find(std::begin(kPlain), std::end(kPlain), key) != std::end(kPlain)) continue;
+    throw CheckpointError(source, ": ", key, " is ", value.dump(), "; only plain LoRA on linears ",
+                          "is read. If it changes nothing, remove it");
+  }
+  const JsonFields f(config, source);
   const auto kind = f.get<std::string>("peft_type");
-  if (kind != "LORA") throw CheckpointError(f.source(), ": peft_type '", kind, "' is not LORA");
-  for (const char* key : {"use_dora", "use_qalora", "fan_in_fan_out", "lora_bias"}) {
-    refuse(f.get_or<bool>(key, false), key);
-  }
-  for (const char* key :
-       {"rank_pattern", "alpha_pattern", "layer_replication", "arrow_config",
-        "alora_invocation_tokens", "target_parameters", "trainable_token_indices"}) {
-    refuse(f.has(key) && !f.get<Json>(key).empty(), key);
-  }
+  if (kind != "LORA") throw CheckpointError(source, ": peft_type '", kind, "' is not LORA");
   // Others begin by taking the product of A and B out of the base, or by rounding it.
   if (f.has("init_lora_weights") && f.get<Json>("init_lora_weights").is_string()) {
     const auto init = f.get<std::string>("init_lora_weights");
     if (init != "gaussian" && init != "eva" && init != "orthogonal") {
-      throw CheckpointError(f.source(), ": init_lora_weights '", init, "' belongs to a base that ",
-                            "it changed; convert it to plain LoRA with PEFT first");
+      throw CheckpointError(source, ": init_lora_weights '", init, "' belongs to a base that it ",
+                            "changed; convert it to plain LoRA with PEFT first");
     }
   }
   const auto bias = f.get_or<std::string>("bias", "none");
-  if (bias != "none") throw CheckpointError(f.source(), ": bias '", bias, "' is not none");
-}
-
-// What peft 0.18 writes and plain LoRA may have, whatever it says.
-const std::set<std::string> kKnown = {"alora_invocation_tokens",
-                                      "alpha_pattern",
-                                      "arrow_config",
-                                      "auto_mapping",
-                                      "base_model_name_or_path",
-                                      "bias",
-                                      "corda_config",
-                                      "ensure_weight_tying",
-                                      "eva_config",
-                                      "exclude_modules",
-                                      "fan_in_fan_out",
-                                      "inference_mode",
-                                      "init_lora_weights",
-                                      "layer_replication",
-                                      "layers_pattern",
-                                      "layers_to_transform",
-                                      "loftq_config",
-                                      "lora_alpha",
-                                      "lora_bias",
-                                      "lora_dropout",
-                                      "megatron_config",
-                                      "megatron_core",
-                                      "modules_to_save",
-                                      "peft_type",
-                                      "peft_version",
-                                      "qalora_group_size",
-                                      "r",
-                                      "rank_pattern",
-                                      "revision",
-                                      "runtime_config",
-                                      "target_modules",
-                                      "target_parameters",
-                                      "task_type",
-                                      "trainable_token_indices",
-                                      "use_dora",
-                                      "use_qalora",
-                                      "use_rslora"};
-
-// A key of another version that is set may be another kind of adapter.
-void refuse_unknown(const Json& config, const std::string& source) {
-  for (const auto& [key, value] : config.items()) {
-    const bool unset = value.is_null() || value == false || value == "" ||
-                       ((value.is_array() || value.is_object()) && value.empty());
-    if (unset || kKnown.count(key) > 0) continue;
-    throw CheckpointError(source, ": ", key, " is ", value.dump(), ", which is not known here; ",
-                          "only plain LoRA on linears is read. If it changes nothing, remove it");
-  }
+  if (bias != "none") throw CheckpointError(source, ": bias '", bias, "' is not none");
 }
 
 // A module that the config says is in the files.
@@ -132,7 +106,7 @@ JsonFields open_config(const fs::path& dir) {
     throw CheckpointError(file.string(), ": no such file: a directory of a LoRA adapter has one");
   }
   const Json json = read_config_json(file);
-  refuse_unknown(json, file.string());
+  refuse_variants(json, file.string());
   return {json, file.string()};
 }
 
@@ -146,7 +120,6 @@ OrderedJson number(double value) {
 
 AdapterConfig read_adapter_config(const fs::path& dir) {
   const JsonFields f = open_config(dir);
-  refuse_variants(f);
   check_saved_modules(f, dir);
   AdapterConfig out;
   out.kind = AdapterKind::kLora;

@@ -6,7 +6,7 @@
 
 #include "assemble/hf_config.h"
 #include "assemble/json_fields.h"
-#include "base/log.h"
+#include "base/log_once.h"
 #include "config/llm_arch.h"
 
 namespace mgm {
@@ -92,9 +92,9 @@ Activation read_activation(const JsonFields& f, const LlmConfig& llm) {
   const auto name = f.get_or<std::string>(key, gemma ? "gelu_pytorch_tanh" : "silu");
   // Some published Gemmas name both forms of GELU.
   if (gemma && f.has(other) && f.get<std::string>(other) != name) {
-    log::warn(cat(f.source(), ": ", key, " '", name, "' counts, as in transformers, not ", other,
-                  " '", f.get<std::string>(other),
-                  "'; model.llm.activation of a training config decides otherwise"));
+    log::warn_once(cat(f.source(), ": ", key, " '", name, "' counts, as in transformers, not ",
+                       other, " '", f.get<std::string>(other),
+                       "'; model.llm.activation of a training config decides otherwise"));
   }
   if (name == "silu" || name == "swish") return Activation::kSilu;
   if (name == "gelu") return Activation::kGelu;

@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "base/error.h"
-#include "base/log.h"
+#include "base/log_once.h"
 #include "checkpoint/adapter_file.h"
 #include "checkpoint/gguf_source.h"
 #include "formats/dtype.h"
@@ -268,7 +268,7 @@ SourcePtr open_model_dir(const fs::path& dir) {
     refuse_adapter_beside(dir);
     const fs::path index = file.string() + ".index.json";
     if (fs::exists(index)) {
-      log::warn(cat(index.string(), ": is not read, ", name, " is there too"));
+      log::warn_once(cat(index.string(), ": is not read, ", name, " is there too"));
     }
     return file.extension() == ".json" ? open_sharded(file) : open_tensor_file(file);
   }
