@@ -67,7 +67,9 @@ TEST_F(DepthwiseGpu, EqualsConv2dAndItsGradients) {
         const double error = relative_l2(ours[i], exact[i]);
         EXPECT_LE(error, 1.05 * relative_l2(theirs[i], exact[i]) + 3e-7)
             << names[i] << ' ' << dtype << ' ' << exact[0].sizes();
-        EXPECT_LE(error, dtype == at::kFloat ? 2e-6 : 2e-3) << names[i] << ' ' << exact[0].sizes();
+        // Sums are fp32 and rounded to bf16 once, which is at most 2^-8 of a value.
+        EXPECT_LE(error, dtype == at::kFloat ? 2e-6 : 0x1p-8)
+            << names[i] << ' ' << exact[0].sizes();
       }
     }
   }

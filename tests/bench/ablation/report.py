@@ -127,7 +127,6 @@ def size_text(entry):
 def markdown(entries, results):
     arms = list(results)
     pairs = [f"{a} - {b}" for a, b in DIFFERENCES if a in results and b in results]
-    seeds = {arm: ", ".join(map(str, by_seed)) for arm, by_seed in results.items()}
     machines = sorted({result["machine"] for by_seed in results.values() for result in by_seed.values()})
     lines = ["Scores in per cent; captions: CIDEr-D, 0 to 10. After ±: half the 95 % t interval of the mean over seeds; in brackets: the",
              "95 % interval of a bootstrap over seeds and pictures. Constant: the commonest answer to every question.", "",
@@ -154,14 +153,16 @@ def markdown(entries, results):
         lines += ["", "Digits right at their place, per cent:", "", "| size | " + " | ".join(ARMS[arm] for arm in arms) + " |",
                   "|---|" + "---:|" * len(arms)]
         lines += [f"| {size_text(e)} | " + " | ".join(number("digits", e["characters"][arm]) for arm in arms) + " |" for e in digits]
-    lines += ["", "| arm | seeds | stage 0 loss | stage 1 loss | stage 2 loss | training, s | answers, s | answers cut |", "|---|---|---:|---:|---:|---:|---:|---:|"]
+    whole = [entry for entry in entries if entry["size"] is None]
+    lines += ["", "Run by run: losses at the end of the stages, scores of all sizes, seconds, answers that were cut.", "",
+              "| arm | seed | stage 0 | stage 1 | stage 2 | " + " | ".join(entry["task"] for entry in whole)
+              + " | training, s | answers, s | cut |", "|---|---|" + "---:|" * (len(whole) + 6)]
     for arm, by_seed in results.items():
-        runs = list(by_seed.values())
-        mean = lambda get: scoring.mean([get(run) for run in runs])
-        lines.append(f"| {ARMS[arm]} | {seeds[arm]} | {mean(lambda r: r['stages']['stage0']['loss']):.3f} | "
-                     f"{mean(lambda r: r['stages']['stage1']['loss']):.3f} | "
-                     f"{mean(lambda r: r['stages']['stage2']['loss']):.3f} | {mean(lambda r: r['seconds']['train']):.0f} | "
-                     f"{mean(lambda r: r['seconds']['answer']):.0f} | {mean(lambda r: r['cut']):.1f} |")
+        for i, (seed, run) in enumerate(by_seed.items()):
+            losses = " | ".join(f"{stage['loss']:.3f}" for stage in run["stages"].values())
+            scores = " | ".join(number(entry["task"], entry["arms"][arm]["by_seed"][i]) for entry in whole)
+            lines.append(f"| {ARMS[arm]} | {seed} | {losses} | {scores} | {run['seconds']['train']:.0f} | "
+                         f"{run['seconds']['answer']:.0f} | {run['cut']} |")
     return "\n".join(lines + ["", f"Machine: {', '.join(machines)}."]) + "\n"
 
 
