@@ -228,11 +228,16 @@ SourcePtr open_tensor_file(const fs::path& file) {
         ": is a git-lfs pointer, not the weights: `git lfs pull` in its folder, or "
         "a download of the file itself, brings them");
   }
-  if (is_gguf(bytes)) return open_gguf(file);
-  // "PK\3\4", or the first bytes of a legacy torch file, which the torch reader explains.
-  const bool torch = bytes.substr(0, 2) == "PK" || bytes.substr(0, 1) == "\x80";
-  return torch && file.extension() != ".safetensors" ? open_torch_file(file)
-                                                     : open_safetensors(file);
+  // The first bytes say what a file is; where they say nothing it is damaged, and the reader that
+  // its name asks for explains.
+  const fs::path kind = file.extension();
+  if (is_gguf(bytes) || kind == ".gguf") return open_gguf(file);
+  if (kind == ".safetensors") return open_safetensors(file);
+  // "PK\3\4", or the first byte of a legacy torch file, which the torch reader explains.
+  if (bytes.starts_with("PK") || bytes.starts_with("\x80")) return open_torch_file(file);
+  const bool json_header = bytes.size() > 8 && bytes[8] == '{';
+  const bool torch_name = kind == ".bin" || kind == ".pt" || kind == ".pth";
+  return torch_name && !json_header ? open_torch_file(file) : open_safetensors(file);
 }
 
 SourcePtr open_sharded(const fs::path& index_file) {

@@ -239,6 +239,11 @@ def test_json_mistakes_of_other_files(model, tmp_path):
     weights = tmp_path / "w.safetensors"
     weights.write_bytes((9).to_bytes(8, "little") + b'{"a": tru')
     assert "the safetensors header is not valid JSON: byte" in says(4, "inspect", weights)
+    for name, error in (("w.gguf", "no GGUF file: it does not begin with 'GGUF'"), ("w.bin", "not a zip archive as torch.save writes it")):
+        damaged = tmp_path / name
+        for content in (b"", bytes(100)):
+            damaged.write_bytes(content)
+            assert error in says(4, "inspect", damaged)
 
 
 def test_image_without_a_file(model):
