@@ -9,6 +9,7 @@
 #include "base/file_access.h"
 #include "checkpoint/gguf_config.h"
 #include "checkpoint/gguf_names.h"
+#include "checkpoint/weight_file.h"
 #include "formats/dtype.h"
 #include "formats/gguf.h"
 
@@ -25,13 +26,8 @@ struct OpenGguf {
 std::shared_ptr<const OpenGguf> open_file(const fs::path& path) {
   auto out = std::make_shared<OpenGguf>();
   out->path = path.string();
-  try {
-    out->mapped = std::make_shared<MappedFile>(path);
-  } catch (const DataError& e) {
-    throw CheckpointError(e.what());
-  }
-  out->file = parse_gguf({reinterpret_cast<const char*>(out->mapped->data()), out->mapped->size()},
-                         out->path);
+  out->mapped = map_weight_file(path);
+  out->file = parse_gguf(bytes_of(*out->mapped), out->path);
   const auto parts = out->file.metadata.find("split.count");
   if (parts != out->file.metadata.end() && parts->second.integer().value_or(2) > 1) {
     throw CheckpointError(out->path,
@@ -217,6 +213,7 @@ int64_t metadata_integer(const OpenGguf& gguf, const std::string& key, int64_t f
 }  // namespace
 
 bool is_gguf_file(const fs::path& file) {
+  if (file.extension() == ".gguf" && fs::is_regular_file(file)) return true;
   try {
     return is_gguf(read_beginning(file, 4));
   } catch (const DataError&) {  // whoever opens it says why

@@ -28,6 +28,7 @@ struct GgufConfigs {
 };
 GgufConfigs read_gguf_configs(const fs::path& file);
 
+// By its name or its first bytes: one that is named so and is damaged is explained as a GGUF file.
 bool is_gguf_file(const fs::path& file);
 
 // The *.gguf of a folder, sorted.

@@ -10,8 +10,8 @@
 #include "base/log_once.h"
 #include "checkpoint/adapter_file.h"
 #include "checkpoint/gguf_source.h"
+#include "checkpoint/weight_file.h"
 #include "formats/dtype.h"
-#include "formats/gguf.h"
 #include "formats/safetensors.h"
 #include "formats/shard_index.h"
 #include "formats/torch_file.h"
@@ -33,18 +33,6 @@ constexpr uint64_t kPage = 4096;  // a mapping begins at one
 
 [[noreturn]] void not_there(const std::string& name, const std::string& where) {
   throw CheckpointError(where, ": holds no tensor '", name, "'");
-}
-
-std::shared_ptr<MappedFile> map_file(const fs::path& file) {
-  try {
-    return std::make_shared<MappedFile>(file);
-  } catch (const DataError& e) {
-    throw CheckpointError(e.what());
-  }
-}
-
-std::string_view bytes_of(const MappedFile& file) {
-  return {reinterpret_cast<const char*>(file.data()), file.size()};
 }
 
 // Tensors of one mapped file. Strides are in elements; empty means contiguous.
@@ -200,7 +188,7 @@ bool equal_tensors(const TensorSource& source, const std::string& a, const std::
 }
 
 SourcePtr open_safetensors(const fs::path& file) {
-  const auto mapped = map_file(file);
+  const auto mapped = map_weight_file(file);
   const SafetensorsHeader header =
       parse_safetensors_header(bytes_of(*mapped), mapped->size(), file.string());
   auto out = std::make_shared<MappedSource>(file, mapped);
@@ -210,7 +198,7 @@ SourcePtr open_safetensors(const fs::path& file) {
 }
 
 SourcePtr open_torch_file(const fs::path& file) {
-  const auto mapped = map_file(file);
+  const auto mapped = map_weight_file(file);
   const TorchFile parsed = parse_torch_file(bytes_of(*mapped), file.string());
   auto out = std::make_shared<MappedSource>(file, mapped);
   for (const TorchTensor& t : parsed.tensors) out->add(t.name, t.dtype, t.shape, t.stride, t.begin);
@@ -220,18 +208,12 @@ SourcePtr open_torch_file(const fs::path& file) {
 }
 
 SourcePtr open_tensor_file(const fs::path& file) {
-  const auto mapped = map_file(file);
+  const auto mapped = map_weight_file(file);
   const std::string_view bytes = bytes_of(*mapped);
-  if (bytes.starts_with("version https://git-lfs")) {
-    throw CheckpointError(
-        file.string(),
-        ": is a git-lfs pointer, not the weights: `git lfs pull` in its folder, or "
-        "a download of the file itself, brings them");
-  }
   // The first bytes say what a file is; where they say nothing it is damaged, and the reader that
   // its name asks for explains.
+  if (is_gguf_file(file)) return open_gguf(file);
   const fs::path kind = file.extension();
-  if (is_gguf(bytes) || kind == ".gguf") return open_gguf(file);
   if (kind == ".safetensors") return open_safetensors(file);
   // "PK\3\4", or the first byte of a legacy torch file, which the torch reader explains.
   if (bytes.starts_with("PK") || bytes.starts_with("\x80")) return open_torch_file(file);

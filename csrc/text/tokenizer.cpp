@@ -29,8 +29,10 @@ bool looks_like_tiktoken(std::string_view text) {
          line.substr(0, blank).find_first_not_of(kBase64) == line.npos;
 }
 
-// Of the content: a GGUF file may be far larger than memory, so it is not read whole.
-bool begins_as_gguf(const fs::path& file) { return is_gguf(read_beginning(file, 4)); }
+// By its name or first bytes: a GGUF file may be far larger than memory, so it is not read whole.
+bool is_gguf_vocabulary(const fs::path& file) {
+  return file.extension() == ".gguf" || is_gguf(read_beginning(file, 4));
+}
 
 Kind kind_of(const fs::path& file) {
   if (file.extension() == ".tiktoken") return Kind::kTiktoken;
@@ -38,7 +40,7 @@ Kind kind_of(const fs::path& file) {
   if (file.extension() == ".json") {
     return name.rfind("tekken", 0) == 0 ? Kind::kTekken : Kind::kTokenizerJson;
   }
-  if (begins_as_gguf(file)) return Kind::kGguf;
+  if (is_gguf_vocabulary(file)) return Kind::kGguf;
   return looks_like_tiktoken(read_file(file)) ? Kind::kTiktoken : Kind::kSentencePiece;
 }
 

@@ -244,6 +244,12 @@ def test_json_mistakes_of_other_files(model, tmp_path):
         for content in (b"", bytes(100)):
             damaged.write_bytes(content)
             assert error in says(4, "inspect", damaged)
+            if name == "w.gguf":
+                assert error in says(4, "convert", damaged, "--out", tmp_path / "converted")
+                assert error in says(4, "tokenize", damaged)
+    damaged = tmp_path / "w.gguf"
+    damaged.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 135\n")
+    assert "is a git-lfs pointer" in says(4, "inspect", damaged)
 
 
 def test_image_without_a_file(model):
