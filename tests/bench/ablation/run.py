@@ -57,8 +57,8 @@ class Clock:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop.set())
 
-    def call(self, command, log, gpu=None):
-        """Runs a command to its end, or passes the wish to stop on as SIGTERM."""
+    def call(self, command, log, gpu=None, beat=lambda: None):
+        """Runs a command to its end, or passes the wish to stop on as SIGTERM; beat() is called five times a second."""
         if self.stop.is_set():
             raise Stopped
         environment = dict(os.environ) if gpu is None else {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu)}
@@ -73,6 +73,7 @@ class Clock:
                 if self.stop.is_set() and not told:
                     process.terminate()
                     told = True
+                beat()
                 time.sleep(0.2)
         if told and process.returncode in STOPPED_CODES:
             raise Stopped
@@ -146,13 +147,17 @@ class Run:
         return out
 
     def spend(self, what, clock, command, gpu):
-        """Runs a command of mgm; its seconds add up over all starts of the run."""
+        """Runs a command of mgm; its seconds add up over all starts of the run, those that SIGKILL ended too."""
         path, begin = self.folder / "seconds.json", time.monotonic()
-        try:
-            clock.call([MGM, *command], self.folder / "log.txt", gpu)
-        finally:
-            spent = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        spent = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+        def note():
             write_whole(path, json.dumps({**spent, what: spent.get(what, 0) + time.monotonic() - begin}))
+
+        try:
+            clock.call([MGM, *command], self.folder / "log.txt", gpu, note)
+        finally:
+            note()
 
     def work(self, clock, gpu):
         """Trains, exports, answers; returns the seconds of each."""

@@ -177,14 +177,15 @@ def test_a_stopped_run_goes_on(how, tmp_path):
     assert sum(line[1] == "went on from 7" for line in place.calls("train")) == 2
 
 
-def test_a_killed_parent_leaves_no_training(tmp_path):
+def test_a_killed_parent_leaves_no_training_and_its_seconds(tmp_path):
     place = Place(tmp_path, gpus=1)
     process = place.start("run", FAKE_SECONDS="60")
     while not place.calls("train"):
         time.sleep(0.05)
-    time.sleep(0.3)
+    time.sleep(0.6)
     process.kill()
     process.communicate()
+    assert 0.3 < json.loads((place.out / "hr_on.1/seconds.json").read_text())["train"] < 60
     for _ in range(100):
         if [line[1] for line in place.calls("train")] == ["begin", "stopped"]:
             return
