@@ -152,6 +152,7 @@ void write_hf_directory(const fs::path& path, const HfDirectory& content,
       write_safetensors(temporary / name, tensors, content.get);
     }
     fsync_dir(temporary);
+    if (options.check) options.check(temporary);
     publish(temporary, dir);
   } catch (const std::exception& e) {
     std::error_code ignored;  // the error that counts is on its way

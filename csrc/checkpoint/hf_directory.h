@@ -3,6 +3,7 @@
 // model.safetensors.index.json where one file would be larger than a shard may be.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -23,6 +24,9 @@ struct HfDirectory {
 struct HfDirectoryOptions {
   uint64_t max_shard_bytes = 5'000'000'000;  // "5GB" of transformers; one larger tensor is a shard
   bool replace = false;                      // see below
+  // Called with the folder that everything has been written to, before it becomes `dir`. If it
+  // throws, that folder is removed, and what was at `dir` stays.
+  std::function<void(const fs::path&)> check = {};
 };
 
 // Writes `dir`.tmp, fsyncs and renames it, so that `dir` is whole or not there; a `dir`.tmp left by

@@ -65,9 +65,11 @@ void add_export(CLI::App& app) {
                    "Bytes of one safetensors file, as 2GB or 500MB; a larger tensor is a file")
       ->transform(byte_size(1))
       ->capture_default_str();
-  command->add_flag("--verify", args->verify,
-                    "Load what was written and compare its logits with those of the run's weights "
-                    "on a fixed prompt; exit code 4 if they differ. Needs the model in fp32");
+  command->add_flag(
+      "--verify", args->verify,
+      "Load what is written and compare its logits with those of the run's weights on "
+      "a fixed prompt; if they differ, exit code 4 and no directory. Needs the model "
+      "in fp32");
   command->add_flag("--replace", args->replace, "Replace an existing model directory");
   command->footer(
       "Example:\n"

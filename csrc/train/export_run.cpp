@@ -234,22 +234,27 @@ std::optional<ExportCheck> export_run(const ExportRequest& request) {
   const ModelContent content{description,       parts.params,           value,
                              *tokenizer,        llm_path(config.model), trained.vision_tower,
                              trained.hr_encoder};
+  HfDirectoryOptions directory = request.directory;
+  std::optional<ExportCheck> found;
+  if (request.verify) {
+    directory.check = [&](const fs::path& written) {
+      found = verify_export(
+          written, description, *tokenizer,
+          [&](Param& param) { return weights.get(param, run_type); },
+          request.part == ExportPart::kLlm, allowed_difference(run_type, out_type, request.merge));
+    };
+  }
   if (request.part == ExportPart::kAdapter) {
     write_adapter(
         request.out, content, parts.model->decoder().linears(),
         [&](const std::string& name) { return weights.is_of_base(name); }, llm_path(config.model),
-        out_type, request.directory);
+        out_type, directory);
   } else {
-    write_model(request.out, content, out_type, request.part == ExportPart::kLlm,
-                request.directory);
+    write_model(request.out, content, out_type, request.part == ExportPart::kLlm, directory);
   }
   log::info(cat("wrote ", request.out.string(), " from ", checkpoint.dir().string(), ": step ",
                 checkpoint.step(), ", ", trained.names.size(), " trained tensors"));
-  if (!request.verify) return std::nullopt;
-  return verify_export(
-      request.out, description, *tokenizer,
-      [&](Param& param) { return weights.get(param, run_type); }, request.part == ExportPart::kLlm,
-      allowed_difference(run_type, out_type, request.merge));
+  return found;
 }
 
 }  // namespace mgm

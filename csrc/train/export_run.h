@@ -23,7 +23,7 @@ struct ExportRequest {
   std::optional<at::ScalarType> dtype;  // default: the dtype the run used its weights in
   ExportPart part = ExportPart::kAll;
   bool merge = false;            // fold adapters into the weights they belong to
-  bool verify = false;           // load what was written and compare logits
+  bool verify = false;           // load what is written and compare logits
   HfDirectoryOptions directory;  // sizes of shards, replacing an existing directory
 };
 
@@ -32,7 +32,8 @@ struct ExportRequest {
 // trained comes from the checkpoint's fp32 masters, what was frozen from where the run had it from;
 // a frozen weight that has changed since is a CheckpointError, and so is a value that fp16 does not
 // hold. Parameter by parameter out of mapped files: of memory of its own the export takes about the
-// largest parameter, in the dtype that is written. With `verify`, what the comparison found.
+// largest parameter, in the dtype that is written. With `verify`, what the comparison found; a
+// directory that fails it never becomes `out`.
 std::optional<ExportCheck> export_run(const ExportRequest& request);
 
 }  // namespace mgm

@@ -72,6 +72,12 @@ ExportCheck verify_export(const fs::path& dir, const ModelDescription& descripti
     }
     expected = logits_of(model, batch);
   }
+  const double norm = expected.to(at::kDouble).norm().item<double>();
+  if (!(norm > 0 && std::isfinite(norm))) {  // which anything that is as broken would equal
+    throw CheckpointError(dir.string(),
+                          ": not compared, since the logits of the run's own weights ",
+                          norm == 0 ? "are all zero" : "are not finite", "; it is not kept");
+  }
   const at::Tensor actual = exported_logits(dir, description, batch, llm_only);
   if (actual.sizes() != expected.sizes()) {
     throw CheckpointError(dir.string(), ": its logits are ", actual.sizes(), ", those of the run ",
@@ -82,12 +88,12 @@ ExportCheck verify_export(const fs::path& dir, const ModelDescription& descripti
   out.rows = expected.size(0);
   out.vocab = expected.size(1);
   out.max_abs = difference.abs().max().item<double>();
-  const double norm = expected.to(at::kDouble).norm().item<double>();
-  out.relative_l2 = difference.norm().item<double>() / (norm > 0 ? norm : 1);
+  out.relative_l2 = difference.norm().item<double>() / norm;
   if (!(out.relative_l2 <= tolerance)) {  // NaN too
     throw CheckpointError(dir.string(), ": its logits differ from those of the run's weights: ",
                           strf("max abs %.3g, relative L2 %.3g, allowed %.3g", out.max_abs,
-                               out.relative_l2, tolerance));
+                               out.relative_l2, tolerance),
+                          "; it is not kept");
   }
   return out;
 }

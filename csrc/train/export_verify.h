@@ -17,8 +17,8 @@ struct ExportCheck {
 };
 
 // `value`: the run's weights, in the dtype the run used them in. Throws CheckpointError if the
-// directory cannot be loaded, or if its logits are not finite or differ by more than `tolerance`
-// (relative L2).
+// directory, which the caller then removes, cannot be loaded, if its logits differ by more than
+// `tolerance` (relative L2), or if those of `value` are all zero or not finite.
 ExportCheck verify_export(const fs::path& dir, const ModelDescription& description,
                           const Tokenizer& tokenizer,
                           const std::function<at::Tensor(Param&)>& value, bool llm_only,

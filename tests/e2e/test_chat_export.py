@@ -436,6 +436,20 @@ def test_verify_compares_logits(stage2, tmp_path, part, dtype):
         assert 1e-5 < relative < 0.05 and largest > 0
 
 
+def test_a_refused_verify_leaves_what_was_there(stage1, tmp_path):
+    """Weights that training blew up until every logit is 0, which anything as broken would equal."""
+    run = train("configs/tiny/stage2.yaml", tmp_path / "run", model__projector__path=stage1 / "mm_projector.bin",
+                optimizer__lr=1e6, schedule__warmup_ratio=0, train__max_steps=1)
+    refused = ("export", run, "--out", tmp_path / "model", "--dtype", "bf16", "--verify")
+    assert "the logits of the run's own weights are all zero" in mgm(*refused, code=4).stderr
+    assert not list(tmp_path.glob("model*"))
+    mgm("export", run, "--out", tmp_path / "model")
+    files = lambda: {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()}
+    before = files()
+    assert "it is not kept" in mgm(*refused, "--replace", code=4).stderr
+    assert files() == before and [p.name for p in tmp_path.glob("model*")] == ["model"]
+
+
 def test_exported_model_answers(exported):
     answers = {chat(exported, "--image", APPLE, "--prompt", QUESTION, "--max-new-tokens", 5) for _ in range(2)}
     assert len(answers) == 1

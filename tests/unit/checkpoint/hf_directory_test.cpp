@@ -114,6 +114,21 @@ TEST_F(HfDirectoryTest, AFailureLeavesNothing) {
   }
 }
 
+TEST_F(HfDirectoryTest, ARefusedDirectoryTakesNoPlace) {
+  HfDirectoryOptions options{.replace = true};
+  options.check = [this](const fs::path& written) {
+    expect_whole(written);
+    throw DataError("no");
+  };
+  EXPECT_THROW(write_hf_directory(folder_ / "out", content_, options), DataError);
+  EXPECT_TRUE(listing(folder_).empty());
+  make_dirs(folder_ / "out");
+  write_file_atomic(folder_ / "out" / "config.json", "of before");
+  EXPECT_THROW(write_hf_directory(folder_ / "out", content_, options), DataError);
+  EXPECT_EQ(listing(folder_), std::vector<std::string>{"out"});
+  EXPECT_EQ(read_file(folder_ / "out" / "config.json"), "of before");
+}
+
 TEST_F(HfDirectoryTest, ReplacesWhatACrashLeft) {
   make_dirs(folder_ / "out.tmp");
   write_file_atomic(folder_ / "out.tmp" / "model.safetensors", "half");

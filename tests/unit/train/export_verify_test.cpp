@@ -82,5 +82,19 @@ TEST_P(ExportVerify, RefusesWhatCannotBeLoaded) {
   EXPECT_THROW(verify(), CheckpointError);
 }
 
+// Zeros equal zeros, and say nothing of the weights.
+TEST_P(ExportVerify, RefusesLogitsThatSayNothing) {
+  for (const auto& [value, words] : {std::pair(0.0, "are all zero"), {3e38, "are not finite"}}) {
+    values_.at("lm_head.weight").fill_(value);
+    write();
+    try {
+      verify();
+      ADD_FAILURE() << "lm_head of " << value;
+    } catch (const CheckpointError& e) {
+      EXPECT_NE(std::string(e.what()).find(words), std::string::npos) << e.what();
+    }
+  }
+}
+
 }  // namespace
 }  // namespace mgm
