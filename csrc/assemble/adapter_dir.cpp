@@ -147,7 +147,9 @@ void check_adapter_is_whole(const fs::path& dir, const std::vector<std::string>&
   std::vector<std::string> lacking;
   for (const std::string& linear : linears) {
     const bool named = std::any_of(targets.begin(), targets.end(), [&](const Json& target) {
-      return target.is_string() && linear.ends_with("." + target.get<std::string>());
+      if (!target.is_string()) return false;
+      const auto name = target.get<std::string>();  // PEFT's rule: the whole name, or its end
+      return linear == name || linear.ends_with("." + name);
     });
     if (named && linear.starts_with("model.layers.") &&
         !std::binary_search(held.begin(), held.end(), linear)) {

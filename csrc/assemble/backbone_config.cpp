@@ -24,17 +24,24 @@ fs::path backbone_path(const ModelConfig& model) {
   return model.path.empty() ? model.llm.path : model.path;
 }
 
+Json read_published(const fs::path& file) {
+  return fs::exists(file) && is_gguf_file(file) ? Json(read_gguf_configs(file).config)
+                                                : read_config_json(file);
+}
+
 // What shapes do not tell (the base of the rotation, an epsilon, a window) would train as a model
 // that nobody published. What is the trainer's to choose is left out, and what both say in other
 // words. Directories that are not there are named when they are opened.
 std::vector<ConfigProblem> backbone_problems(const RunConfig& config) {
   const ModelConfig& model = config.model;
-  const fs::path file = backbone_path(model) / "config.json";
-  if (model.init != ModelInit::kPretrained || !fs::exists(file)) return {};
+  const fs::path path = backbone_path(model);
+  if (model.init != ModelInit::kPretrained || !fs::exists(path)) return {};
+  const fs::path file = gguf_or_config(path);
+  if (!fs::exists(file)) return {};
   RunConfig published = config;
   const LlmConfig& ours = model.llm;
   LlmConfig& theirs = published.model.llm;
-  read_llm_config(read_config_json(file), file.string(), theirs);
+  read_llm_config(read_published(file), file.string(), theirs);
   theirs.activation = ours.activation;
   theirs.router_aux_loss = ours.router_aux_loss;
   theirs.max_positions = ours.max_positions;
@@ -60,9 +67,7 @@ void read_backbone(ModelConfig& model) {
                       "model.llm.path, or a named arch and its sizes");
   }
   const fs::path file = gguf_or_config(path);
-  const Json json = fs::exists(file) && is_gguf_file(file) ? Json(read_gguf_configs(file).config)
-                                                           : read_config_json(file);
-  read_llm_config(json, file.string(), model.llm);
+  read_llm_config(read_published(file), file.string(), model.llm);
 }
 
 std::vector<ResolvedConfig> read_training_configs(const std::string& path,

@@ -8,6 +8,7 @@
 #include "assemble/hf_config.h"
 #include "assemble/inspect.h"
 #include "assemble/merge_adapter.h"
+#include "assemble/published_weights.h"
 #include "assemble/weights_check.h"
 #include "base/error.h"
 #include "base/file_access.h"
@@ -138,6 +139,19 @@ void add_gguf_tokenizer(const fs::path& file, HfDirectory& out, ConvertReport& r
   }
 }
 
+// Towers that the weights lack and config.json names relative to `dir`: the new folder has none.
+void find_towers_left(const Json& json, const fs::path& dir, const TensorSource& weights,
+                      ConvertReport& report) {
+  for (const auto& [key, prefix] : {std::pair{"mm_vision_tower", "model.vision_tower."},
+                                    {"mm_vision_tower_aux", "model.vision_tower_aux."}}) {
+    const auto it = json.find(key);
+    if (it == json.end() || !it->is_string() || any_name(weights, prefix)) continue;
+    const auto named = it->get<std::string>();
+    if (named.empty() || fs::is_directory(named) || !fs::is_directory(dir / named)) continue;
+    report.towers_left.push_back(named);
+  }
+}
+
 // The GGUF file that `path` is or that open_model_dir takes from it.
 std::optional<fs::path> gguf_of(const fs::path& path, const TensorSource& source) {
   if (fs::is_regular_file(path)) return is_gguf_file(path) ? std::optional(path) : std::nullopt;
@@ -202,7 +216,9 @@ std::vector<Part> open_parts(const fs::path& from, ConvertReport& report) {
 void fold_adapter(const fs::path& adapter, Part& part, ConvertReport& report) {
   const auto merge = std::make_shared<AdapterMerge>(part.source, adapter);
   report.folded = merge->folded().size();
-  report.replaced = merge->replaced().size();
+  for (const std::string& name : merge->replaced()) {
+    report.replaced += merge->folded().count(name) == 0;
+  }
   part.source = merge;
 }
 
@@ -288,8 +304,9 @@ ConvertReport convert_weights(const ConvertRequest& request) {
   // What a start from it would be refused for is not written with success.
   const auto config = out.files.find("config.json");
   if (config != out.files.end() && parts.front().file.empty()) {
-    check_weights_of(Json::parse(config->second), (gguf ? *gguf : dir / "config.json").string(),
-                     *parts.front().source);
+    const Json json = Json::parse(config->second);
+    check_weights_of(json, (gguf ? *gguf : dir / "config.json").string(), *parts.front().source);
+    find_towers_left(json, dir, *parts.front().source, report);
   }
   for (const auto& [name, text] : out.files) report.tokenizer |= is_tokenizer_file(name);
   write_hf_directory(request.out, out, request.directory);

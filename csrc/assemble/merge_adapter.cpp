@@ -7,6 +7,7 @@
 #include "assemble/adapter_dir.h"
 #include "base/error.h"
 #include "checkpoint/adapter_file.h"
+#include "checkpoint/mm_projector_file.h"
 #include "checkpoint/weight_loader.h"
 #include "model/adapters.h"
 
@@ -40,6 +41,11 @@ AdapterMerge::AdapterMerge(SourcePtr base, const fs::path& adapter)
   }
   for (const std::string& name : adapter_.names()) {
     if (is_adapter_weight(name)) continue;
+    if (is_projector_or_mining(name) && !base_->contains(name)) {
+      throw CheckpointError(adapter.string(), ": is of a Mini-Gemini model (it has ", name, "), ",
+                            base_->description(), " a language model alone; `mgm export --merge` ",
+                            "of the run that trained it writes the whole model");
+    }
     if (!base_->contains(name)) {
       problems.push_back(name + ": the model has no such tensor");
     } else if (base_->info(name).shape != adapter_.info(name).shape) {
@@ -80,11 +86,11 @@ void AdapterMerge::check(const std::string& linear, int64_t rank,
 }
 
 at::Tensor AdapterMerge::read(const std::string& name) const {
-  if (replaced_.count(name) > 0) return adapter_.read(name);
-  if (folded_.count(name) == 0) return base_->read(name);
+  const at::Tensor below = replaced_.count(name) > 0 ? adapter_.read(name) : base_->read(name);
+  if (folded_.count(name) == 0) return below;
   const std::string linear = linear_of(name);
   // A copy in any case: what is read may be a page of the file.
-  at::Tensor sum = base_->read(name).to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+  at::Tensor sum = below.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
   sum.addmm_(adapter_.read(b_of(linear)).to(at::kFloat), adapter_.read(a_of(linear)).to(at::kFloat),
              /*beta=*/1, scale_);
   if (at::isfinite(sum).all().item<bool>()) return sum;

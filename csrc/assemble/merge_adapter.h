@@ -25,7 +25,8 @@ class AdapterMerge : public TensorSource {
   bool contains(const std::string& name) const override { return base_->contains(name); }
   const TensorInfo& info(const std::string& name) const override { return base_->info(name); }
   std::vector<std::string> not_tensors() const override { return base_->not_tensors(); }
-  // W + scale B A in fp32 (the sum not rounded further), a replaced one in the adapter's own type.
+  // W + scale B A in fp32 (the sum not rounded further), W the replaced one where there is one;
+  // else the replaced one in the adapter's own type.
   at::Tensor read(const std::string& name) const override;
 
  private:

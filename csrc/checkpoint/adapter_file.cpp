@@ -11,9 +11,11 @@ namespace {
 constexpr std::string_view kPrefix = "base_model.model.";
 constexpr std::string_view kA = ".lora_A.weight", kB = ".lora_B.weight";
 
-// Old files of PEFT name the adapter too: "lora_A.default.weight".
+// Old files of PEFT name the adapter too: "lora_A.default.weight". Below an adapted head or
+// embedding PEFT saves the weight itself, as "base_layer.weight".
 std::optional<std::string> our_name(const std::string& name) {
-  const std::string bare = name.rfind(kPrefix, 0) == 0 ? name.substr(kPrefix.size()) : name;
+  std::string bare = name.rfind(kPrefix, 0) == 0 ? name.substr(kPrefix.size()) : name;
+  bare = replace_all(bare, ".base_layer.weight", ".weight");
   return replace_all(replace_all(bare, ".lora_A.default.weight", kA), ".lora_B.default.weight", kB);
 }
 

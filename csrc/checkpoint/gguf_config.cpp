@@ -269,6 +269,12 @@ OrderedJson gguf_to_hf_config(const GgufFile& file, const std::string& source,
   }
   if (m.has("attention.sliding_window") && m.integer("attention.sliding_window") > 0) {
     j["sliding_window"] = m.integer("attention.sliding_window");
+  } else if (architecture == "phi3" && !m.has("attention.sliding_window")) {
+    // Files from before llama.cpp wrote the key: Phi-3-mini-4k and -medium-4k have a window.
+    const int64_t layers = m.integer("block_count");
+    if ((layers == 32 || layers == 40) && m.integer("context_length") == 4096) {
+      j["sliding_window"] = 2047;
+    }
   }
   if (architecture == "gemma2") put_gemma2(j, m, head_dim);
   j.update(gguf_generation_config(file));

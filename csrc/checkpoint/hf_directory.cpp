@@ -65,15 +65,19 @@ void write_shards(const fs::path& dir, const HfDirectory& content, uint64_t max_
   }
 }
 
+// "out/" names the same folder as "out", but "out/.tmp" would lie inside it.
+fs::path bare(const fs::path& dir) { return dir.has_filename() ? dir : dir.parent_path(); }
+fs::path beside(const fs::path& dir, const char* ending) { return bare(dir).string() + ending; }
+
+// In a folder that is being written: who finds one left by a crash knows that it may go.
+constexpr const char* kUnfinished = ".mgm_unfinished";
+
 // Both renames are atomic, the pair is not: a crash between them leaves `dir`.old and `dir`.tmp,
 // both whole.
 void publish(const fs::path& temporary, const fs::path& dir) {
-  const fs::path old = dir.string() + ".old";
+  const fs::path old = beside(dir, ".old");
   const bool exists = fs::exists(dir);
-  if (exists) {
-    fs::remove_all(old);
-    fs::rename(dir, old);
-  }
+  if (exists) fs::rename(dir, old);
   fs::rename(temporary, dir);
   fsync_dir(dir.has_parent_path() ? dir.parent_path() : fs::path("."));
   if (exists) fs::remove_all(old);
@@ -105,6 +109,12 @@ std::vector<std::vector<size_t>> plan_shards(const std::vector<TensorSpec>& tens
 }
 
 void check_hf_target(const fs::path& dir, bool replace) {
+  if (dir.empty()) throw ConfigError("the folder to write is named '': no folder");
+  const fs::path temporary = beside(dir, ".tmp"), old = beside(dir, ".old");
+  if (fs::exists(fs::symlink_status(temporary)) && !fs::exists(temporary / kUnfinished)) {
+    throw CheckpointError(temporary.string(), ": is in the way, since ", dir.string(),
+                          " is first written there; move it, or choose another folder");
+  }
   if (!fs::exists(fs::symlink_status(dir))) return;
   if (!fs::is_directory(fs::symlink_status(dir))) {
     throw CheckpointError(dir.string(), ": exists and is no folder; choose another one");
@@ -114,6 +124,10 @@ void check_hf_target(const fs::path& dir, bool replace) {
     throw CheckpointError(dir.string(),
                           ": exists and is not empty; choose another folder, or replace it with "
                           "--replace");
+  }
+  if (fs::exists(fs::symlink_status(old))) {
+    throw CheckpointError(old.string(), ": is in the way, since what is replaced goes there until ",
+                          "the new one is in place; move it, or choose another folder");
   }
   bool has_config = false;
   for (const auto& entry : fs::directory_iterator(dir)) {
@@ -136,23 +150,24 @@ void check_hf_target(const fs::path& dir, bool replace) {
 void write_hf_directory(const fs::path& path, const HfDirectory& content,
                         const HfDirectoryOptions& options) {
   check_files(content);
-  // "out/" names the same folder as "out", but "out/.tmp" would lie inside it.
-  const fs::path dir = path.has_filename() ? path : path.parent_path();
+  const fs::path dir = bare(path);
   check_hf_target(dir, options.replace);
   const fs::path parent = dir.has_parent_path() ? dir.parent_path() : fs::path(".");
   make_dirs(parent);
   check_space(parent, needed_bytes(content));
-  const fs::path temporary = dir.string() + ".tmp";
+  const fs::path temporary = beside(dir, ".tmp");
   try {
     fs::remove_all(temporary);
     make_dirs(temporary);
+    write_file_atomic(temporary / kUnfinished, "");
     for (const auto& [name, text] : content.files) write_file_atomic(temporary / name, text);
     write_shards(temporary, content, options.max_shard_bytes);
     for (const auto& [name, tensors] : content.tensor_files) {
       write_safetensors(temporary / name, tensors, content.get);
     }
-    fsync_dir(temporary);
     if (options.check) options.check(temporary);
+    fs::remove(temporary / kUnfinished);
+    fsync_dir(temporary);
     publish(temporary, dir);
   } catch (const std::exception& e) {
     std::error_code ignored;  // the error that counts is on its way

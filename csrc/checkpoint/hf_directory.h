@@ -29,18 +29,19 @@ struct HfDirectoryOptions {
   std::function<void(const fs::path&)> check = {};
 };
 
-// Writes `dir`.tmp, fsyncs and renames it, so that `dir` is whole or not there; a `dir`.tmp left by
-// a crash is removed first, and a failed write removes its own. A `dir` that exists and is not
-// empty is refused (CheckpointError), unless `replace`: then it must look like a model, tower or
-// adapter directory (a config of one and no sub-folders), is moved to `dir`.old, and removed once
-// the new one is in place. Throws Error(kInternal) on a full disk, before writing if the free space
-// cannot suffice.
+// Writes `dir`.tmp, fsyncs and renames it, so that `dir` is whole or not there; a `dir`.tmp that
+// was left unfinished by a crash is removed first, and a failed write removes its own. A `dir` that
+// exists and is not empty is refused (CheckpointError), unless `replace`: then it must look like a
+// model, tower or adapter directory (a config of one and no sub-folders), is moved to `dir`.old,
+// and removed once the new one is in place. Anything else at `dir`.tmp or, with something to
+// replace, at `dir`.old is refused: it is not ours to remove. Throws Error(kInternal) on a full
+// disk, before writing if the free space cannot suffice.
 void write_hf_directory(const fs::path& dir, const HfDirectory& content,
                         const HfDirectoryOptions& options = {});
 
-// The same refusals before any work is done: `dir` must be absent or an empty folder, or with
-// `replace` a flat folder with a config.json, open_clip_config.json or adapter_config.json. Throws
-// CheckpointError.
+// The same refusals before any work is done (ConfigError for an empty name): `dir` must be absent
+// or an empty folder, or with `replace` a flat folder with a config.json, open_clip_config.json or
+// adapter_config.json. Throws CheckpointError.
 void check_hf_target(const fs::path& dir, bool replace);
 
 // Which tensors go to which shard (indices into `tensors`); the rule of huggingface_hub's

@@ -105,6 +105,16 @@ class MappedSource : public TensorSource {
   std::vector<std::string> names_, not_tensors_;
 };
 
+// In the order of memory without gaps; the stride of a size of 1 says nothing.
+bool is_contiguous(const TorchTensor& t) {
+  int64_t step = 1;
+  for (size_t i = t.shape.size(); i-- > 0;) {
+    if (t.shape[i] != 1 && t.stride[i] != step) return false;
+    step *= t.shape[i];
+  }
+  return true;
+}
+
 std::string first_lines(const std::vector<std::string>& names) {
   constexpr size_t kShown = 10;
   std::string out;
@@ -118,10 +128,13 @@ void check_index(const ShardIndex& index, const std::map<std::string, SourcePtr>
                  const std::string& source) {
   std::vector<std::string> wrong;
   for (const auto& [name, file] : index.weight_map) {
-    if (!shards.at(file)->contains(name)) wrong.push_back(cat(name, ": not in ", file));
+    if (!shards.at(file)->contains(name) && !is_unused_buffer(name)) {
+      wrong.push_back(cat(name, ": not in ", file));
+    }
   }
   for (const auto& [file, shard] : shards) {
     for (const std::string& name : shard->names()) {
+      if (is_unused_buffer(name)) continue;
       const auto it = index.weight_map.find(name);
       if (it == index.weight_map.end()) {
         wrong.push_back(cat(name, ": in ", file, ", not in the index"));
@@ -171,6 +184,10 @@ std::string dtype_name(at::ScalarType type) {
   throw CheckpointError("dtype ", at::toString(type), " has no place in weight files");
 }
 
+bool is_unused_buffer(const std::string& name) {
+  return name.ends_with(".embeddings.position_ids") || name.ends_with(".rotary_emb.inv_freq");
+}
+
 void TensorSource::read_range(const std::string& name, uint64_t begin, uint64_t size,
                               void* out) const {
   const uint64_t bytes = info(name).bytes;
@@ -201,7 +218,10 @@ SourcePtr open_torch_file(const fs::path& file) {
   const auto mapped = map_weight_file(file);
   const TorchFile parsed = parse_torch_file(bytes_of(*mapped), file.string());
   auto out = std::make_shared<MappedSource>(file, mapped);
-  for (const TorchTensor& t : parsed.tensors) out->add(t.name, t.dtype, t.shape, t.stride, t.begin);
+  for (const TorchTensor& t : parsed.tensors) {
+    out->add(t.name, t.dtype, t.shape, is_contiguous(t) ? std::vector<int64_t>() : t.stride,
+             t.begin);
+  }
   for (const std::string& name : parsed.other_values) out->add_not_tensor(name);
   out->index_names();
   return out;

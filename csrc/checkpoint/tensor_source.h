@@ -55,6 +55,9 @@ class TensorSource {
 
 using SourcePtr = std::shared_ptr<const TensorSource>;
 
+// Buffers that old files carry and nobody needs: loading leaves them out.
+bool is_unused_buffer(const std::string& name);
+
 // Of one type, shape and value.
 bool equal_tensors(const TensorSource& source, const std::string& a, const std::string& b);
 

@@ -93,13 +93,6 @@ bool is_weight_type(at::ScalarType type) {
   return type == at::kFloat || type == at::kBFloat16 || type == at::kHalf || type == at::kDouble;
 }
 
-bool is_ignored(const std::string& name, const LoadOptions& options) {
-  for (const std::string& pattern : options.ignore) {
-    if (glob_match(pattern, name)) return true;
-  }
-  return false;
-}
-
 // Whether an exponent is all ones, which that of NaN and infinity is and no other. As fast as
 // memory: on a cold file this is where its bytes are read.
 template <class Bits>
@@ -172,7 +165,7 @@ void compare(const std::vector<Param*>& params, const TensorSource& source,
   }
   for (const std::string& name : source.names()) {
     if (wanted.count(name) > 0) continue;
-    if (is_ignored(name, options)) {
+    if (is_unused_buffer(name)) {
       report.ignored.push_back(name);
     } else if (name == kHeadWeight && wanted.count(kEmbeddingWeight) > 0 &&
                source.contains(kEmbeddingWeight)) {

@@ -19,8 +19,6 @@ struct ElementRange {
 };
 
 struct LoadOptions {
-  // Names (globs) of buffers that old files carry and nobody needs: left out, in report.ignored.
-  std::vector<std::string> ignore = {"*.embeddings.position_ids", "*.rotary_emb.inv_freq"};
   // Tensors of the source that no parameter takes are an error, or, if allowed, in
   // report.unexpected.
   bool allow_unexpected = false;

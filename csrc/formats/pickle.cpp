@@ -378,6 +378,11 @@ class Machine {
     t.shape = as_ints(a[2]);
     t.stride = as_ints(a[3]);
     if (t.shape.size() != t.stride.size()) fail("shape and stride differ in rank");
+    // After requires_grad, hooks and v3's dtype; {"neg": True}: the values have the other sign.
+    const size_t metadata = v3 ? 7 : 6;
+    if (a.size() > metadata && !a[metadata]->entries.empty()) {
+      fail("a tensor that is lazily negated or conjugated; save it again after .resolve_neg()");
+    }
     push(value);
     return true;
   }

@@ -230,7 +230,12 @@ std::optional<ExportCheck> export_run(const ExportRequest& request) {
     return request.merge ? merged.get(param, out_type) : weights.get(param, out_type);
   };
   const auto tokenizer = load_tokenizer(tokenizer_path(config));
-  const ModelDescription description{config.model, config.image, config.text};
+  ModelDescription description{config.model, config.image, config.text};
+  if (request.part == ExportPart::kAdapter) {  // model.path's own config.json may have named them
+    const TowerDirs towers = tower_dirs(config.model);
+    description.model.vision_tower.path = towers.vision_tower;
+    description.model.convnext.path = towers.convnext;
+  }
   const ModelContent content{description,       parts.params,           value,
                              *tokenizer,        llm_path(config.model), trained.vision_tower,
                              trained.hr_encoder};

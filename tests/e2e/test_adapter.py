@@ -8,7 +8,7 @@ import peft
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mgm_binary import ROOT, metrics, mgm, sets
 from ranks import ends, same_weights, start, weights
@@ -273,6 +273,43 @@ def test_convert_folds_as_export_merges(base, adapter, merged, tmp_path):
     for taken in (adapter, base / "model"):
         refused(2, "convert", base / "model", "--adapter", adapter, "--out", taken, "--replace",
                 says=["--out", "itself"])
+
+
+def test_convert_folds_into_a_weight_that_trained_too(base, recipe, tmp_path):
+    """A rule may train the weight below an adapter: both are in the adapter's directory."""
+    both = "model.layers.0.self_attn.q_proj.weight"
+    run = run_lora(recipe, tmp_path / "run", train__rules=f"[{{preset: adapter}}, {{preset: stage1}}, {{match: {both}}}]")
+    mgm("export", run, "--out", tmp_path / "adapter", "--part", "adapter", "--verify")
+    assert both in load_file(tmp_path / "adapter/non_lora_trainables.safetensors")
+    mgm("export", run, "--out", tmp_path / "merged", "--merge")
+    mgm("convert", base / "model", "--adapter", tmp_path / "adapter", "--out", tmp_path / "out")
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "merged"))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_convert_needs_the_whole_model_below(base, adapter, tmp_path):
+    refused(4, "convert", base / "llm", "--adapter", adapter, "--out", tmp_path / "out",
+            says=["is of a Mini-Gemini model", "a language model alone", "mgm export --merge"])
+
+
+def test_towers_that_lie_beside_the_base(base, recipe, tmp_path):
+    """As published: shards without towers, folders that config.json names. The adapter's directory names them too."""
+    beside = tmp_path / "beside"
+    shutil.copytree(base / "model", beside)
+    weights = load_file(beside / "model.safetensors")
+    parts = {"clip/model.safetensors": ("model.vision_tower.vision_tower.", ""),
+             "cnx/open_clip_model.safetensors": ("model.vision_tower_aux.vision_", "visual.trunk.")}
+    for file, (prefix, new) in parts.items():
+        (beside / file).parent.mkdir()
+        save_file({new + n.removeprefix(prefix): v for n, v in weights.items() if n.startswith(prefix)}, beside / file)
+    save_file({n: v for n, v in weights.items() if "vision_tower" not in n}, beside / "model.safetensors")
+    config = json.loads((beside / "config.json").read_text())
+    (beside / "config.json").write_text(json.dumps({**config, "mm_vision_tower": "clip", "mm_vision_tower_aux": "cnx"}))
+    run = run_lora(recipe, tmp_path / "run", model__path=beside)
+    mgm("export", run, "--out", tmp_path / "adapter", "--part", "adapter", "--verify")
+    assert chat(tmp_path / "adapter", "--image", APPLE, "--prompt", QUESTION, "--max-new-tokens", 2)
+    done = mgm("convert", beside, "--out", tmp_path / "moved")
+    assert all(f"names '{name}' for a vision tower" in done.stderr for name in ("clip", "cnx"))
 
 
 def test_export_does_not_replace_what_the_run_reads(base, lora, adapter, recipe, tmp_path):

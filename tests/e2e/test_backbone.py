@@ -100,6 +100,11 @@ def test_a_gguf_file_is_all_it_takes(dirs, tmp_path):
         mgm("train", config, *sets(values))
         found[llm] = metrics(tmp_path / llm.name)
     assert found[gguf] == found[tmp_path / "directory"] and len(found[gguf]) == 2
+    named = {"model.llm": f"{{arch: llama, path: {gguf}, vocab_size: 49152, hidden_size: 576, intermediate_size: 1536, num_layers: 30, "
+             "num_heads: 9, num_kv_heads: 3, norm_eps: 1e-5, rope_theta: 10000, tie_embeddings: true, max_positions: 8192}",
+             "text.tokenizer": gguf, "text.template": "mpt", "run.dir": tmp_path / "named"}
+    error = mgm("train", recipe(tmp_path, dirs / "any"), *sets(named), "--plan", code=2).stderr
+    assert f"model.llm.rope_theta: is 10000, but {gguf} has 100000" in error and "norm_eps" not in error, error
     mgm("export", tmp_path / gguf.name, "--out", tmp_path / "llm", "--part", "llm")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "llm")
     assert model.config.model_type == "llama" and model.num_parameters() == 134_515_008

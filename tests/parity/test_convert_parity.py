@@ -179,6 +179,20 @@ def test_folded_adapters_are_what_peft_merges(tmp_path, name):
                      torch.bfloat16)
 
 
+def test_an_adapter_of_the_head(tmp_path):
+    """Beside it PEFT saves the head itself, under the name of what it wraps."""
+    _, base, _ = adapted(tmp_path, "llama")
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    assert not model.config.tie_word_embeddings
+    model = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "lm_head"],
+                                                       init_lora_weights=False, task_type="CAUSAL_LM"))
+    model.save_pretrained(tmp_path / "head")
+    assert any("lm_head.base_layer" in n for n in load_file(tmp_path / "head/adapter_model.safetensors"))
+    mgm("convert", base, "--adapter", tmp_path / "head", "--out", tmp_path / "out")
+    got, want = load_file(tmp_path / "out/model.safetensors"), model.merge_and_unload().state_dict()
+    assert got.keys() == want.keys() and all(relative_l2(got[n], want[n]) <= 1e-6 for n in want)
+
+
 def test_adapters_that_do_not_fit(tmp_path):
     _, base, adapter = adapted(tmp_path, "llama")
     _, other, _ = adapted(tmp_path / "other", "experts")
@@ -191,6 +205,12 @@ def test_adapters_that_do_not_fit(tmp_path):
     whole = load_file(adapter / "adapter_model.safetensors")
     save_file({n: v for n, v in whole.items() if ".layers.1." not in n}, adapter / "adapter_model.safetensors")
     refused(4, base, adapter, "target_modules names 7 linears", "model.layers.1.mlp.down_proj the first")
+    config_file = adapter / "adapter_config.json"
+    config = json.loads(config_file.read_text())
+    names = sorted(n.removeprefix(PREFIX).removesuffix(".lora_A.weight") for n in whole if n.endswith("lora_A.weight"))
+    config_file.write_text(json.dumps({**config, "target_modules": names}))  # each by its whole name
+    refused(4, base, adapter, "target_modules names 7 linears", "model.layers.1.mlp.down_proj the first")
+    config_file.write_text(json.dumps(config))
     save_file(whole, adapter / "adapter_model.safetensors")
     refused(4, other, adapter, "does not belong to", "mlp.down_proj.weight: the model has no such tensor")
     refused(2, adapter, adapter, "is an adapter itself")

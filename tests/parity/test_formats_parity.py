@@ -113,6 +113,45 @@ def test_sharded_directories(tmp_path, kind):
         assert_same(safetensors.torch.load_file(tmp_path / "out.safetensors"), expected)
 
 
+def test_tensors_without_alignment(tmp_path):
+    before = torch.utils.serialization.config.save.storage_alignment
+    torch.utils.serialization.config.save.storage_alignment = 1
+    try:
+        torch.save(awkward(), tmp_path / "in.bin")
+        torch.save({"whole": torch.arange(12.).reshape(3, 4), "long": torch.arange(5)}, tmp_path / "whole.bin")
+    finally:
+        torch.utils.serialization.config.save.storage_alignment = before
+    copy(tmp_path / "whole.bin", tmp_path / "out.safetensors")
+    assert_same(safetensors.torch.load_file(tmp_path / "out.safetensors"), torch.load(tmp_path / "whole.bin"))
+
+
+def test_lazily_negated_tensors_are_refused(tmp_path):
+    """Their bytes have the other sign."""
+    torch.save({"a": torch.tensor([1 + 2j, 3 - 4j]).conj().imag}, tmp_path / "in.bin")
+    assert "resolve_neg()" in copy(tmp_path / "in.bin", tmp_path / "out.safetensors", code=4).stderr
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_buffers_nobody_needs_are_not_held_against_the_index(tmp_path, kind):
+    """transformers leaves them out too: one that the index lacks, and one that the shard lacks."""
+    buffer, lost = "model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.1.self_attn.rotary_emb.inv_freq"
+    save = safetensors.torch.save_file if kind == "safetensors" else torch.save
+    stem = "model" if kind == "safetensors" else "pytorch_model"
+    index = {}
+    for i in (1, 2):
+        file = f"{stem}-0000{i}-of-00002.{kind}"
+        index[f"w{i}"] = file
+        save({f"w{i}": torch.full((3,), float(i)), **({buffer: torch.ones(2)} if i == 1 else {})}, tmp_path / file)
+    index[lost] = file
+    (tmp_path / f"{stem}.{kind}.index.json").write_text(json.dumps({"metadata": {"total_size": 24}, "weight_map": index}))
+    copy(tmp_path, tmp_path / "out.safetensors")
+    got = safetensors.torch.load_file(tmp_path / "out.safetensors")
+    assert {"w1", "w2"} <= got.keys() and lost not in got
+    index["w2"] = index["w1"]
+    (tmp_path / f"{stem}.{kind}.index.json").write_text(json.dumps({"metadata": {"total_size": 24}, "weight_map": index}))
+    assert "index and shards disagree" in copy(tmp_path, tmp_path / "out.safetensors", code=4).stderr
+
+
 def test_what_runs_code_or_is_old_is_refused(tmp_path):
     torch.save({"a": torch.ones(2), "config": pathlib.Path("x")}, tmp_path / "code.bin")
     assert "pathlib" in copy(tmp_path / "code.bin", tmp_path / "out.safetensors", code=4).stderr

@@ -38,13 +38,15 @@ def config(kind):
         "qwen2": lambda: t.Qwen2Config(**SIZES),
         "qwen3": lambda: t.Qwen3Config(**SIZES, head_dim=32),
         "phi3": lambda: t.Phi3Config(**SIZES),
+        "phi3old": lambda: t.Phi3Config(**{**SIZES, "num_hidden_layers": 32, "max_position_embeddings": 4096},
+                                        sliding_window=2047),
         "phi3long": lambda: t.Phi3Config(**SIZES, original_max_position_embeddings=32, rope_scaling={
             "type": "longrope", "short_factor": [1.0 + i for i in range(8)], "long_factor": [2.0**i for i in range(8)]}),
     }[kind]()
 
 
 def architecture(kind):
-    return "llama" if kind.startswith(("llama", "mixtral")) else kind.removesuffix("long")
+    return "llama" if kind.startswith(("llama", "mixtral")) else kind.removesuffix("long").removesuffix("old")
 
 
 def redrawn(kind):
@@ -216,6 +218,12 @@ def test_gemma2_of_46_layers_scales_by_its_width(tmp_path):
     path = write_gguf(redrawn("gemma2_46"), "gemma2", tmp_path / "a.gguf")
     convert(path, tmp_path / "model")
     assert json.loads((tmp_path / "model/config.json").read_text())["query_pre_attn_scalar"] == 64 // 4
+
+
+def test_phi3_of_before_the_windows_key(tmp_path):
+    """llama.cpp's own rule for files of Phi-3-mini-4k and -medium-4k that have no phi3.attention.sliding_window."""
+    convert(write_gguf(redrawn("phi3old"), "phi3old", tmp_path / "a.gguf"), tmp_path / "model")
+    assert json.loads((tmp_path / "model/config.json").read_text())["sliding_window"] == 2047
 
 
 def test_refusals_say_why(tmp_path):

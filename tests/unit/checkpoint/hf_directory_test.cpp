@@ -129,9 +129,26 @@ TEST_F(HfDirectoryTest, ARefusedDirectoryTakesNoPlace) {
   EXPECT_EQ(read_file(folder_ / "out" / "config.json"), "of before");
 }
 
+TEST_F(HfDirectoryTest, FoldersOfOthersStay) {
+  for (const char* other : {"out.old", "out.tmp"}) {
+    make_dirs(folder_ / other);
+    write_file_atomic(folder_ / other / "thesis.txt", "years of work");
+  }
+  expect_checkpoint_error([&] { write_hf_directory(folder_ / "out/", content_); }, {"out.tmp"});
+  fs::rename(folder_ / "out.tmp", folder_ / "mine");
+  write_hf_directory(folder_ / "out", content_);  // replaces nothing, so needs no out.old
+  expect_checkpoint_error([&] { write_hf_directory(folder_ / "out", content_, {.replace = true}); },
+                          {"out.old: is in the way"});
+  EXPECT_EQ(read_file(folder_ / "out.old" / "thesis.txt"), "years of work");
+  EXPECT_THROW(write_hf_directory("", content_), ConfigError);
+}
+
 TEST_F(HfDirectoryTest, ReplacesWhatACrashLeft) {
   make_dirs(folder_ / "out.tmp");
   write_file_atomic(folder_ / "out.tmp" / "model.safetensors", "half");
+  expect_checkpoint_error([&] { write_hf_directory(folder_ / "out", content_); },
+                          {"out.tmp: is in the way"});  // not known to be of a write
+  write_file_atomic(folder_ / "out.tmp" / ".mgm_unfinished", "");
   write_hf_directory(folder_ / "out", content_);
   expect_whole(folder_ / "out");
   EXPECT_EQ(listing(folder_), std::vector<std::string>{"out"});
