@@ -58,12 +58,43 @@ Json read_config(const fs::path& path) {
   return read_config_json(path);
 }
 
+// What transformers would take from the file at do_sample false too. Sampling is --temperature's.
+void name_unused_settings(const Json& json, const std::string& source) {
+  const std::pair<const char*, Json> neutral[] = {{"repetition_penalty", 1.0},
+                                                  {"no_repeat_ngram_size", 0},
+                                                  {"encoder_repetition_penalty", 1.0},
+                                                  {"num_beams", 1},
+                                                  {"num_beam_groups", 1},
+                                                  {"length_penalty", 1.0},
+                                                  {"min_length", 0},
+                                                  {"min_new_tokens", 0},
+                                                  {"suppress_tokens", nullptr},
+                                                  {"bad_words_ids", nullptr},
+                                                  {"begin_suppress_tokens", nullptr},
+                                                  {"sequence_bias", nullptr},
+                                                  {"forced_bos_token_id", nullptr},
+                                                  {"forced_eos_token_id", nullptr},
+                                                  {"guidance_scale", 1.0},
+                                                  {"exponential_decay_length_penalty", nullptr}};
+  std::vector<std::string> used;
+  for (const auto& [key, value] : neutral) {
+    const auto it = json.find(key);
+    if (it == json.end() || it->is_null() || *it == value) continue;
+    if ((it->is_array() || it->is_object()) && it->empty()) continue;
+    used.push_back(cat(key, " ", it->dump().substr(0, 40)));
+  }
+  if (used.empty()) return;
+  log::warn(cat(source, ": ", join(used, ", "), ": not applied, where transformers would; see ",
+                "--repetition-penalty, --beams and --length-penalty"));
+}
+
 std::vector<int32_t> read_stop_ids(const fs::path& dir, const Json& config, int64_t vocabulary) {
   const fs::path generation = dir / "generation_config.json";
   const bool own = fs::exists(generation);
   const fs::path source = own ? generation : dir / "config.json";
   const Json json = own ? read_config(generation) : config;
   const JsonFields fields(json, source.string());
+  if (own) name_unused_settings(json, source.string());
   if (!fields.has("eos_token_id")) return {};
   const Json& value = json.at("eos_token_id");
   std::vector<int32_t> out;

@@ -51,8 +51,9 @@ class Chat {
   // The picture joins the next question.
   void add_picture(const std::string& path) {
     DirectRunner runner;
-    const at::Tensor tokens =
-        encode_pictures(model_, {load_picture(path, model_.description)}, model_.context(runner));
+    const int64_t number = visual_NTH_.defined() ? visual_NTH_.size(0) : 0;
+    const at::Tensor tokens = encode_pictures(model_, {load_picture(path, model_.description)},
+                                              model_.context(runner), {number});
     visual_NTH_ = visual_NTH_.defined() ? at::cat({visual_NTH_, tokens}) : tokens;
     ++fresh_pictures_;
   }
@@ -70,7 +71,7 @@ class Chat {
       log::warn("the answer is empty; its question is left out of the conversation");
       return;
     }
-    turns.push_back({"gpt", answer.text});
+    turns.push_back(answer_turn(answer.text));
     turns_ = std::move(turns);
     fresh_pictures_ = 0;
   }
@@ -109,7 +110,7 @@ void take_line(Chat& chat, const std::string& line) {
     chat.start_anew();
   } else if (line == kImage) {
     throw DataError("/image FILE: the file of the picture is missing");
-  } else if (line.rfind(cat(kImage, " "), 0) == 0) {
+  } else if (line.starts_with(cat(kImage, " ")) || line.starts_with(cat(kImage, "\t"))) {
     chat.add_picture(std::string(trim(line.substr(kImage.size()))));
   } else {
     chat.ask(clean_text(line, "standard input"));
@@ -289,7 +290,7 @@ void add_batch_options(CLI::App& command, ChatArgs& args, const std::vector<CLI:
   command
       .add_option("--batch-size", args.batch_size,
                   "Questions answered at a time; with --beams they are answered one by one")
-      ->check(whole_number(1, 1'000'000))
+      ->check(whole_number(1, 65'535))
       ->capture_default_str()
       ->needs(batch);
   command.add_option("--out", args.out, "Write the answers there instead of to stdout")

@@ -28,10 +28,9 @@ struct Candidate {
   bool ends = false;
 };
 
-template <class T>
-void sort_by_score(std::vector<T>& items) {
+void sort_by_score(std::vector<Candidate>& items) {
   std::stable_sort(items.begin(), items.end(),
-                   [](const T& a, const T& b) { return a.score > b.score; });
+                   [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
 }
 
 float length_divisor(int64_t length, double penalty) {
@@ -148,13 +147,15 @@ class Search {
       Hypothesis h;
       h.done = c.ends && i < running_.size();
       h.score = c.score / divisor;
-      h.score += improvable_ ? 0.0F : kNone;
-      h.score += h.done ? 0.0F : kNone;
       h.ids = before_[static_cast<size_t>(c.beam)].ids;
       h.ids.push_back(c.token);
       finished_.push_back(std::move(h));
     }
-    sort_by_score(finished_);
+    // Not by kNone, as transformers does: a length penalty below 0 can make scores as low.
+    std::stable_sort(finished_.begin(), finished_.end(),
+                     [](const Hypothesis& a, const Hypothesis& b) {
+                       return a.done != b.done ? a.done : a.score > b.score;
+                     });
     finished_.resize(running_.size());
   }
 
@@ -162,7 +163,7 @@ class Search {
   bool can_improve() const {
     const float now = running_[0].score / length_divisor(length_, config_.length_penalty);
     return std::any_of(finished_.begin(), finished_.end(), [&](const Hypothesis& h) {
-      return now > (h.done ? finished_.back().score : kNone);
+      return !h.done || now > finished_.back().score;
     });
   }
 
@@ -199,6 +200,7 @@ BeamResult beam_search(RowDecoder& rows, const at::Tensor& logits_1V,
   }
   while (rows.size() > 0) rows.remove(rows.size() - 1);
   out.ids = search.answer().ids;
+  MGM_CHECK(search.answer().done && !out.ids.empty(), "a beam search without an answer");
   out.score = search.answer().score;
   out.stopped = search.is_stop(out.ids.back());
   return out;

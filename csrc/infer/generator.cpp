@@ -357,10 +357,15 @@ BatchStats Generator::answer_batch(
   hooks.read = [&](size_t prompt) { return reader.read(prompt); };
   hooks.visual = [&](size_t first, size_t count) {
     std::vector<Picture> pictures;
+    std::vector<int64_t> numbers;
     for (size_t i = first; i < first + count; ++i) {
-      for (Picture& picture : reader.take(i)) pictures.push_back(std::move(picture));
+      int64_t number = 0;
+      for (Picture& picture : reader.take(i)) {
+        pictures.push_back(std::move(picture));
+        numbers.push_back(number++);
+      }
     }
-    return encode_pictures(model_, pictures, model_.context(runner));
+    return encode_pictures(model_, pictures, model_.context(runner), numbers);
   };
   hooks.on_answer = on_answer;
   return run_prompts({model_, sampling_, encoder_.stop_ids(), recorder_.get()}, encoded, batch_size,

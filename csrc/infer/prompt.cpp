@@ -35,13 +35,22 @@ Picture load_picture(const std::string& path, const ModelDescription& descriptio
 }
 
 at::Tensor encode_pictures(const LoadedModel& model, const std::vector<Picture>& pictures,
-                           const ForwardContext& ctx) {
+                           const ForwardContext& ctx, const std::vector<int64_t>& numbers) {
   if (pictures.empty()) return {};
   Sample sample;
   sample.pictures = pictures;
-  const Batch batch = pack({sample}, 0, 0).to(model.model->device());
+  Batch batch = pack({sample}, 0, 0).to(model.model->device());
+  MGM_CHECK(numbers.empty() || numbers.size() == pictures.size(), numbers.size(), " numbers");
+  for (size_t i = 0; i < numbers.size(); ++i) batch.image_keys[i] = image_key(0, 0, numbers[i]);
   const at::NoGradGuard no_grad;
   return model.model->encode_images(batch.images, batch.image_keys, ctx);
+}
+
+Turn answer_turn(const std::string& answer) {
+  if (answer.find(kImageMarker) == answer.npos) return {"gpt", answer};
+  log::warn(cat("the answer has ", kImageMarker, " in it, which stands for a picture; the ",
+                "conversation goes on with < image> in its place"));
+  return {"gpt", replace_all(answer, kImageMarker, "< image>")};
 }
 
 PromptEncoder::PromptEncoder(const LoadedModel& model, int64_t max_new_tokens)

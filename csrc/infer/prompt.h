@@ -14,9 +14,14 @@ namespace mgm {
 // Reads a picture and prepares it as in training. Throws DataError.
 Picture load_picture(const std::string& path, const ModelDescription& description);
 
-// Visual tokens [N, tokens, H] of the pictures; undefined for none.
+// Visual tokens [N, tokens, H] of the pictures; undefined for none. Drop path draws by the number
+// that a picture has in its own conversation: `numbers`, 0, 1, ... where none are given.
 at::Tensor encode_pictures(const LoadedModel& model, const std::vector<Picture>& pictures,
-                           const ForwardContext& ctx);
+                           const ForwardContext& ctx, const std::vector<int64_t>& numbers = {});
+
+// An answer as a turn of the conversation that goes on. An <image> that the model wrote is no place
+// of a picture: it becomes "< image>", with a warning.
+Turn answer_turn(const std::string& answer);
 
 struct Prompt {
   Encoded encoded;     // one marker per picture

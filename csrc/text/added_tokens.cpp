@@ -103,7 +103,8 @@ std::vector<AddedTokenFinder::Part> AddedTokenFinder::split(std::string_view tex
       if (neighbours().blanks_after.search(text.substr(end), 0, blanks)) end += blanks.end;
     }
     if (done < begin) parts.push_back({done, begin, nullptr});
-    parts.push_back({std::min(begin, end), end, &token});
+    if (begin >= end) continue;  // blanks that the token before took already
+    parts.push_back({begin, end, &token});
     done = end;
   }
   if (done < text.size()) parts.push_back({done, text.size(), nullptr});

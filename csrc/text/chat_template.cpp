@@ -231,4 +231,16 @@ std::vector<std::string> missing_end_tokens(const ConversationTemplate& ours,
   return out;
 }
 
+std::string endless_answers_warning(const ConversationTemplate& ours, const Tokenizer& tokenizer) {
+  if (ours.captions) return "";
+  std::vector<std::string> stops = ours.stop;
+  if (tokenizer.eos_id() >= 0) stops.push_back(tokenizer.piece(tokenizer.eos_id()));
+  for (const std::string& token : stops) {
+    if (ours.assistant_end.find(token) != std::string::npos) return "";
+  }
+  return cat("the format '", ours.name, "' ends answers with ", Json(ours.assistant_end).dump(),
+             ", in which no token ends generation (the tokenizer's EOS, the format's stop: ",
+             stops.empty() ? "none" : join(stops, ", "), "): a model that learns it writes on");
+}
+
 }  // namespace mgm

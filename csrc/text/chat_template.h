@@ -50,4 +50,8 @@ std::string chat_template_warning(const std::vector<fs::path>& places,
 std::vector<std::string> missing_end_tokens(const ConversationTemplate& ours,
                                             const Tokenizer& tokenizer);
 
+// One sentence where no token that ends generation stands at the end of the format's answers: a
+// model that learned it would write on. Empty where one does, and for captions.
+std::string endless_answers_warning(const ConversationTemplate& ours, const Tokenizer& tokenizer);
+
 }  // namespace mgm

@@ -48,7 +48,12 @@ std::vector<std::string> text_list(const ConfigNode& row, const std::string& key
   if (node->kind != ConfigNode::Kind::kSequence) {
     throw ConfigError(node->where.text(), ": ", key, ": expected a list, got ", node->kind_name());
   }
-  for (const ConfigNode& item : node->sequence) out.push_back(item.scalar);
+  for (const ConfigNode& item : node->sequence) {
+    if (item.kind != ConfigNode::Kind::kScalar) {
+      throw ConfigError(item.where.text(), ": ", key, ": expected text, got ", item.kind_name());
+    }
+    out.push_back(item.scalar);
+  }
   return out;
 }
 
@@ -75,7 +80,12 @@ ConversationTemplate read_row(const std::string& name, const ConfigNode& row) {
   t.assistant_begin = text("assistant_begin");
   t.assistant_prompt = text_or("assistant_prompt", t.assistant_begin);
   t.assistant_end = text("assistant_end");
-  t.captions = text_or("captions", "false") == "true";
+  const std::string captions = text_or("captions", "false");
+  if (captions != "true" && captions != "false") {
+    throw ConfigError(row.find("captions")->where.text(), ": template ", name, ": captions is '",
+                      captions, "'; true or false");
+  }
+  t.captions = captions == "true";
   t.stop = text_list(row, "stop");
   return t;
 }

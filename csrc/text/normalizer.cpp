@@ -15,7 +15,43 @@ struct Form {
   uint8_t first_change;  // UTF-8 lead bytes below this one never change
 };
 
-std::string utf8proc(std::string_view text, utf8proc_option_t options, const std::string& where) {
+// The first character of `text`, and its bytes.
+std::pair<utf8proc_int32_t, size_t> first_of(std::string_view text) {
+  utf8proc_int32_t c = 0;
+  const auto length = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                                       static_cast<utf8proc_ssize_t>(text.size()), &c);
+  return {c, static_cast<size_t>(std::max<utf8proc_ssize_t>(length, 1))};
+}
+
+// Runs of combining marks in their canonical order, which changes no normal form. utf8proc brings
+// them there by exchanging neighbours, in time that grows with the square of a run.
+std::string with_marks_in_order(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  std::vector<std::pair<int, std::string_view>> marks;  // class, character
+  const auto flush = [&] {
+    std::stable_sort(marks.begin(), marks.end(),
+                     [](const auto& a, const auto& b) { return a.first < b.first; });
+    for (const auto& [order, mark] : marks) out += mark;
+    marks.clear();
+  };
+  for (size_t at = 0; at < text.size();) {
+    const auto [c, length] = first_of(text.substr(at));
+    const int order = utf8proc_get_property(c)->combining_class;
+    if (order == 0) {
+      flush();
+      out += text.substr(at, length);
+    } else {
+      marks.emplace_back(order, text.substr(at, length));
+    }
+    at += length;
+  }
+  flush();
+  return out;
+}
+
+std::string utf8proc(std::string_view given, utf8proc_option_t options, const std::string& where) {
+  const std::string text = with_marks_in_order(given);
   utf8proc_uint8_t* mapped = nullptr;
   const auto length = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
                                    static_cast<utf8proc_ssize_t>(text.size()), &mapped, options);
@@ -25,10 +61,16 @@ std::string utf8proc(std::string_view text, utf8proc_option_t options, const std
 }
 
 // Whether nothing joins this character to the one before it. Every character that composes with an
-// earlier one is a mark or a Hangul jamo; under compatibility mappings only ASCII is taken as safe.
+// earlier one is a mark or a Hangul jamo, or becomes one first (U+FF9E).
 bool starts_part(utf8proc_int32_t c, bool compatible) {
   if (c < 0x80) return true;
-  if (compatible || (c >= 0x1100 && c <= 0x11FF)) return false;
+  if (compatible) {
+    utf8proc_int32_t becomes[64];
+    int last_boundclass = 0;
+    const auto options = static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT);
+    if (utf8proc_decompose_char(c, becomes, 64, options, &last_boundclass) > 0) c = becomes[0];
+  }
+  if (c >= 0x1100 && c <= 0x11FF) return false;
   const utf8proc_property_t* property = utf8proc_get_property(c);
   return property->combining_class == 0 && property->category != UTF8PROC_CATEGORY_MN &&
          property->category != UTF8PROC_CATEGORY_MC && property->category != UTF8PROC_CATEGORY_ME;
@@ -53,11 +95,9 @@ void apply_form(AlignedText& text, const Form& form, const std::string& where) {
     begin = end;
   };
   for (size_t at = 0; at < in.size();) {
-    utf8proc_int32_t c = 0;
-    const auto length = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(in.data()) + at,
-                                         static_cast<utf8proc_ssize_t>(in.size() - at), &c);
+    const auto [c, length] = first_of(in.substr(at));
     if (at > begin && starts_part(c, form.compatible)) finish_part(at);
-    at += static_cast<size_t>(std::max<utf8proc_ssize_t>(length, 1));
+    at += length;
   }
   finish_part(in.size());
   text = out.finish();

@@ -3,6 +3,8 @@
 
 #include <pcre2.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 
 namespace mgm {
@@ -10,8 +12,33 @@ namespace {
 
 // Oniguruma's and Rust's \s is the property White_Space; PCRE2 would add U+180E.
 constexpr std::string_view kSpaces = R"(\t-\r\x{85}\p{Z})";
-constexpr std::string_view kOnigurumaWord = R"(\p{L}\p{M}\p{N}\p{Pc})";
+constexpr std::string_view kOnigurumaWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
+// Outside a class Oniguruma looks the first 256 characters up in a table of its own.
+constexpr std::string_view kOnigurumaLatin1Word = R"(\x{B2}\x{B3}\x{B9}\x{BC}-\x{BE})";
 constexpr std::string_view kRustWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{200C}\x{200D})";
+
+// Oniguruma's sets; PCRE2's of the same names are others.
+constexpr std::pair<std::string_view, std::string_view> kPosixClasses[] = {
+    {"alpha", R"(\p{Alphabetic})"},
+    {"alnum", R"(\p{Alphabetic}\p{Nd})"},
+    {"digit", R"(\p{Nd})"},
+    {"punct", R"(\p{P}\p{S})"},
+    {"lower", R"(\p{Lowercase})"},
+    {"upper", R"(\p{Uppercase})"},
+    {"space", kSpaces},
+    {"blank", R"(\t\p{Zs})"},
+    {"word", kOnigurumaWord}};
+
+// Whether PCRE2 knows a script of this name.
+bool is_script(std::string_view name) {
+  const std::string pattern = cat("\\p{sc:", name, "}");
+  int error = 0;
+  size_t at = 0;
+  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                                   PCRE2_UTF, &error, &at, nullptr);
+  pcre2_code_free(code);
+  return code != nullptr;
+}
 
 // The pattern in PCRE2's spelling.
 class Translator {
@@ -55,7 +82,13 @@ class Translator {
     if (c == '[') {  // [:name:]
       const size_t end = in_.find(":]", at_);
       if (end == in_.npos) refuse("an unclosed '[:'");
-      out_ += in_.substr(at_, end + 2 - at_);
+      const std::string name = in_.substr(at_ + 2, end - at_ - 2);
+      const auto* known = std::find_if(std::begin(kPosixClasses), std::end(kPosixClasses),
+                                       [&](const auto& entry) { return entry.first == name; });
+      if (dialect_ == Regex::Dialect::kRust || known == std::end(kPosixClasses)) {
+        refuse(cat("'[:", name, ":]'"));
+      }
+      out_ += known->second;
       at_ = end + 1;
       return;
     }
@@ -66,18 +99,22 @@ class Translator {
   void escape() {
     if (at_ + 1 >= in_.size()) refuse("a backslash at its end");
     const char c = in_[++at_];
-    const std::string_view word =
-        dialect_ == Regex::Dialect::kOniguruma ? kOnigurumaWord : kRustWord;
-    const std::string_view set = c == 's' || c == 'S' ? kSpaces : word;
+    const bool onig = dialect_ == Regex::Dialect::kOniguruma;
+    const std::string word =
+        onig ? cat(kOnigurumaWord, in_class_ ? "" : kOnigurumaLatin1Word) : std::string(kRustWord);
+    const std::string set = c == 's' || c == 'S' ? std::string(kSpaces) : word;
     switch (c) {
       case 's':
       case 'w':
-        out_ += in_class_ ? std::string(set) : cat("[", set, "]");
+        out_ += in_class_ ? set : cat("[", set, "]");
         return;
       case 'S':
       case 'W':
         if (in_class_) refuse(cat("'\\", c, "' in a class"));
         out_ += cat("[^", set, "]");
+        return;
+      case 'v':  // PCRE2's is every kind of vertical space
+        out_ += "\\x0B";
         return;
       case 'b':
       case 'B':
@@ -94,7 +131,12 @@ class Translator {
         if ((c == 'p' || c == 'P' || c == 'x') && at_ + 1 < in_.size() && in_[at_ + 1] == '{') {
           const size_t end = in_.find('}', at_);
           if (end == in_.npos) refuse("an unclosed brace");
-          out_ += in_.substr(at_ + 1, end - at_);
+          std::string name = in_.substr(at_ + 2, end - at_ - 2);
+          const bool negated = name.starts_with('^');
+          if (negated) name.erase(0, 1);
+          // The script itself: PCRE2's \p{Han} also takes what is used with it, as U+3002.
+          const bool script = c != 'x' && is_script(name);
+          out_ += cat("{", negated ? "^" : "", script ? "sc:" : "", name, "}");
           at_ = end;
         }
     }

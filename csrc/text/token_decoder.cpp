@@ -127,16 +127,17 @@ void read_into(const Component& c, TokenDecoder& out) {
 
 TokenDecoder read_token_decoder(const Component& component) {
   TokenDecoder out;
+  out.is_there = true;  // also an empty Sequence
   read_into(component, out);
   return out;
 }
 
-TokenDecoder byte_level_decoder() { return {{decode_byte_level}, false}; }
+TokenDecoder byte_level_decoder() { return {{decode_byte_level}, false, true}; }
 
 bool is_fallback_byte(const std::string& token) { return fallback_byte(token).has_value(); }
 
 std::string decode_tokens(const TokenDecoder& decoder, std::vector<std::string> tokens) {
-  if (decoder.steps.empty()) return join(tokens, " ");  // as Hugging Face's without a decoder
+  if (!decoder.is_there) return join(tokens, " ");  // as Hugging Face
   for (const auto& step : decoder.steps) step(tokens);
   return join(tokens, "");
 }

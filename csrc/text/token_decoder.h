@@ -14,6 +14,7 @@ namespace mgm {
 struct TokenDecoder {
   std::vector<std::function<void(std::vector<std::string>&)>> steps;
   bool byte_fallback = false;  // a run of <0xNN> is decoded as a whole
+  bool is_there = false;       // without one tokens are joined by blanks
 };
 
 bool is_fallback_byte(const std::string& token);  // <0xNN>

@@ -35,6 +35,7 @@ std::vector<std::pair<std::string, std::string>> read_merges(const Component& mo
     const size_t number = out.size() + 1;
     if (merge.is_string()) {
       const auto text = merge.get<std::string>();
+      if (text.starts_with("#version")) continue;  // the head of a merges.txt
       const size_t blank = text.find(' ');
       if (blank == text.npos || text.find(' ', blank + 1) != text.npos) {
         list.fail("merge ", number, ", '", text, "', is not two tokens with a blank between");

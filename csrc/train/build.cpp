@@ -158,6 +158,8 @@ DataParts open_data(const ResolvedConfig& resolved) {
   const std::string warning = chat_template_warning(
       {tokenizer_path(config), llm_path(config.model)}, conversation, *parts.tokenizer);
   if (!warning.empty()) log::warn(warning + "; text.template takes another format");
+  const std::string endless = endless_answers_warning(conversation, *parts.tokenizer);
+  if (!endless.empty()) log::warn(endless + "; name the token under the format's stop");
   parts.index = std::make_unique<AnnotationIndex>(config.data.sources);
   parts.builder = std::make_unique<SampleBuilder>(config, *parts.index, *parts.tokenizer);
   parts.plan =

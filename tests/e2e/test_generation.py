@@ -167,6 +167,21 @@ def test_beams_are_those_of_transformers(oracle, model, tmp_path, beams, length_
     assert first == expected[0]
 
 
+@pytest.mark.parametrize("penalty", [-10, 10])
+def test_extreme_length_penalties_have_an_answer(model, penalty):
+    """An answer's score is then below what transformers takes for none, or 0."""
+    done = chat(model, "--prompt", "What is this?", "--beams", 3, "--length-penalty", penalty, "--max-new-tokens", 40)
+    assert done.stdout.removesuffix(CUT + "\n").strip()
+
+
+def test_settings_of_a_generation_config_that_are_not_applied(model, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    values = {"eos_token_id": 2, "repetition_penalty": 1.1, "suppress_tokens": [5], "num_beams": 1, "do_sample": True, "top_k": 20}
+    (tmp_path / "model/generation_config.json").write_text(json.dumps(values))
+    told = chat(tmp_path / "model", "--prompt", "Hi", "--max-new-tokens", 2).stderr
+    assert "generation_config.json: repetition_penalty 1.1, suppress_tokens [5]: not applied" in told
+
+
 def test_beams_see_pictures(model, tmp_path):
     questions = write_questions(tmp_path)
     found = batch(model, questions, "--beams", 3, "--max-new-tokens", 8)

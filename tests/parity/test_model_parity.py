@@ -1,5 +1,6 @@
 """`mgm forward` against the PyTorch composition of mgm_oracle.py: every intermediate, many geometries."""
 import itertools
+import json
 import pathlib
 import sys
 
@@ -132,6 +133,12 @@ def test_drop_path_as_the_published_code_leaves_it_on(tmp_path):
         assert not torch.equal(actual["logits"], plain["logits"])
     assert () in found and len(found) > 2, found
     assert torch.equal(actual["logits"], ours("--drop-path", 11)["logits"])
+    # Which pictures are encoded together does not tell what is drawn.
+    lines = [{"id": i, "prompt": "Which?", "image": [str(p) for p in PICTURES[:1 + i % 2]]} for i in range(5)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    answers = [mgm("chat", model, "--device", "cpu", "--drop-path", 4, "--max-new-tokens", 8, "--batch",
+                   tmp_path / "questions.jsonl", "--batch-size", size).stdout for size in (1, 3, 5)]
+    assert answers[0] and answers == answers[:1] * 3
 
 
 def test_several_pictures_in_one_prompt(tmp_path):

@@ -130,6 +130,10 @@ Findings check_tokenizer(const RunConfig& config, std::unique_ptr<Tokenizer>* to
                            "be taught as ordinary text"));
     }
     if (out.empty()) {
+      const std::string endless = endless_answers_warning(conversation, *loaded);
+      if (!endless.empty()) {
+        out.push_back(warned("tokenizer", endless, "name the token under the format's stop"));
+      }
       const std::string warning =
           chat_template_warning({path, llm_path(config.model)}, conversation, *loaded);
       if (!warning.empty()) {

@@ -5,6 +5,8 @@
 
 #include <limits>
 
+#include "base/error.h"
+#include "infer/row_decoder.h"
 #include "unit/infer/tiny_chat.h"
 
 namespace mgm {
@@ -128,6 +130,31 @@ TEST(Generator, MarkersStandForThePictures) {
   EXPECT_THROW(generator.answer(marked, chat.visual(1)), DataError);
   EXPECT_THROW(generator.answer(marked, {}), DataError);
   EXPECT_FALSE(encode_pictures(chat.loaded, {}, kPlain).defined());
+}
+
+// The text for a picture's place, written by the model: the next question is not about a picture.
+TEST(Generator, AnswersHoldNoMarkers) {
+  EXPECT_EQ(answer_turn("A <imag> e").value, "A <imag> e");
+  const Turn turn = answer_turn("<image>, a <image>.");
+  EXPECT_EQ(turn.from, "gpt");
+  EXPECT_EQ(turn.value, "< image>, a < image>.");
+  const TinyChat chat;
+  const std::vector<Turn> turns = {{"human", "Hi"}, turn, {"human", "And now?"}};
+  EXPECT_FALSE(Generator(chat.loaded, greedy(4)).answer(turns, {}).ids.empty());
+}
+
+// Refused, not promised by the system and killed later.
+TEST(Generator, ACacheBeyondTheMemoryIsRefused) {
+  const TinyChat chat;
+  try {
+    RowDecoder(chat.loaded.model->decoder(), 1'000'000, 1'000'000,
+               at::TensorOptions(at::kCPU).dtype(at::kFloat));
+    ADD_FAILURE() << "held";
+  } catch (const ConfigError& e) {
+    EXPECT_NE(std::string(e.what()).find("no memory for a cache of 1000000 sequences"),
+              std::string::npos)
+        << e.what();
+  }
 }
 
 TEST(Generator, PicturesTogetherEqualPicturesAlone) {

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/fs.h"
+#include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 namespace mgm {
@@ -157,7 +158,25 @@ TEST(Templates, AreFoundByNameAliasAndFile) {
   EXPECT_NE(from_file(good + ", assistant_end: '.', ennd: x}").find("unknown key 'ennd'"),
             std::string::npos);
   EXPECT_NE(from_file("other: {}").find("no template 'mine'"), std::string::npos);
+  EXPECT_EQ(from_file(good + ", assistant_end: '.', captions: true, stop: ['.']}"), "");
+  EXPECT_NE(from_file(good + ", assistant_end: '.', captions: yes}")
+                .find("captions is 'yes'; true or false"),
+            std::string::npos);
+  EXPECT_NE(from_file(good + ", assistant_end: '.', stop: ['.', {a: b}]}")
+                .find("stop: expected text, got"),
+            std::string::npos);
   fs::remove(path);
+}
+
+TEST(Templates, AnswersThatNothingEnds) {
+  EXPECT_EQ(endless_answers_warning(load_template("v1"), tokenizer()), "");
+  EXPECT_EQ(endless_answers_warning(load_template("plain"), tokenizer()), "");
+  ConversationTemplate format = load_template("v1");
+  format.assistant_end = "<|im_end|>\n";
+  EXPECT_NE(endless_answers_warning(format, tokenizer()).find("\"<|im_end|>\\n\""),
+            std::string::npos);
+  format.stop = {"<|im_end|>"};
+  EXPECT_EQ(endless_answers_warning(format, tokenizer()), "");
 }
 
 TEST(Templates, StopIds) {
