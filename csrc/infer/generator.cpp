@@ -30,6 +30,7 @@ struct Setup {
   const SamplingConfig& sampling;
   const std::vector<int32_t>& stop_ids;
   StepRecorder* recorder;
+  uint64_t first_stream = 0;  // of the random numbers: prompt i draws from first_stream + i
 };
 
 struct Hooks {
@@ -90,6 +91,7 @@ class BatchRun {
  public:
   BatchRun(const Setup& setup, const std::vector<Prompt>& prompts, int64_t rows, const Hooks& hooks)
       : model_(setup.model),
+        first_stream_(setup.first_stream),
         stop_ids_(setup.stop_ids),
         prompts_(prompts),
         hooks_(hooks),
@@ -142,7 +144,7 @@ class BatchRun {
     const auto first = static_cast<int64_t>(active_.size());
     const at::Tensor logits = enter(model_, prompts_, next_, count, hooks_, ctx_, rows_);
     for (size_t i = next_; i < next_ + count; ++i) {
-      sampler_.add(prompts_[i].encoded.ids, /*stream=*/i);
+      sampler_.add(prompts_[i].encoded.ids, first_stream_ + i);
       active_.push_back({i, {}});
       stats_.prompt_tokens += prompts_[i].length;
     }
@@ -193,6 +195,7 @@ class BatchRun {
   }
 
   const LoadedModel& model_;
+  const uint64_t first_stream_;
   const std::vector<int32_t>& stop_ids_;
   const std::vector<Prompt>& prompts_;
   const Hooks& hooks_;
@@ -339,7 +342,9 @@ Answer Generator::answer(const std::vector<Turn>& turns, const at::Tensor& visua
   hooks.visual = [&](size_t, size_t) { return visual_NTH; };
   if (on_text) hooks.on_token = [&](size_t, int32_t id) { hand_out(stream.push(id)); };
   hooks.on_answer = [&](size_t, const Answer& answer) { out = answer; };
-  run_prompts({model_, sampling_, encoder_.stop_ids(), recorder_.get()}, prompts, 1, hooks);
+  const uint64_t answers_before = turns.size() / 2;  // each answer draws numbers of its own
+  run_prompts({model_, sampling_, encoder_.stop_ids(), recorder_.get(), answers_before}, prompts, 1,
+              hooks);
   hand_out(sampling_.num_beams > 1 ? out.text : stream.finish());
   return out;
 }

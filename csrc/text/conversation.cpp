@@ -256,6 +256,10 @@ Encoded encode_with_images(const Tokenizer& tokenizer, const std::string& text,
       const bool is_bos = i == 0 && tokenizer.adds_bos() && token.id == tokenizer.bos_id() &&
                           token.begin == token.end;
       if (is_bos && !first) continue;  // every piece is tokenised whole; one BOS stays
+      // add_eos_token would end the text before every picture, and a prompt before its answer.
+      const bool added_eos = i + 1 == tokens.size() && !is_bos && token.id == tokenizer.eos_id() &&
+                             token.begin == token.end && token.begin == end - at;
+      if (added_eos) continue;
       out.ids.push_back(token.id);
       const bool target = !is_bos && is_supervised(token.begin + at, token.end + at);
       out.labels.push_back(target ? token.id : kIgnore);

@@ -132,6 +132,22 @@ TEST(Generator, MarkersStandForThePictures) {
   EXPECT_FALSE(encode_pictures(chat.loaded, {}, kPlain).defined());
 }
 
+// By its number in the conversation: else every answer would fall the same way.
+TEST(Generator, AnswersOfAConversationDrawTheirOwnNumbers) {
+  const TinyChat chat;
+  SamplingConfig sampling = greedy(12);
+  sampling.temperature = 50;  // near to even: the numbers decide
+  sampling.seed = 3;
+  const Generator generator(chat.loaded, sampling);
+  const auto first = [&] { return generator.answer({{"human", "Hi"}}, {}).ids; };
+  const auto second = [&] {
+    return generator.answer({{"human", "Hi"}, {"gpt", "Ho."}, {"human", "Hi"}}, {}).ids;
+  };
+  EXPECT_EQ(first(), first());
+  EXPECT_EQ(second(), second());
+  EXPECT_NE(first(), second());
+}
+
 // The text for a picture's place, written by the model: the next question is not about a picture.
 TEST(Generator, AnswersHoldNoMarkers) {
   EXPECT_EQ(answer_turn("A <imag> e").value, "A <imag> e");

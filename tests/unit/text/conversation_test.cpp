@@ -168,6 +168,26 @@ TEST(Templates, AreFoundByNameAliasAndFile) {
   fs::remove(path);
 }
 
+// The format writes the ends of its answers; the tokenizer's own would stand before every picture.
+TEST(Conversation, ATokenizersOwnEndIsLeftOut) {
+  const fs::path dir = fs::temp_directory_path() / cat("mgm_add_eos_", ::getpid());
+  fs::create_directories(dir);
+  fs::copy_file(MGM_SOURCE_DIR "/data/embedded/tokenizer/tokenizer.model", dir / "tokenizer.model");
+  std::ofstream(dir / "tokenizer_config.json")
+      << R"({"tokenizer_class": "LlamaTokenizer", "legacy": false, "add_eos_token": true})";
+  const auto adding = load_tokenizer(dir.string());
+  fs::remove_all(dir);
+  ASSERT_EQ(adding->encode("a").back(), adding->eos_id());
+  const std::vector<Turn> turns = {
+      {"human", "<image>\nWhat?"}, {"gpt", "A bus."}, {"human", "And"}};
+  const auto encoded = [&](const Tokenizer& t) {
+    return ConversationEncoder(load_template("v1"), t, MarkerPolicy::kError)
+        .encode_prompt(turns, 1, "here");
+  };
+  EXPECT_EQ(encoded(*adding).ids, encoded(tokenizer()).ids);
+  EXPECT_EQ(encoded(*adding).labels, encoded(tokenizer()).labels);
+}
+
 TEST(Templates, AnswersThatNothingEnds) {
   EXPECT_EQ(endless_answers_warning(load_template("v1"), tokenizer()), "");
   EXPECT_EQ(endless_answers_warning(load_template("plain"), tokenizer()), "");
