@@ -18,7 +18,7 @@ CASES = [
     (PLAN, "--gpus-per-node", ["0", "-8"], "1 to 1024"),
     (["convert", "none", "--out", "none2"], "--max-shard-size", ["0", "-1", "-1GB", "nan", "0.1"], "like 500MB or 80GiB"),
     (["export", "none", "--out", "none2"], "--max-shard-size", ["0", "-1", "-1GB", "inf"], "like 500MB or 80GiB"),
-    (CHAT, "--batch-size", ["0", "-1", "1e3", "99999999999999999999"], "1 to 1000000"),
+    (CHAT, "--batch-size", ["0", "-1", "1e3", "65536", "99999999999999999999"], "1 to 65535"),
     (CHAT, "--max-new-tokens", ["0", "-1", "99999999999999999999"], "1 to 2147483647"),
     (CHAT, "--temperature", ["nan", "inf", "-0.1"], "0 to 1e+06"),
     (CHAT, "--top-p", ["nan", "1.1", "-0.1"], "0 to 1"),
