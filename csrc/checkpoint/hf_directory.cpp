@@ -119,8 +119,8 @@ void check_hf_target(const fs::path& dir, bool replace) {
   if (!fs::is_directory(fs::symlink_status(dir))) {
     throw CheckpointError(dir.string(), ": exists and is no folder; choose another one");
   }
-  if (fs::is_empty(dir)) return;
-  if (!replace) {
+  const bool empty = fs::is_empty(dir);
+  if (!empty && !replace) {
     throw CheckpointError(dir.string(),
                           ": exists and is not empty; choose another folder, or replace it with "
                           "--replace");
@@ -129,6 +129,7 @@ void check_hf_target(const fs::path& dir, bool replace) {
     throw CheckpointError(old.string(), ": is in the way, since what is replaced goes there until ",
                           "the new one is in place; move it, or choose another folder");
   }
+  if (empty) return;
   bool has_config = false;
   for (const auto& entry : fs::directory_iterator(dir)) {
     for (const char* name : {"config.json", "open_clip_config.json", "adapter_config.json"}) {

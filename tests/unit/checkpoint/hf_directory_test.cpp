@@ -139,6 +139,9 @@ TEST_F(HfDirectoryTest, FoldersOfOthersStay) {
   write_hf_directory(folder_ / "out", content_);  // replaces nothing, so needs no out.old
   expect_checkpoint_error([&] { write_hf_directory(folder_ / "out", content_, {.replace = true}); },
                           {"out.old: is in the way"});
+  fs::remove_all(folder_ / "out");
+  make_dirs(folder_ / "out");  // empty: replaced without being asked
+  expect_checkpoint_error([&] { write_hf_directory(folder_ / "out", content_); }, {"out.old"});
   EXPECT_EQ(read_file(folder_ / "out.old" / "thesis.txt"), "years of work");
   EXPECT_THROW(write_hf_directory("", content_), ConfigError);
 }
