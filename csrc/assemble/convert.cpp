@@ -95,7 +95,7 @@ void add_directory_files(const fs::path& dir, const ConvertRequest& request, HfD
                          ConvertReport& report) {
   for (const auto& entry : fs::directory_iterator(dir)) {
     const std::string name = entry.path().filename().string();
-    if (is_weights_file(name)) continue;
+    if (is_weights_file(name) || (report.added > 0 && name == kAdapterConfig)) continue;
     if (!entry.is_regular_file() || !is_small_file(name)) {
       report.not_copied.push_back(name);
       continue;
@@ -113,8 +113,10 @@ void add_directory_files(const fs::path& dir, const ConvertRequest& request, HfD
     throw CheckpointError((dir / "config.json").string(), ": is no JSON object");
   }
   const bool old = write_todays_names(json);
-  if (request.dtype) set_dtype(json, *request.dtype);
-  if (old || request.dtype) config->second = json.dump(2) + "\n";
+  std::optional<at::ScalarType> type = request.dtype;
+  if (report.added > 0 && !type) type = main_type(out.tensors);  // the base's, not the adapter's
+  if (type) set_dtype(json, *type);
+  if (old || type) config->second = json.dump(2) + "\n";
 }
 
 void add_gguf_files(const fs::path& file, HfDirectory& out) {
@@ -147,6 +149,10 @@ void find_towers_left(const Json& json, const fs::path& dir, const TensorSource&
     const auto it = json.find(key);
     if (it == json.end() || !it->is_string() || any_name(weights, prefix)) continue;
     const auto named = it->get<std::string>();
+    if (named.empty() && report.added > 0 && std::string_view(key) == "mm_vision_tower") {
+      throw CheckpointError(dir.string(), ": its vision tower lies in the model that the adapter ",
+                            "was trained on; fold it into that one");
+    }
     if (named.empty() || fs::is_directory(named) || !fs::is_directory(dir / named)) continue;
     report.towers_left.push_back(named);
   }
@@ -219,6 +225,7 @@ void fold_adapter(const fs::path& adapter, Part& part, ConvertReport& report) {
   for (const std::string& name : merge->replaced()) {
     report.replaced += merge->folded().count(name) == 0;
   }
+  report.added = merge->added().size();
   part.source = merge;
 }
 
@@ -291,12 +298,15 @@ ConvertReport convert_weights(const ConvertRequest& request) {
     (part.file.empty() ? out.tensors : out.tensor_files[part.file]) = conversion.add(part);
   }
   out.get = [&](const std::string& name) { return conversion.get(name); };
-  const fs::path dir = fs::is_directory(request.from) ? request.from : request.from.parent_path();
+  const bool adapters_model = report.added > 0;
+  const fs::path of_weights =
+      fs::is_directory(request.from) ? request.from : request.from.parent_path();
+  const fs::path dir = adapters_model ? request.adapter : of_weights;
   // A file alone is converted alone: what else lies in its folder need not be its model's.
-  if (fs::is_directory(request.from) || request.from.extension() == ".json") {
+  if (adapters_model || fs::is_directory(request.from) || request.from.extension() == ".json") {
     add_directory_files(dir.empty() ? fs::path(".") : dir, request, out, report);
   }
-  const auto gguf = gguf_of(request.from, *parts.front().source);
+  const auto gguf = adapters_model ? std::nullopt : gguf_of(request.from, *parts.front().source);
   if (gguf) {
     add_gguf_files(*gguf, out);
     add_gguf_tokenizer(*gguf, out, report);

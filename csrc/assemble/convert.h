@@ -30,7 +30,8 @@ struct ConvertRequest {
 
 struct ConvertReport {
   size_t tensors = 0, converted = 0;  // converted: of another type than in the source
-  size_t folded = 0, replaced = 0;    // by the adapter: weights with W + scale B A, others whole
+  // By the adapter: weights with W + scale B A, others whole, and those the model did not have.
+  size_t folded = 0, replaced = 0, added = 0;
   uint64_t bytes = 0;
   std::vector<std::string> copied;       // small files
   std::vector<std::string> not_copied;   // other files beside the weights

@@ -21,6 +21,10 @@ std::string linear_of(const std::string& weight) {
 std::string a_of(const std::string& linear) { return linear + ".lora_A.weight"; }
 std::string b_of(const std::string& linear) { return linear + ".lora_B.weight"; }
 
+bool is_bridge_or_tower(const std::string& name) {
+  return is_projector_or_mining(name) || name.starts_with("model.vision_tower");
+}
+
 std::string shape_text(const std::vector<int64_t>& shape) {
   std::vector<std::string> sizes;
   for (const int64_t size : shape) sizes.push_back(std::to_string(size));
@@ -41,10 +45,9 @@ AdapterMerge::AdapterMerge(SourcePtr base, const fs::path& adapter)
   }
   for (const std::string& name : adapter_.names()) {
     if (is_adapter_weight(name)) continue;
-    if (is_projector_or_mining(name) && !base_->contains(name)) {
-      throw CheckpointError(adapter.string(), ": is of a Mini-Gemini model (it has ", name, "), ",
-                            base_->description(), " a language model alone; `mgm export --merge` ",
-                            "of the run that trained it writes the whole model");
+    if (!base_->contains(name) && is_bridge_or_tower(name)) {
+      added_.insert(name);
+      continue;
     }
     if (!base_->contains(name)) {
       problems.push_back(name + ": the model has no such tensor");
@@ -54,6 +57,9 @@ AdapterMerge::AdapterMerge(SourcePtr base, const fs::path& adapter)
     }
     replaced_.insert(name);
   }
+  names_ = base_->names();
+  names_.insert(names_.end(), added_.begin(), added_.end());
+  std::sort(names_.begin(), names_.end());
   if (problems.empty()) {
     std::vector<std::string> linears;
     for (const std::string& name : base_->names()) {
@@ -86,6 +92,7 @@ void AdapterMerge::check(const std::string& linear, int64_t rank,
 }
 
 at::Tensor AdapterMerge::read(const std::string& name) const {
+  if (added_.count(name) > 0) return adapter_.read(name);
   const at::Tensor below = replaced_.count(name) > 0 ? adapter_.read(name) : base_->read(name);
   if (folded_.count(name) == 0) return below;
   const std::string linear = linear_of(name);

@@ -36,7 +36,9 @@ void run(const ConvertArgs& args) {
             << " converted\n";
   if (!args.adapter.empty()) {
     std::cout << "adapter: folded into " << report.folded << " weights, " << report.replaced
-              << " more replaced\n";
+              << " more replaced";
+    if (report.added > 0) std::cout << ", " << report.added << " added: now a Mini-Gemini model";
+    std::cout << "\n";
   }
   if (!report.copied.empty()) std::cout << "copied: " << join(report.copied, ", ") << "\n";
   if (!report.not_copied.empty()) {

@@ -287,9 +287,33 @@ def test_convert_folds_into_a_weight_that_trained_too(base, recipe, tmp_path):
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_convert_needs_the_whole_model_below(base, adapter, tmp_path):
-    refused(4, "convert", base / "llm", "--adapter", adapter, "--out", tmp_path / "out",
-            says=["is of a Mini-Gemini model", "a language model alone", "mgm export --merge"])
+def test_convert_folds_into_the_language_model_alone(base, adapter, tmp_path):
+    """Of a run from parts: the result is the Mini-Gemini model that `--merge` writes, towers beside it."""
+    towers = {"clip": ("model.vision_tower.vision_tower.", ""), "cnx": ("model.vision_tower_aux.vision_", "visual.trunk.")}
+    weights = load_file(base / "model/model.safetensors")
+    for name, (prefix, new) in towers.items():
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / ("model.safetensors" if name == "clip" else "open_clip_model.safetensors")
+        save_file({new + n.removeprefix(prefix): v for n, v in weights.items() if n.startswith(prefix)}, file)
+    save_file({n: v for n, v in weights.items() if n.startswith(("model.mm_projector", "model.vlm_uni"))}, tmp_path / "mm_projector.safetensors")
+    torch.save(load_file(tmp_path / "mm_projector.safetensors"), tmp_path / "mm_projector.bin")
+    recipe = tmp_path / "parts.yaml"
+    recipe.write_text(f"extends: {ROOT}/configs/tiny/stage2.yaml\n"
+                      f"model: {{init: pretrained, llm: {{path: {base}/llm}}, vision_tower: {{path: {tmp_path}/clip}}, "
+                      f"convnext: {{path: {tmp_path}/cnx}}, projector: {{path: {tmp_path}/mm_projector.bin}}}}\n"
+                      "train: {rules: [{preset: stage1}, {preset: adapter}], max_steps: 2, global_batch: 4, micro_batch: 2}\n")
+    run = run_lora(recipe, tmp_path / "run")
+    mgm("export", run, "--out", tmp_path / "adapter", "--part", "adapter", "--verify")
+    mgm("export", run, "--out", tmp_path / "merged", "--merge")
+    done = mgm("convert", base / "llm", "--adapter", tmp_path / "adapter", "--out", tmp_path / "out")
+    assert "added: now a Mini-Gemini model" in done.stdout
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "merged"))
+    assert ours.keys() == {n for n in theirs if not n.startswith("model.vision_tower")}
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    ask = ("--image", APPLE, "--prompt", QUESTION, "--max-new-tokens", 8)
+    assert chat(tmp_path / "out", *ask) == chat(tmp_path / "merged", *ask) == chat(tmp_path / "adapter", *ask)
+    # Towers that lay in the base's shards are in neither folder.
+    refused(4, "convert", base / "llm", "--adapter", adapter, "--out", tmp_path / "x", says=["lies in the model", "trained on"])
 
 
 def test_towers_that_lie_beside_the_base(base, recipe, tmp_path):
