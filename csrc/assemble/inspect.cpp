@@ -272,7 +272,7 @@ Inspection inspect_weights(const fs::path& given) {
     read_directory(path, config, out);
     note_misfit(path, config, *source, out);
   }
-  if (fs::is_directory(path) || is_gguf_file(path)) read_chat_template(path, config, out);
+  if (fs::is_directory(given) || is_gguf_file(given)) read_chat_template(given, config, out);
   out.format = format_of(out);
   if (fs::is_regular_file(path) && is_gguf_file(path)) {
     const MappedFile mapped(path);

@@ -363,6 +363,11 @@ def test_loading(tmp_path):
     assert "was not compared with the format 'vicuna_v1': it uses the filter 'dictsort'" in run("chat", folder, *options).stderr
 
 
-def test_inspect_a_gguf():
+def test_inspect_a_gguf(tmp_path):
     said = inspected(smollm2())
     assert said.startswith("SmolLM2-135M-Instruct.Q4_1.gguf: differs from the format v1") and "<|im_start|>system" in said
+    # A file beside it goes first, as everywhere.
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside/model.gguf").symlink_to(smollm2())
+    (tmp_path / "beside/chat_template.jinja").write_text(VICUNA)
+    assert inspected(tmp_path / "beside").startswith("chat_template.jinja: ")
