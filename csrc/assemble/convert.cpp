@@ -154,7 +154,7 @@ void find_towers_left(const Json& json, const fs::path& dir, const TensorSource&
                             "was trained on; fold it into that one");
     }
     if (named.empty() || fs::is_directory(named) || !fs::is_directory(dir / named)) continue;
-    report.towers_left.push_back(named);
+    report.towers_left.push_back((dir / named).string());
   }
 }
 

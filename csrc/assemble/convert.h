@@ -35,7 +35,7 @@ struct ConvertReport {
   uint64_t bytes = 0;
   std::vector<std::string> copied;       // small files
   std::vector<std::string> not_copied;   // other files beside the weights
-  std::vector<std::string> towers_left;  // folders below the source that config.json names
+  std::vector<std::string> towers_left;  // folders beside config.json that it names as towers
   std::vector<std::string> not_tensors;  // values of torch files that safetensors cannot hold
   size_t left_out = 0;                   // tensors of a training checkpoint that are no weights
   bool language_model = false;           // some of the tensors are one's

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "assemble/adapter_dir.h"
+#include "assemble/hf_config.h"
 #include "base/error.h"
 #include "checkpoint/adapter_file.h"
 #include "checkpoint/mm_projector_file.h"
@@ -25,6 +26,12 @@ bool is_bridge_or_tower(const std::string& name) {
   return is_projector_or_mining(name) || name.starts_with("model.vision_tower");
 }
 
+// Whether its directory says what model the base and these parts make together.
+bool names_a_whole_model(const fs::path& adapter) {
+  const fs::path config = adapter / "config.json";
+  return fs::exists(config) && read_config_json(config).contains("mm_vision_tower");
+}
+
 std::string shape_text(const std::vector<int64_t>& shape) {
   std::vector<std::string> sizes;
   for (const int64_t size : shape) sizes.push_back(std::to_string(size));
@@ -43,9 +50,10 @@ AdapterMerge::AdapterMerge(SourcePtr base, const fs::path& adapter)
     check(linear, config.rank, problems);
     folded_.insert(weight_of(linear));
   }
+  const bool whole_model = names_a_whole_model(adapter);
   for (const std::string& name : adapter_.names()) {
     if (is_adapter_weight(name)) continue;
-    if (!base_->contains(name) && is_bridge_or_tower(name)) {
+    if (whole_model && !base_->contains(name) && is_bridge_or_tower(name)) {
       added_.insert(name);
       continue;
     }

@@ -45,8 +45,8 @@ void run(const ConvertArgs& args) {
     std::cout << "not copied: " << join(report.not_copied, ", ") << "\n";
   }
   for (const std::string& tower : report.towers_left) {
-    log::warn(cat(args.out, ": its config.json names '", tower, "' for a vision tower, which lies ",
-                  "in ", args.from, "; copy that folder, or the model cannot be loaded"));
+    log::warn(cat(args.out, ": its config.json names a vision tower that lies in ", tower,
+                  "; copy that folder, or the model cannot be loaded"));
   }
   for (const std::string& what : report.not_tensors) {
     log::warn(cat("left out, since it is no tensor: ", what));

@@ -15,21 +15,23 @@ namespace {
 
 KvCache allocate(const Decoder& decoder, int64_t rows, int64_t capacity,
                  const at::TensorOptions& options) {
-  const auto refuse = [&](const std::string& why) {
-    throw ConfigError("no memory for a cache of ", rows, " sequences of ", capacity,
-                      " tokens; take fewer at a time (--batch-size, --beams) or shorter answers ",
-                      "(--max-new-tokens). ", why);
+  const auto no_memory = [&](const std::string& why) {
+    return ConfigError("no memory for a cache of ", rows, " sequences of ", capacity,
+                       " tokens; take fewer at a time (--batch-size, --beams) or shorter answers ",
+                       "(--max-new-tokens). ", why);
   };
   if (options.device().is_cpu()) {  // the system would promise it, and end the process later
     const uint64_t bytes = decoder.make_cache(rows, capacity, options.device(at::kMeta)).bytes();
     const uint64_t free = available_host_memory();
-    if (bytes > free) refuse(cat(human_bytes(double(bytes)), " of ", human_bytes(double(free))));
+    if (bytes > free) {
+      throw no_memory(
+          cat("It needs ", human_bytes(double(bytes)), ", there are ", human_bytes(double(free))));
+    }
   }
   try {
     return decoder.make_cache(rows, capacity, options);
   } catch (const c10::Error& e) {
-    refuse(e.what_without_backtrace());
-    throw;
+    throw no_memory(e.what_without_backtrace());
   }
 }
 

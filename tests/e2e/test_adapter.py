@@ -312,6 +312,10 @@ def test_convert_folds_into_the_language_model_alone(base, adapter, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     ask = ("--image", APPLE, "--prompt", QUESTION, "--max-new-tokens", 8)
     assert chat(tmp_path / "out", *ask) == chat(tmp_path / "merged", *ask) == chat(tmp_path / "adapter", *ask)
+    # Without a config.json nothing says what model it would be.
+    shutil.copytree(tmp_path / "adapter", tmp_path / "bare", ignore=shutil.ignore_patterns("config.json"))
+    refused(4, "convert", base / "llm", "--adapter", tmp_path / "bare", "--out", tmp_path / "x",
+            says=["model.mm_projector.0.bias: the model has no such tensor"])
     # Towers that lay in the base's shards are in neither folder.
     refused(4, "convert", base / "llm", "--adapter", adapter, "--out", tmp_path / "x", says=["lies in the model", "trained on"])
 
@@ -333,7 +337,7 @@ def test_towers_that_lie_beside_the_base(base, recipe, tmp_path):
     mgm("export", run, "--out", tmp_path / "adapter", "--part", "adapter", "--verify")
     assert chat(tmp_path / "adapter", "--image", APPLE, "--prompt", QUESTION, "--max-new-tokens", 2)
     done = mgm("convert", beside, "--out", tmp_path / "moved")
-    assert all(f"names '{name}' for a vision tower" in done.stderr for name in ("clip", "cnx"))
+    assert all(f"a vision tower that lies in {beside / name}" in done.stderr for name in ("clip", "cnx"))
 
 
 def test_export_does_not_replace_what_the_run_reads(base, lora, adapter, recipe, tmp_path):
