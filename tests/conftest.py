@@ -5,7 +5,7 @@ import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)
-def settled_vector_functions():
-    """The first call of MKL's vector functions by one thread alone (csrc/train/device.cpp says why)."""
+def settled_vector_math():
+    """The first call of MKL's vector functions by one thread alone (csrc/types/vector_math.h says why)."""
     if "torch" in sys.modules:
         sys.modules["torch"].zeros(1).cos()

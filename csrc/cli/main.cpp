@@ -18,6 +18,7 @@
 #include "base/version.h"
 #include "cli/commands.h"
 #include "train/build.h"
+#include "types/vector_math.h"
 
 namespace {
 
@@ -94,6 +95,7 @@ int printed(int code) {
 
 int main(int argc, char** argv) {
   fill_closed_descriptors();
+  mgm::settle_vector_math();
   // c10d warns of a peer that is gone with the stack of whoever met it: the warning is enough.
   c10::SetStackTraceFetcher(std::function<std::string()>([] { return std::string(); }));
   try {

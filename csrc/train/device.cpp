@@ -17,12 +17,6 @@
 namespace mgm {
 namespace {
 
-// MKL's vector functions learn the CPU's kind on their first call and keep it in one variable,
-// written twice: raw, then as an index of its tables. A second thread that reads between the two
-// takes the least exact table: cosines 1.5e-4 off, in one run of some 400. So the first call is
-// made here, by one thread alone.
-void settle_vector_functions() { at::zeros({1}).cos(); }
-
 bool gpus_are_masked() { return std::getenv("CUDA_VISIBLE_DEVICES") != nullptr; }
 
 }  // namespace
@@ -46,7 +40,6 @@ uint64_t gpu_free_bytes(at::Device device) {
 }
 
 DeviceSetup setup_device(const TrainConfig& config, int local_rank, int local_world) {
-  settle_vector_functions();
   DeviceSetup setup;
   const bool want_cuda = config.device == DeviceKind::kCuda ||
                          (config.device == DeviceKind::kAuto && visible_gpus() > 0);

@@ -20,6 +20,7 @@
 #include "config/llm_arch.h"
 #include "model/decoder.h"
 #include "train/recompute.h"
+#include "types/vector_math.h"
 
 namespace mgm {
 namespace {
@@ -118,6 +119,7 @@ void run(const std::vector<std::string>& args) {
 
 int main(int argc, char** argv) {
   if (argc != 7 && argc != 8) return 2;
+  mgm::settle_vector_math();
   mgm::install_recompute_engine();
   try {
     mgm::run({argv + 1, argv + argc});

@@ -20,6 +20,7 @@
 #include "infer/beam_search.h"
 #include "infer/row_decoder.h"
 #include "infer/sampler.h"
+#include "types/vector_math.h"
 
 namespace mgm {
 namespace {
@@ -160,6 +161,7 @@ void run(const std::vector<std::string>& args) {
 
 int main(int argc, char** argv) {
   if (argc < 5 || argc > 7) return 2;
+  mgm::settle_vector_math();
   try {
     mgm::run({argv + 1, argv + argc});
     return 0;
