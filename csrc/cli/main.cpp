@@ -95,10 +95,10 @@ int printed(int code) {
 
 int main(int argc, char** argv) {
   fill_closed_descriptors();
-  mgm::settle_vector_math();
   // c10d warns of a peer that is gone with the stack of whoever met it: the warning is enough.
   c10::SetStackTraceFetcher(std::function<std::string()>([] { return std::string(); }));
   try {
+    mgm::settle_vector_math();
     return printed(run(argc, argv));
   } catch (const mgm::cli::Exit& e) {
     return printed(e.code);
